@@ -1,0 +1,4 @@
+//! `esker-lsm`: an LSM key-value store on the Esker log. (API skeleton; see the contract.)
+#![allow(missing_docs, clippy::todo, reason = "skeleton")]
+mod api;
+pub use api::*;

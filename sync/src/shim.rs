@@ -1,0 +1,82 @@
+//! What every primitive is built from: std and parking_lot, or loom under `--cfg esker_loom`.
+//!
+//! The two sides have one face: `Mutex::lock` gives a guard (no poisoning), `Condvar::wait` takes
+//! `&mut` guard. loom never times out a wait, so a model stands in for a timeout by giving up
+//! nondeterministically.
+
+#[cfg(not(esker_loom))]
+mod imp {
+    pub use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub use std::sync::Arc;
+    pub use std::sync::atomic;
+    pub use std::thread;
+}
+
+#[cfg(esker_loom)]
+mod imp {
+    pub use loom::sync::Arc;
+    pub use loom::sync::atomic;
+    pub use loom::thread;
+
+    /// loom's mutex with parking_lot's face.
+    #[derive(Debug, Default)]
+    pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+    /// Guard of [`Mutex`].
+    #[derive(Debug)]
+    pub struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+    impl<T> Mutex<T> {
+        /// A mutex around `value`.
+        pub fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        /// Locks; loom's mutexes are never poisoned in a passing model.
+        pub fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard(Some(self.0.lock().expect("a model's thread panicked")))
+        }
+    }
+
+    impl<T> std::ops::Deref for MutexGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            self.0.as_ref().expect("present outside of a wait")
+        }
+    }
+
+    impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("present outside of a wait")
+        }
+    }
+
+    /// loom's condition variable with parking_lot's face.
+    #[derive(Debug, Default)]
+    pub struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        /// A condition variable.
+        pub fn new() -> Self {
+            Self(loom::sync::Condvar::new())
+        }
+
+        /// Waits for a notification.
+        pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+            let inner = guard.0.take().expect("present outside of a wait");
+            guard.0 = Some(self.0.wait(inner).expect("a model's thread panicked"));
+        }
+
+        /// Wakes one.
+        pub fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        /// Wakes all.
+        pub fn notify_all(&self) {
+            self.0.notify_all();
+        }
+    }
+}
+
+pub use imp::*;

@@ -1,0 +1,123 @@
+//! Errors.
+use crate::ids::{LogId, Lsn, SegmentId};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why a log could not be opened. Nothing on disk has been changed, unless it says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No log there and none was to be created.
+    #[error("no log in {dir}; open with `create` to make one")]
+    NotFound { dir: PathBuf },
+    /// Another process or handle has it (W9).
+    #[error("{dir} is in use by another process; close it there first")]
+    Locked { dir: PathBuf },
+    /// The log there is another one.
+    #[error(
+        "the log in {dir} is {found}, not {expected}; point at the right directory, or empty it to start anew"
+    )]
+    WrongLog {
+        dir: PathBuf,
+        expected: LogId,
+        found: LogId,
+    },
+    /// Acknowledged bytes are damaged (W3). Nothing was changed.
+    #[error(
+        "{path}: damaged at LSN {at}, below the synced point {synced}: {what} (stored checksum {stored:08x}, computed {computed:08x}); restore this node from a replica or a backup"
+    )]
+    Corrupt {
+        path: PathBuf,
+        segment: SegmentId,
+        at: Lsn,
+        synced: Lsn,
+        what: String,
+        stored: u32,
+        computed: u32,
+    },
+    /// A newer build wrote it.
+    #[error("{path}: format {found}, this build reads up to {supported}; upgrade before opening")]
+    NewerFormat {
+        path: PathBuf,
+        found: u32,
+        supported: u32,
+    },
+    /// Options that can't be.
+    #[error("option {option}: {why}")]
+    Options { option: &'static str, why: String },
+    /// A call failed.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// Why the log takes no more appends until it is reopened (W6).
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "the log is poisoned since {doing} {path} failed: {source}; reopen it after the cause is gone"
+)]
+pub struct Poison {
+    /// What was tried.
+    pub doing: &'static str,
+    /// Where.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: Arc<io::Error>,
+}
+
+/// Why an append, a wait or a sync failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Closed.
+    #[error("the log is closed")]
+    Closed,
+    /// Poisoned; an append that was under way may or may not be found after reopening.
+    #[error(transparent)]
+    Poisoned(#[from] Poison),
+    /// At a bound; nothing was appended. Try again when there is room.
+    #[error("the log is at its bound of unsynced or prepared bytes; try again")]
+    Busy,
+    /// No space for another segment; nothing was appended. Heals when there is room.
+    #[error(
+        "no space for another segment in {dir}: {source}; free some space, writes resume by themselves"
+    )]
+    NoSpace {
+        dir: PathBuf,
+        source: Arc<io::Error>,
+    },
+    /// Larger than can be appended; nothing was.
+    #[error("a payload of {len} bytes exceeds the limit of {max}")]
+    TooLarge { len: usize, max: usize },
+    /// A replicated frame does not continue this log; nothing was appended.
+    #[error("the frame at LSN {lsn} does not continue this log at {expected}: {why}")]
+    NotNext {
+        lsn: Lsn,
+        expected: Lsn,
+        why: &'static str,
+    },
+    /// The wait's deadline passed.
+    #[error("timed out waiting for LSN {target} (now at {now})")]
+    TimedOut { target: Lsn, now: Lsn },
+    /// Positions below `oldest` were released.
+    #[error("LSN {lsn} was released; the oldest held is {oldest}")]
+    Released { lsn: Lsn, oldest: Lsn },
+    /// Bytes read back are damaged.
+    #[error("{path}: damaged at LSN {at}: {what}")]
+    Corrupt {
+        path: PathBuf,
+        at: Lsn,
+        what: String,
+    },
+    /// A call failed, without harm to the log.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: Arc<io::Error>,
+    },
+}

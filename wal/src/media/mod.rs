@@ -1,0 +1,108 @@
+//! The media trait: all file access of the log and of the store goes through here.
+//!
+//! Two implementations: [`real::RealMedia`], and (feature `sim`) [`sim::SimMedia`], in memory, which
+//! keeps apart what was written from what was synced, cuts the power, fails calls and flips bits.
+//!
+//! What is assumed of a medium: a 512-byte sector is written whole or not at all; bytes and
+//! directory entries that were not synced may be there after a power cut or not, each by itself;
+//! after a failed sync the pages count as clean, so a second sync proves nothing (W6).
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+pub mod clock;
+pub mod real;
+#[cfg(feature = "sim")]
+pub mod sim;
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// File name, without its directory. Names that are not UTF-8 are not listed.
+    pub name: String,
+    /// Bytes.
+    pub len: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// A place where files live. All paths are as the caller gave them; nothing is resolved.
+pub trait Media: Send + Sync + fmt::Debug {
+    /// Creates `dir` and what is missing above it, each synced into its parent.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Opens an existing file for reading.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>>;
+    /// Opens an existing file for reading and writing.
+    fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>>;
+    /// Creates a new file of `len` bytes (zeros) with all its space allocated, so that no later
+    /// write into it can run out of space. Fails with `AlreadyExists`; on another failure nothing is
+    /// left behind. The entry is not durable before [`Media::sync_dir`].
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>>;
+    /// Renames within one directory or between two, replacing `to`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Lists a directory, in no order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+    /// Whether there is a file or directory at `path`.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Makes the entries of `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock of the file `path`, created where missing, for as long as the guard lives.
+    /// `WouldBlock` when another holder (process or not) has it (W9).
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>>;
+    /// Bytes that can still be allocated in `dir`.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+}
+
+/// Holds a lock of [`Media::lock`]; dropped, it is free.
+pub trait LockGuard: Send + Sync + fmt::Debug {}
+
+/// An open file.
+pub trait MediaFile: Send + Sync + fmt::Debug {
+    /// Bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads at `offset`; short only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `buf` at `offset`, growing the file where needed. On an error any part may have
+    /// been written.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the bytes (and the length) of the whole file durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+    /// Gives the space of `offset..offset + len` back; it reads as zeros (hole punch). A medium that
+    /// can't may do nothing.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Maps the first `len` bytes for reading and writing. All of them must be allocated.
+    fn map(&self, len: usize) -> io::Result<Box<dyn MediaMap>>;
+
+    /// Reads exactly `buf.len()` bytes or fails with `UnexpectedEof`.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let n = self.read_at(buf, offset)?;
+        if n < buf.len() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{} bytes wanted at {offset}, {n} found", buf.len()),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A shared mapping of a file, for writing. Unmapped on drop.
+///
+/// # Safety
+/// An implementor guarantees that `base()..base() + len()` stays valid for reads and writes, by
+/// several threads at once, until it is dropped, and that `base()` is aligned to 4096.
+pub unsafe trait MediaMap: Send + Sync + fmt::Debug {
+    /// First byte.
+    fn base(&self) -> NonNull<u8>;
+    /// Bytes mapped.
+    fn len(&self) -> usize;
+    /// Makes `offset..offset + len` durable (msync of the pages it touches). May run beside stores.
+    fn sync(&self, offset: usize, len: usize) -> io::Result<()>;
+    /// Asks that `offset..offset + len` be populated for writing. Best effort.
+    fn populate(&self, offset: usize, len: usize);
+}

@@ -1,0 +1,102 @@
+//! Options of a log.
+use crate::ids::{LogId, NodeId};
+use crate::media::{
+    Media,
+    clock::{Clock, RealClock},
+    real::RealMedia,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// When the flusher syncs without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Each write is to be waited for; the flusher starts at once when somebody waits or asks.
+    Always,
+    /// As `Always` for those who wait or ask; besides, at least once per interval.
+    Interval(Duration),
+    /// Only for those who wait or ask, at the bound of unsynced bytes, and at close.
+    Manual,
+}
+
+/// Who does the background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Named threads, joined on close.
+    Threads,
+    /// The caller, by `step()`; what blocks does the work inline. For simulators: a seed replays exactly.
+    Stepped,
+}
+
+/// What the log is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenRole {
+    /// This node writes: after an unclean close it begins an epoch (same number, new id).
+    Writer,
+    /// This node follows another's history: no epoch is begun, appends come with their LSN.
+    Follower,
+}
+
+/// How to create a log where there is none.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// Identity: the store's, one on all replicas.
+    pub log: LogId,
+    /// This node.
+    pub node: NodeId,
+    /// LSN of the first frame; zero but for a store restored from a checkpoint.
+    pub base: crate::Lsn,
+}
+
+/// Options of [`crate::Log::open`].
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Writer or follower. Default: writer.
+    pub role: OpenRole,
+    /// Make a log where there is none; `None` refuses with `OpenError::NotFound`. Default: `None`.
+    pub create: Option<Create>,
+    /// Refuse a log of another identity. Default: any.
+    pub expect_log: Option<LogId>,
+    /// Bytes of a segment file. Default 64 MiB; 16 KiB to 1 GiB; multiple of 4096.
+    pub segment_bytes: u64,
+    /// Segments prepared ahead. Default 2.
+    pub segments_ahead: usize,
+    /// Largest payload. Default: what a segment holds, at most 64 MiB.
+    pub payload_bytes_max: usize,
+    /// Default `Always`.
+    pub sync_policy: SyncPolicy,
+    /// Bound of published or reserved bytes that are not synced. Default 256 MiB.
+    pub unsynced_bytes_max: u64,
+    /// A mark is written when the log was idle this long with its last sync unmarked. Default 100 ms.
+    pub idle_mark_after: Duration,
+    /// Log kept below the release point for replicas still to come, in bytes. Default 0.
+    pub keep_bytes: u64,
+    /// Most bytes a slot may hold back before it is lost. Default: no cap.
+    pub slot_bytes_max: u64,
+    /// Default threads.
+    pub workers: Workers,
+    /// Default: the operating system's files.
+    pub media: Arc<dyn Media>,
+    /// Default: the machine's.
+    pub clock: Arc<dyn Clock>,
+}
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions {
+            role: OpenRole::Writer,
+            create: None,
+            expect_log: None,
+            segment_bytes: 64 << 20,
+            segments_ahead: 2,
+            payload_bytes_max: 64 << 20,
+            sync_policy: SyncPolicy::Always,
+            unsynced_bytes_max: 256 << 20,
+            idle_mark_after: Duration::from_millis(100),
+            keep_bytes: 0,
+            slot_bytes_max: u64::MAX,
+            workers: Workers::Threads,
+            media: Arc::new(RealMedia::default()),
+            clock: Arc::new(RealClock::default()),
+        }
+    }
+}
