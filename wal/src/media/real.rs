@@ -1,40 +1,417 @@
 //! Files of the operating system.
-use super::*;
+//!
+//! - M1: [`Media::create`] allocates every block and then writes zeros in pieces of 4 KiB, so that a
+//!   store into a mapping neither runs out of space (SIGBUS) nor converts an unwritten extent at each
+//!   sync, nor dirties a large folio. What fails leaves no file behind.
+//! - M2: every call is repeated when a signal interrupts it; every descriptor closes on exec.
+//! - M3: a mapped file is never shortened here, and a mapping never reaches beyond its file's end.
+//! - M4: an error of a sync is passed on as it came and never retried: the kernel may have dropped the
+//!   dirty pages with it, so that a second sync would succeed and prove nothing (W6).
+
+use super::{DirEntry, LockGuard, Media, MediaFile, MediaMap};
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::retry_on_intr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Zeros are written in pieces of this: one page, see M1.
+const ZERO_PIECE: usize = 4096;
+
 /// Files of the operating system.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RealMedia {}
+
 impl Media for RealMedia {
-    fn create_dir_all(&self, _: &Path) -> io::Result<()> {
-        todo!()
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut missing = Vec::new();
+        let mut at = dir;
+        while !at.as_os_str().is_empty() && !at.is_dir() {
+            missing.push(at);
+            match at.parent() {
+                Some(parent) => at = parent,
+                None => break,
+            }
+        }
+        if missing.is_empty() {
+            // It may be there since a crash that came before its entry was synced. A parent that may
+            // not be read can't be synced; then it was not made by us either.
+            return match self.sync_dir(&parent_of(dir)) {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                other => other,
+            };
+        }
+        for dir in missing.into_iter().rev() {
+            match std::fs::create_dir(dir) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+                other => other?,
+            }
+            self.sync_dir(&parent_of(dir))?;
+        }
+        Ok(())
     }
-    fn open(&self, _: &Path) -> io::Result<Arc<dyn MediaFile>> {
-        todo!()
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
+        Ok(Arc::new(RealFile(File::open(path)?)))
     }
-    fn open_rw(&self, _: &Path) -> io::Result<Arc<dyn MediaFile>> {
-        todo!()
+
+    fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(RealFile(file)))
     }
-    fn create(&self, _: &Path, _: u64) -> io::Result<Arc<dyn MediaFile>> {
-        todo!()
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
+        if let Err(e) = allocate_zeroed(&file, len) {
+            // The file is ours (`create_new`). Should this fail too, the first error is the one to tell.
+            let _ = std::fs::remove_file(path);
+            return Err(e);
+        }
+        Ok(Arc::new(RealFile(file)))
     }
-    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
-        todo!()
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
     }
-    fn remove(&self, _: &Path) -> io::Result<()> {
-        todo!()
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
     }
-    fn list(&self, _: &Path) -> io::Result<Vec<DirEntry>> {
-        todo!()
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) => entries.push(DirEntry {
+                    name,
+                    len: meta.len(),
+                    is_dir: meta.is_dir(),
+                }),
+                // Removed since the directory was read.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(entries)
     }
-    fn exists(&self, _: &Path) -> io::Result<bool> {
-        todo!()
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
     }
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        todo!()
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        File::open(dir)?.sync_all()
     }
-    fn lock(&self, _: &Path) -> io::Result<Box<dyn LockGuard>> {
-        todo!()
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive))?;
+        Ok(Box::new(RealLock { _file: file }))
     }
-    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        todo!()
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let stat = retry_on_intr(|| rustix::fs::statvfs(dir))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// The directory in which `path` has its entry.
+fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) => PathBuf::from("."),
+        None => path.to_owned(),
+    }
+}
+
+/// M1.
+fn allocate_zeroed(file: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)) {
+        // The zeros below then allocate by themselves.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let zeros = [0; ZERO_PIECE];
+    let mut at = 0;
+    while at < len {
+        let piece = (len - at).min(ZERO_PIECE as u64);
+        file.write_all_at(&zeros[..piece as usize], at)?;
+        at += piece;
+    }
+    Ok(())
+}
+
+/// The lock goes with the descriptor, whose only holder this is.
+#[derive(Debug)]
+struct RealLock {
+    _file: File,
+}
+
+impl LockGuard for RealLock {}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl MediaFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.0.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| rustix::fs::fallocate(&self.0, how, offset, len)) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn map(&self, len: usize) -> io::Result<Box<dyn MediaMap>> {
+        let there = self.len()?;
+        if len == 0 || len as u64 > there {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("cannot map {len} bytes of a file of {there}"),
+            ));
+        }
+        let map = MmapOptions::new().len(len).map_raw(&self.0)?;
+        Ok(Box::new(RealMap(map)))
+    }
+}
+
+#[derive(Debug)]
+struct RealMap(MmapRaw);
+
+// SAFETY: the mapping lives until `self` is dropped and is of whole pages, so its base is aligned to
+// the page size, which is 4096 or a multiple. It was no longer than the file (`map`), and files are
+// never shortened here (M3). It is shared and raw: no reference to its bytes is ever made here.
+unsafe impl MediaMap for RealMap {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.0.as_mut_ptr()).expect("a mapping is never at address zero")
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn sync(&self, offset: usize, len: usize) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.0.len()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "cannot sync {len} bytes at {offset} of a mapping of {}",
+                    self.0.len()
+                ),
+            ));
+        }
+        // Rounds down to the page of `offset` by itself.
+        loop {
+            match self.0.flush_range(offset, len) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn populate(&self, offset: usize, len: usize) {
+        let end = self.0.len().min(offset.saturating_add(len));
+        if offset < end {
+            #[cfg(target_os = "linux")]
+            let _ = self
+                .0
+                .advise_range(memmap2::Advice::PopulateWrite, offset, end - offset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn media() -> (RealMedia, tempfile::TempDir) {
+        (
+            RealMedia::default(),
+            tempfile::tempdir().expect("a directory"),
+        )
+    }
+
+    #[test]
+    fn a_created_file_has_its_length_its_blocks_and_zeros() {
+        let (media, dir) = media();
+        let path = dir.path().join("a");
+        let file = media.create(&path, 3 * 4096 + 10).unwrap();
+        assert_eq!(file.len().unwrap(), 3 * 4096 + 10);
+        file.sync().unwrap();
+        use std::os::unix::fs::MetadataExt;
+        let blocks = std::fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(blocks >= 3 * 4096 + 10, "only {blocks} bytes allocated");
+        assert!(std::fs::read(&path).unwrap().iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn creating_over_a_file_fails_and_leaves_it_alone() {
+        let (media, dir) = media();
+        let path = dir.path().join("a");
+        std::fs::write(&path, b"mine").unwrap();
+        let e = media.create(&path, 4096).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_create_that_fails_leaves_no_file() {
+        let (media, dir) = media();
+        let path = dir.path().join("a");
+        // Larger than any file system here takes.
+        media.create(&path, 1 << 62).unwrap_err();
+        assert!(!media.exists(&path).unwrap());
+    }
+
+    #[test]
+    fn a_mapping_and_the_file_are_the_same_bytes() {
+        let (media, dir) = media();
+        let path = dir.path().join("a");
+        let file = media.create(&path, 3 * 4096).unwrap();
+        let map = file.map(3 * 4096).unwrap();
+        assert_eq!(map.len(), 3 * 4096);
+        assert!(map.base().as_ptr().addr().is_multiple_of(4096));
+        map.populate(4096, 1 << 30);
+        // SAFETY: in bounds, and nobody else has this mapping.
+        unsafe { map.base().as_ptr().wrapping_add(5000).write(7) };
+        // Neither end on a page boundary.
+        map.sync(4999, 5).unwrap();
+        map.sync(0, 0).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 5000).unwrap();
+        assert_eq!(byte, [7]);
+        file.write_all_at(&[9], 3).unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { map.base().as_ptr().wrapping_add(3).read() }, 9);
+        // The mapping outlives the file's handle and its name.
+        drop(file);
+        media.remove(&path).unwrap();
+        map.sync(0, 3 * 4096).unwrap();
+        assert!(map.sync(4096, 3 * 4096).is_err());
+        assert!(map.sync(usize::MAX, 2).is_err());
+    }
+
+    #[test]
+    fn nothing_is_mapped_beyond_the_end() {
+        let (media, dir) = media();
+        let file = media.create(&dir.path().join("a"), 4096).unwrap();
+        for len in [0, 4097, 1 << 40] {
+            assert_eq!(
+                file.map(len).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
+        }
+    }
+
+    #[test]
+    fn reads_are_short_only_at_the_end_and_writes_grow_the_file() {
+        let (media, dir) = media();
+        let path = dir.path().join("a");
+        let file = media.create(&path, 0).unwrap();
+        file.write_all_at(b"hello", 3).unwrap();
+        let mut buf = [1; 16];
+        assert_eq!(file.read_at(&mut buf, 0).unwrap(), 8);
+        assert_eq!(&buf[..8], b"\0\0\0hello");
+        let e = file.read_exact_at(&mut buf, 0).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(media.open(&path).unwrap().write_all_at(b"no", 0).is_err());
+    }
+
+    #[test]
+    fn punched_bytes_read_as_zeros_and_the_length_stays() {
+        let (media, dir) = media();
+        let file = media.create(&dir.path().join("a"), 0).unwrap();
+        file.write_all_at(&[1; 3 * 4096], 0).unwrap();
+        file.punch(4096, 4096).unwrap();
+        assert_eq!(file.len().unwrap(), 3 * 4096);
+        let mut buf = [0; 3 * 4096];
+        file.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!((buf[4095], buf[4096], buf[8191], buf[8192]), (1, 0, 0, 1));
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_until_it_is_dropped() {
+        let (media, dir) = media();
+        let path = dir.path().join("LOCK");
+        let lock = media.lock(&path).unwrap();
+        let e = media.lock(&path).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        media.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn directories_are_made_to_any_depth_and_listed() {
+        let (media, dir) = media();
+        let deep = dir.path().join("a/b/c");
+        media.create_dir_all(&deep).unwrap();
+        media.create_dir_all(&deep).unwrap();
+        media.create(&deep.join("x"), 5).unwrap();
+        media.create_dir_all(&deep.join("d")).unwrap();
+        media.rename(&deep.join("x"), &deep.join("y")).unwrap();
+        media.sync_dir(&deep).unwrap();
+        let mut list = media.list(&deep).unwrap();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        let seen: Vec<_> = list.iter().map(|e| (e.name.as_str(), e.is_dir)).collect();
+        assert_eq!(seen, [("d", true), ("y", false)]);
+        assert_eq!(list[1].len, 5);
+        let e = media.create_dir_all(&deep.join("y/z")).unwrap_err();
+        assert!(matches!(
+            e.kind(),
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists
+        ));
+        assert!(media.free_bytes(&deep).unwrap() > 0);
     }
 }
