@@ -4,6 +4,23 @@
 //! memory-ordering argument. All of them stand on [`shim`], which is std and parking_lot in a
 //! normal build and loom under `--cfg esker_loom`; `loom-tests/` holds a model of each, beside a
 //! broken twin that loom must catch. No I/O here.
+//!
+//! | module | what | first user |
+//! |---|---|---|
+//! | [`watermark`] | a position that only grows, with waiters that park | the log's `published` and `synced` |
+//! | [`tail`] | reserve in order, fill in parallel, publish with one word | the log's append path |
+//! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
+//! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
+//! | [`stop`] | hierarchical stop signal | every worker |
+//! | [`workers`] | named threads that are joined, panics reported | every component with threads |
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
+pub mod bell;
+pub mod group;
 pub mod shim;
+pub mod stop;
+pub mod tail;
+pub mod watermark;
+#[cfg(not(esker_loom))]
+pub mod workers;

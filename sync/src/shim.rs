@@ -10,6 +10,30 @@ mod imp {
     pub use std::sync::Arc;
     pub use std::sync::atomic;
     pub use std::thread;
+
+    /// Parks the thread until it is unparked or `deadline` has passed. May return early.
+    pub fn park_until(deadline: Option<std::time::Instant>) {
+        match deadline {
+            None => thread::park(),
+            Some(at) => {
+                thread::park_timeout(at.saturating_duration_since(std::time::Instant::now()));
+            }
+        }
+    }
+
+    /// Waits on `condvar` until notified or `deadline` has passed.
+    pub fn wait_until<T>(
+        condvar: &Condvar,
+        guard: &mut MutexGuard<'_, T>,
+        deadline: Option<std::time::Instant>,
+    ) {
+        match deadline {
+            None => condvar.wait(guard),
+            Some(at) => {
+                let _ = condvar.wait_until(guard, at);
+            }
+        }
+    }
 }
 
 #[cfg(esker_loom)]
@@ -17,6 +41,20 @@ mod imp {
     pub use loom::sync::Arc;
     pub use loom::sync::atomic;
     pub use loom::thread;
+
+    /// Parks the thread until it is unparked; no model lets time pass.
+    pub fn park_until(_deadline: Option<std::time::Instant>) {
+        thread::park();
+    }
+
+    /// Waits on `condvar` until notified; no model lets time pass.
+    pub fn wait_until<T>(
+        condvar: &Condvar,
+        guard: &mut MutexGuard<'_, T>,
+        _deadline: Option<std::time::Instant>,
+    ) {
+        condvar.wait(guard);
+    }
 
     /// loom's mutex with parking_lot's face.
     #[derive(Debug, Default)]
