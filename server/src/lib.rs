@@ -1,0 +1,22 @@
+//! `esker-server`: a RESP front end for the Esker store, and the binaries `primary` and `replica`.
+//!
+//! From the socket inwards: [`resp`] parses commands and encodes replies; the event loop gathers what
+//! the clients sent, runs it, asks once per turn for the sync it needs, and holds each reply until what it
+//! reveals is safe (design: "What a reply may reveal"); [`commands`] knows what each command means;
+//! [`engine`] is the store with key locks and expiry.
+//!
+//! Not here: TLS, users and passwords, several databases, Lua, data types other than strings.
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod control;
+pub mod engine;
+pub mod resp;
+pub mod session;
+
+pub use control::{
+    Ack, ClientInfo, Flow, ReplicaLine, RoleView, ServerControl, WaitKind, WaitRequest,
+    WriteRefusal,
+};
+pub use resp::{Protocol, Reply};
+pub use session::{Ctx, Session};

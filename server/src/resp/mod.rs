@@ -1,0 +1,5 @@
+//! RESP2 and RESP3: commands in, replies out.
+
+mod reply;
+
+pub use reply::{Protocol, Reply};
