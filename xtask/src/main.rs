@@ -1,3 +1,34 @@
-//! The project's own commands: `cargo xtask ci` and friends.
+//! `cargo xtask <command>`.
 #![forbid(unsafe_code)]
-fn main() {}
+#![allow(clippy::print_stderr, reason = "a command line program")]
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use xtask::ci;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What CI runs: every check, part by part, with the time of each. Changes nothing.
+    Ci(ci::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Ci(options) => ci::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

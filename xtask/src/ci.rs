@@ -1,0 +1,189 @@
+//! `cargo xtask ci`: the parts of CI, in order, each timed; a part that fails does not keep the next from running.
+
+use crate::{Outcome, root, target_dir};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Which parts to run.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Options {
+    /// Run only these parts (may be given several times).
+    #[arg(long = "part", value_name = "NAME")]
+    parts: Vec<String>,
+    /// List the parts and stop.
+    #[arg(long)]
+    list: bool,
+    /// Stop at the first part that fails.
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+struct Part {
+    name: &'static str,
+    what: &'static str,
+    /// Cargo commands, run in order.
+    steps: Vec<Step>,
+}
+
+struct Step {
+    args: Vec<String>,
+    env: Vec<(&'static str, String)>,
+}
+
+fn cargo(line: &str) -> Step {
+    Step {
+        args: line.split_whitespace().map(str::to_owned).collect(),
+        env: Vec::new(),
+    }
+}
+
+impl Step {
+    fn env(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((key, value.into()));
+        self
+    }
+}
+
+fn parts() -> Vec<Part> {
+    let has = |dir: &str| root().join(dir).join("Cargo.toml").exists();
+    let mut parts = vec![
+        Part {
+            name: "fmt",
+            what: "formatting",
+            steps: vec![cargo("fmt --all --check")],
+        },
+        Part {
+            name: "clippy",
+            what: "lints, all targets",
+            steps: vec![cargo(
+                "clippy --workspace --all-targets --locked -- -D warnings",
+            )],
+        },
+        Part {
+            name: "docs",
+            what: "documentation builds without a warning",
+            steps: vec![
+                cargo("doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
+            ],
+        },
+        Part {
+            name: "log",
+            what: "tests of sync and wal",
+            steps: vec![cargo("test --locked -p esker-sync -p esker-wal")],
+        },
+        Part {
+            name: "store",
+            what: "tests of lsm",
+            steps: vec![cargo("test --locked -p esker-lsm")],
+        },
+    ];
+    if has("replication") {
+        parts.push(Part {
+            name: "replication",
+            what: "tests of replication",
+            steps: vec![cargo("test --locked -p esker-replication")],
+        });
+    }
+    if has("server") {
+        parts.push(Part {
+            name: "server",
+            what: "tests of the server and its binaries",
+            steps: vec![cargo("test --locked -p esker-server")],
+        });
+    }
+    parts.push(Part {
+        name: "facade",
+        what: "the crate as a user meets it, and the tools",
+        steps: vec![cargo("test --locked -p esker -p xtask")],
+    });
+    if has("loom-tests") {
+        let target = target_dir().join("loom");
+        parts.push(Part {
+            name: "loom",
+            what: "models of the concurrent parts, and their broken twins",
+            steps: vec![
+                cargo("test --locked --release -p esker-loom-tests")
+                    .env("RUSTFLAGS", "--cfg esker_loom")
+                    .env("CARGO_TARGET_DIR", target.to_string_lossy()),
+            ],
+        });
+    }
+    parts
+}
+
+/// Runs the parts asked for, all of them by default.
+pub fn run(options: &Options) -> Outcome {
+    let all = parts();
+    if options.list {
+        for part in &all {
+            println!("{:12} {}", part.name, part.what);
+        }
+        return Ok(());
+    }
+    if let Some(unknown) = options
+        .parts
+        .iter()
+        .find(|name| all.iter().all(|part| part.name != **name))
+    {
+        let names: Vec<_> = all.iter().map(|part| part.name).collect();
+        return Err(format!(
+            "no part is called {unknown:?}; there are: {}",
+            names.join(", ")
+        ));
+    }
+    let chosen = all.into_iter().filter(|part| {
+        options.parts.is_empty() || options.parts.iter().any(|name| name == part.name)
+    });
+
+    let mut table: Vec<(&str, Duration, Option<String>)> = Vec::new();
+    for part in chosen {
+        println!("\n=== {}: {}", part.name, part.what);
+        let began = Instant::now();
+        let failure = part.steps.iter().find_map(|step| run_step(step).err());
+        let took = began.elapsed();
+        match &failure {
+            None => println!("=== {}: ok in {:.1} s", part.name, took.as_secs_f64()),
+            Some(error) => println!(
+                "=== {}: FAILED after {:.1} s: {error}",
+                part.name,
+                took.as_secs_f64()
+            ),
+        }
+        let stop = failure.is_some() && options.fail_fast;
+        table.push((part.name, took, failure));
+        if stop {
+            break;
+        }
+    }
+
+    println!("\n{:12} {:>9}  result", "part", "seconds");
+    for (name, took, failure) in &table {
+        let result = failure.as_deref().unwrap_or("ok");
+        println!("{name:12} {:9.1}  {result}", took.as_secs_f64());
+    }
+    let total: Duration = table.iter().map(|row| row.1).sum();
+    println!("{:12} {:9.1}", "total", total.as_secs_f64());
+    let failed = table.iter().filter(|row| row.2.is_some()).count();
+    println!("\nparts: {} passed, {failed} failed", table.len() - failed);
+    if failed > 0 {
+        return Err(format!("{failed} of {} parts failed", table.len()));
+    }
+    Ok(())
+}
+
+fn run_step(step: &Step) -> Outcome {
+    let line = format!("cargo {}", step.args.join(" "));
+    println!("--- {line}");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(&step.args)
+        .envs(step.env.iter().map(|(key, value)| (key, value)))
+        .current_dir(root())
+        .status()
+        .map_err(|error| format!("`{line}` did not start: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`{line}`: {status}"))
+    }
+}
