@@ -11,6 +11,11 @@
 )]
 
 pub mod ci;
+pub mod crash;
+pub mod demo;
+pub mod disk;
+pub mod load;
+pub mod node;
 pub mod resp;
 
 use std::path::{Path, PathBuf};

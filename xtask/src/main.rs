@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::ci;
+use xtask::{ci, crash, demo};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -18,11 +18,17 @@ struct Cli {
 enum Command {
     /// What CI runs: every check, part by part, with the time of each. Changes nothing.
     Ci(ci::Options),
+    /// Real input through the real binaries: a primary, a replica, a kill -9 in the middle, every key compared.
+    Demo(demo::Options),
+    /// Rounds of kill -9 and of power cuts at random moments under load.
+    Crash(crash::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Ci(options) => ci::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Crash(options) => crash::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
