@@ -14,7 +14,7 @@ mod visible;
 pub use level::LevelCursor;
 pub use merge::MergeCursor;
 pub use points::ReadPoints;
-pub use ranges::{RangeTombstone, RangeTombstones};
+pub use ranges::{Covering, RangeTombstone, RangeTombstones};
 pub use visible::Visible;
 
 use crate::SeqNo;

@@ -31,9 +31,52 @@ impl ReadPoints {
         self.snapshots.get(first).is_some_and(|s| *s < newer)
     }
 
+    /// The highest read point below `seqno`, if any.
+    #[must_use]
+    pub fn below(&self, seqno: SeqNo) -> Option<SeqNo> {
+        if seqno > self.floor {
+            return Some(SeqNo(seqno.0 - 1));
+        }
+        let n = self.snapshots.partition_point(|s| *s < seqno);
+        n.checked_sub(1).map(|n| self.snapshots[n])
+    }
+
     /// The lowest read point: a version at or below it that is the newest such of its key is seen by all.
     #[must_use]
     pub fn oldest(&self) -> SeqNo {
         self.snapshots.first().copied().unwrap_or(self.floor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_needed_exactly_when_a_reader_stands_between() {
+        for floor in 0..12 {
+            for bits in 0..1_u32 << 8 {
+                let snapshots: Vec<SeqNo> =
+                    (0..8).filter(|n| bits >> n & 1 == 1).map(SeqNo).collect();
+                let points = ReadPoints::new(snapshots.clone(), SeqNo(floor));
+                let is_point = |p: u64| p >= floor || snapshots.contains(&SeqNo(p));
+                for newer in 0..12 {
+                    for older in 0..=newer {
+                        let needed = (older..newer).any(is_point);
+                        assert_eq!(
+                            points.needs(SeqNo(older), SeqNo(newer)),
+                            needed,
+                            "{points:?} {older} {newer}"
+                        );
+                    }
+                    let below = (0..newer).rev().find(|p| is_point(*p));
+                    assert_eq!(
+                        points.below(SeqNo(newer)),
+                        below.map(SeqNo),
+                        "{points:?} {newer}"
+                    );
+                }
+            }
+        }
     }
 }
