@@ -5,7 +5,8 @@
 //!
 //! What is assumed of a medium: a 512-byte sector is written whole or not at all; bytes and
 //! directory entries that were not synced may be there after a power cut or not, each by itself;
-//! after a failed sync the pages count as clean, so a second sync proves nothing (W6).
+//! after a failed sync the pages count as clean, so a second sync proves nothing (W6). What has to be
+//! written again because of that is written by [`MediaFile::write_all_at`].
 
 use std::fmt;
 use std::io;
@@ -62,6 +63,7 @@ pub trait Media: Send + Sync + fmt::Debug {
 pub trait LockGuard: Send + Sync + fmt::Debug {}
 
 /// An open file.
+#[expect(clippy::len_without_is_empty, reason = "no caller asks whether a file is empty")]
 pub trait MediaFile: Send + Sync + fmt::Debug {
     /// Bytes.
     fn len(&self) -> io::Result<u64>;
@@ -96,6 +98,7 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
 /// # Safety
 /// An implementor guarantees that `base()..base() + len()` stays valid for reads and writes, by
 /// several threads at once, until it is dropped, and that `base()` is aligned to 4096.
+#[expect(clippy::len_without_is_empty, reason = "a map is never empty")]
 pub unsafe trait MediaMap: Send + Sync + fmt::Debug {
     /// First byte.
     fn base(&self) -> NonNull<u8>;
