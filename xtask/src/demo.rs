@@ -106,26 +106,24 @@ fn flow(
         let input = encoded(chunks[at]);
         if at == victim && !killed {
             killed = true;
-            // Somewhere within the time that a chunk has taken so far.
-            let usual = loading
-                .checked_div(u32::try_from(at).unwrap_or(1).max(1))
-                .unwrap_or_default();
-            let wait = usual.mul_f64(rng.random_range(0.1..0.9));
-            let done = std::thread::scope(|scope| {
-                let pipe = scope.spawn(|| pipe(&primary, &input));
-                std::thread::sleep(wait);
-                let kill = primary_node.kill();
-                kill.map(|()| pipe.join().is_ok_and(|sent| sent.is_ok()))
-            })?;
-            acknowledged += if done { chunks[at].len() } else { 0 };
-            println!(
-                "kill -9 of the primary {:.1} ms into chunk {at} ({}), {acknowledged} lines acknowledged",
-                wait.as_secs_f64() * 1e3,
-                if done {
-                    "it had just been acknowledged"
-                } else {
-                    "not acknowledged: unknown, loaded again"
+            // A part of the chunk is on its way, the rest still in our hands: it cannot have been acknowledged.
+            let part = rng.random_range(0.2..0.9);
+            let wait = Duration::from_micros(rng.random_range(0..5_000));
+            let fate = pipe(
+                &primary,
+                &input,
+                (input.len() as f64 * part) as usize,
+                || {
+                    std::thread::sleep(wait);
+                    primary_node.kill()
                 },
+            );
+            if fate.is_ok() {
+                return Err("the chunk was acknowledged by a server that had been killed".into());
+            }
+            println!(
+                "kill -9 of the primary with {:.0} % of chunk {at} sent (unknown, loaded again); {acknowledged} lines acknowledged",
+                part * 100.0,
             );
             let began = Instant::now();
             primary_node = primary.start()?;
@@ -139,11 +137,10 @@ fn flow(
                     "{missing} acknowledged lines are gone after kill -9"
                 ));
             }
-            at += usize::from(done);
             continue;
         }
         let began = Instant::now();
-        pipe(&primary, &input)?;
+        pipe(&primary, &input, 0, || Ok(()))?;
         loading += began.elapsed();
         acknowledged += chunks[at].len();
         at += 1;
@@ -198,7 +195,8 @@ fn encoded(pairs: &[Pair]) -> Vec<u8> {
 }
 
 /// One `redis-cli --pipe`; Ok when it says `errors: 0`. Without redis-cli, the same over a client of our own.
-fn pipe(primary: &Setup, input: &[u8]) -> Outcome {
+/// `midway` is called when the first `part` bytes are sent.
+fn pipe(primary: &Setup, input: &[u8], part: usize, midway: impl FnOnce() -> Outcome) -> Outcome {
     let port = primary.listen.port().to_string();
     let spawned = Command::new("redis-cli")
         .args(["-p", &port, "--pipe"])
@@ -209,13 +207,15 @@ fn pipe(primary: &Setup, input: &[u8]) -> Outcome {
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return pipe_plain(primary, input);
+            return pipe_plain(primary, input, part, midway);
         }
         Err(error) => return Err(format!("redis-cli: {error}")),
     };
     let mut stdin = child.stdin.take().expect("piped");
     // A broken pipe here is the server's death; the exit tells.
-    let sent = stdin.write_all(input);
+    let first = stdin.write_all(&input[..part]).and_then(|()| stdin.flush());
+    midway()?;
+    let sent = first.and_then(|()| stdin.write_all(&input[part..]));
     drop(stdin);
     let output = ctx(child.wait_with_output(), "redis-cli")?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -229,9 +229,16 @@ fn pipe(primary: &Setup, input: &[u8]) -> Outcome {
     }
 }
 
-fn pipe_plain(primary: &Setup, input: &[u8]) -> Outcome {
+fn pipe_plain(
+    primary: &Setup,
+    input: &[u8],
+    part: usize,
+    midway: impl FnOnce() -> Outcome,
+) -> Outcome {
     let mut client = ctx(Client::connect(primary.listen, REPLY_MAX), "connecting")?;
-    ctx(client.raw(input), "sending a chunk")?;
+    ctx(client.raw(&input[..part]), "sending a chunk")?;
+    midway()?;
+    ctx(client.raw(&input[part..]), "sending a chunk")?;
     ctx(
         client.raw(b"*2\r\n$4\r\nECHO\r\n$7\r\nthe end\r\n"),
         "sending a chunk",
