@@ -10,10 +10,12 @@
     reason = "these are commands: printing is what they do"
 )]
 
+pub mod bench;
 pub mod ci;
 pub mod crash;
 pub mod demo;
 pub mod disk;
+pub mod fuzz_ports;
 pub mod load;
 pub mod node;
 pub mod resp;

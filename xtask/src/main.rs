@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{ci, crash, demo};
+use xtask::{bench, ci, crash, demo, fuzz_ports};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -22,6 +22,17 @@ enum Command {
     Demo(demo::Options),
     /// Rounds of kill -9 and of power cuts at random moments under load.
     Crash(crash::Options),
+    /// Garbage on the ports of a live primary.
+    FuzzPorts(fuzz_ports::Options),
+    /// Measures, beside the device and beside Redis.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Synced appends with 1, 4, 16, 64 threads; redis-benchmark SET and GET.
+    Quick(bench::Quick),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +40,8 @@ fn main() -> ExitCode {
         Command::Ci(options) => ci::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Crash(options) => crash::run(&options),
+        Command::FuzzPorts(options) => fuzz_ports::run(&options),
+        Command::Bench(Bench::Quick(options)) => bench::quick(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
