@@ -1,5 +1,51 @@
 //! `esker-replication`: streams an Esker log from a primary to replicas over ZeroMQ.
+//!
+//! The very frames of the log are sent and appended at the same LSN (R1), in order and without a gap,
+//! under credit that the replica grants (R2). A primary knows how far each replica has received, synced
+//! and applied, so that a caller can make a write wait for `n` of them (R3).
+//!
+//! Not here yet: frames that are published and not yet synced, rewinding, rebuilding from a checkpoint
+//! (R4, R5). A replica that would need one is refused with an error that says so.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod datadir;
+mod error;
+mod options;
+mod primary;
+pub mod protocol;
+mod replica;
+mod status;
 pub mod transport;
+
+pub use error::{Refusal, ReplicationError};
+pub use options::{
+    ExpiryClock, ExpiryListener, PrimaryKeys, PrimaryOptions, ReplicaKeys, ReplicaOptions, Timing,
+};
+pub use primary::{Primary, ProgressGuard};
+pub use replica::{FollowGuard, Replica};
+pub use status::{Ack, FollowState, FollowStatus, ReplicaStatus};
+
+use esker_lsm::Store;
+use esker_wal::EpochStart;
+
+/// Finishes a promotion that a crash cut short between its durable role and its epoch (D4): where the
+/// role record is of a primary with a higher number than the log's, begins that epoch. Call it on a
+/// store opened for writing, before the first write; it does nothing where there is nothing to do.
+pub fn resume_promotion(
+    data: &datadir::DataDir,
+    store: &Store,
+) -> Result<Option<EpochStart>, ReplicationError> {
+    let number = store.log().epoch().number;
+    match data.role() {
+        Some(record) if record.role == datadir::Role::Primary && record.epoch > number => {
+            begin_epoch(store, record.epoch).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Begins an epoch and lets the store step over its control frame.
+pub(crate) fn begin_epoch(store: &Store, number: u64) -> Result<EpochStart, ReplicationError> {
+    Ok(store.log().begin_epoch(number)?)
+}
