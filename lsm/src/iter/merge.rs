@@ -125,7 +125,7 @@ impl MergeCursor {
     /// Keys from the current one up to `end` (empty: all) are covered by a range tombstone `seqno`: moves the sources that hold nothing
     /// newer than it past them. The others stay.
     pub(crate) fn skip_to(&mut self, end: &[u8], seqno: SeqNo) -> Result<(), TableError> {
-        debug_assert!(self.forward);
+        debug_assert!(!self.valid() || self.forward);
         self.skip(|source| {
             if source.newest() >= seqno || (!end.is_empty() && source.key().user >= end) {
                 return Ok(false);
@@ -141,7 +141,7 @@ impl MergeCursor {
 
     /// As [`MergeCursor::skip_to`], backward: keys from the current one down to `start`.
     pub(crate) fn skip_back_to(&mut self, start: &[u8], seqno: SeqNo) -> Result<(), TableError> {
-        debug_assert!(!self.forward);
+        debug_assert!(!self.valid() || !self.forward);
         self.skip(|source| {
             if source.newest() >= seqno || source.key().user < start {
                 return Ok(false);

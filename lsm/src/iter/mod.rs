@@ -9,6 +9,8 @@ mod level;
 mod merge;
 mod points;
 mod ranges;
+#[cfg(test)]
+mod tests;
 mod visible;
 
 pub use level::LevelCursor;

@@ -144,6 +144,10 @@ impl Visible {
     }
 
     /// To the following entry.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a cursor's next, the counterpart of prev; it lends, where an iterator gives"
+    )]
     pub fn next(&mut self) -> Result<(), TableError> {
         assert!(self.entry.take().is_some(), "stands on an entry");
         if !self.forward {
@@ -246,7 +250,7 @@ impl Visible {
                     return Ok(());
                 }
                 None => {}
-                Some(covering) => self.merge.skip_to(&covering.end, covering.seqno)?,
+                Some(covering) => self.merge.skip_to(covering.end, covering.seqno)?,
             }
             self.skip_key()?;
         }
@@ -276,11 +280,7 @@ impl Visible {
                     return Ok(());
                 }
                 None => {}
-                Some(covering) => {
-                    if self.merge.valid() {
-                        self.merge.skip_back_to(&covering.start, covering.seqno)?;
-                    }
-                }
+                Some(covering) => self.merge.skip_back_to(covering.start, covering.seqno)?,
             }
         }
         Ok(())

@@ -415,18 +415,18 @@ impl BlockCursor {
     }
 
     pub(crate) fn seek_to_first(&mut self) -> Result<(), Malformed> {
-        self.to_restart(0)
+        self.go_to_restart(0)
     }
 
     pub(crate) fn seek_to_last(&mut self) -> Result<(), Malformed> {
-        self.to_restart(self.block.restarts - 1)?;
+        self.go_to_restart(self.block.restarts - 1)?;
         self.walk_to(self.block.entries_end)
     }
 
     pub(crate) fn seek(&mut self, target: KeyRef<'_>) -> Result<(), Malformed> {
         self.entry = None;
         let before = self.block.restarts_before(target)?;
-        self.to_restart(before.saturating_sub(1))?;
+        self.go_to_restart(before.saturating_sub(1))?;
         while self.valid() && self.key() < target {
             self.next()?;
         }
@@ -453,7 +453,7 @@ impl BlockCursor {
         if self.interval + 1 < self.block.restarts
             && self.block.restart(self.interval + 1)? == entry.end
         {
-            return self.to_restart(self.interval + 1);
+            return self.go_to_restart(self.interval + 1);
         }
         self.follow(entry)
     }
@@ -468,7 +468,7 @@ impl BlockCursor {
                 }
                 interval -= 1;
             }
-            self.to_restart(interval)?;
+            self.go_to_restart(interval)?;
             return self.walk_to(at);
         }
         let (entry, key_len) = self.back.pop().expect("not empty");
@@ -501,7 +501,7 @@ impl BlockCursor {
         Err("entries and restarts do not fit")
     }
 
-    fn to_restart(&mut self, n: usize) -> Result<(), Malformed> {
+    fn go_to_restart(&mut self, n: usize) -> Result<(), Malformed> {
         self.back.clear();
         self.entry = None;
         let at = self.block.restart(n)?;

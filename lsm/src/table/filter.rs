@@ -26,6 +26,9 @@ pub(crate) fn build(hashes: &[u64], bits_per_key: u32) -> Vec<u8> {
     let bits = hashes.len() as u64 * u64::from(bits_per_key);
     let lines = bits.div_ceil(LINE as u64 * 8) as usize;
     let mut filter = vec![0; lines * LINE];
+    if lines == 0 {
+        return filter;
+    }
     let probes = probes(bits_per_key);
     for hash in hashes {
         let line = line_of(*hash, lines);

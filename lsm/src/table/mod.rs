@@ -22,6 +22,10 @@ mod error;
 mod filter;
 mod format;
 mod reader;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use builder::{TableBuilder, TableOptions};
 pub use cache::{BlockCache, CacheStats};
