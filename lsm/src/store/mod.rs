@@ -1,0 +1,387 @@
+//! The store: one log, memtables, tables, and the workers between them.
+//!
+//! - `write`: book room, reserve, publish, insert, visible in order.
+//! - `read`: get, get_at, scan, on a [`View`] that is swapped whole.
+//! - `flush`: a frozen memtable becomes a table of L0.
+//! - `compact`: tables move down the levels.
+//! - `open`: reads the manifest, replays the log.
+//! - `room`: when writers go slower, and when they stop.
+//! - `workers`: the threads, or `step`.
+//!
+//! Locks, in the order in which they are taken:
+//!
+//! | rank | lock | guards | while held |
+//! |---|---|---|---|
+//! | 1 | `compacting` | one compaction at a time | everything a compaction does: reads, writes, syncs |
+//! | 2 | `flushing` | one flush at a time, oldest first | syncs the log, writes a table |
+//! | 3 | `manifest` | the manifest, file numbers, and that edits take effect in its order | appends to and syncs the manifest |
+//! | 4 | `install` | that views are swapped one after the other | `Log::at_boundary`; nothing blocking |
+//! | 5 | sequencer, snapshots, failure, room | their own | nothing |
+//!
+//! Writers and readers take none of 1-3. A writer that finds its memtable full takes 4, before it has an LSN.
+
+mod compact;
+mod flush;
+mod open;
+mod output;
+mod read;
+mod room;
+mod scan;
+mod workers;
+mod write;
+
+pub use read::Found;
+pub use room::RoomGuard;
+pub use scan::{Entry, Scan};
+pub use write::Written;
+
+use crate::levels::Levels;
+use crate::manifest::Manifest;
+use crate::memtable::MemTable;
+use crate::sequencer::Sequencer;
+use crate::snapshot::{Snapshot, Snapshots};
+use crate::table::{TableContext, TableOptions};
+use crate::{OpenError, StoreError, StoreOptions, WriteBatch};
+use arc_swap::ArcSwap;
+use esker_wal::{EpochStart, Log, Lsn, Watcher};
+use parking_lot::Mutex;
+use room::Room;
+use std::fmt;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use workers::Workers;
+
+/// What open found.
+#[derive(Clone, Debug)]
+pub struct StoreRecovered {
+    /// The log's part.
+    pub log: esker_wal::Recovered,
+    /// Live tables.
+    pub tables: usize,
+    /// Frames replayed from the log into memory.
+    pub replayed_frames: u64,
+    /// LSN from which the log was replayed.
+    pub replayed_from: Lsn,
+}
+
+/// Numbers about a store, since open where they count events.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct StoreStats {
+    /// Bytes of all memtables.
+    pub memtable_bytes: u64,
+    /// Frozen memtables not yet in tables.
+    pub immutable_memtables: u64,
+    /// Tables, L0 first.
+    pub tables_per_level: Vec<u64>,
+    /// Bytes of tables, L0 first.
+    pub bytes_per_level: Vec<u64>,
+    /// Bytes of memory that open tables hold (indexes, filters), besides the cache.
+    pub table_memory_bytes: u64,
+    /// Block cache: found.
+    pub cache_hits: u64,
+    /// Block cache: read from disk.
+    pub cache_misses: u64,
+    /// Block cache: bytes held.
+    pub cache_bytes: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Compactions done.
+    pub compactions: u64,
+    /// Bytes of tables written by flushes.
+    pub bytes_flushed: u64,
+    /// Bytes of tables written by compactions.
+    pub bytes_compacted: u64,
+    /// Writes that were slowed down, stopped, or answered `Busy`.
+    pub write_stalls: u64,
+    /// Keys, about: versions that are no tombstones.
+    pub estimated_keys: u64,
+    /// Live snapshots.
+    pub snapshots: u64,
+    /// Why a worker failed (L6).
+    pub background_error: Option<String>,
+}
+
+/// What readers read: the memtables, newest first, and the tables. Swapped whole.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// The first takes new writes; the others are frozen.
+    pub mems: Vec<Arc<MemTable>>,
+    pub levels: Arc<Levels>,
+    /// Set in the empty view that stands in after close.
+    pub closed: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    flushes: AtomicU64,
+    compactions: AtomicU64,
+    bytes_flushed: AtomicU64,
+    bytes_compacted: AtomicU64,
+}
+
+/// Why background work failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    doing: &'static str,
+    cause: String,
+    /// The disk is full: tried again, and forgotten when it works.
+    heals: bool,
+}
+
+impl Failure {
+    fn error(&self) -> StoreError {
+        StoreError::Background {
+            doing: self.doing,
+            cause: self.cause.clone(),
+        }
+    }
+}
+
+pub(crate) struct Inner {
+    dir: PathBuf,
+    tables: PathBuf,
+    options: StoreOptions,
+    stepped: bool,
+    log: Log,
+    context: TableContext,
+    table_options: TableOptions,
+
+    view: ArcSwap<View>,
+    /// Memtables in `view`, for the check that each write makes.
+    mem_count: AtomicUsize,
+    /// Tables of L0 in `view`, likewise.
+    l0_count: AtomicUsize,
+    sequencer: Sequencer,
+    snapshots: Arc<Snapshots>,
+    room: Arc<Room>,
+    counters: Counters,
+
+    /// Wakes the flush and compaction workers; the room worker.
+    bell: workers::Bell,
+    room_bell: workers::Bell,
+
+    compacting: Mutex<compact::Compacting>,
+    flushing: Mutex<()>,
+    manifest: Mutex<Manifest>,
+    install: Mutex<()>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store; clones are handles, `close` or the last drop ends it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+    workers: Arc<Workers>,
+}
+
+impl Store {
+    /// Opens or creates (when `options.log.create` is set) the store in `dir`: its log in `dir/log`, its tables in
+    /// `dir/tables`.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<(Store, StoreRecovered), OpenError> {
+        let (inner, recovered) = Inner::open(dir, options)?;
+        let inner = Arc::new(inner);
+        let workers = Workers::start(&inner).map_err(|source| OpenError::Io {
+            doing: "starting the workers of",
+            path: dir.to_owned(),
+            source,
+        })?;
+        Ok((
+            Store {
+                inner,
+                workers: Arc::new(workers),
+            },
+            recovered,
+        ))
+    }
+
+    /// Writes a batch: on return it is published and visible; wait with `log().sync_up_to(written.end)`.
+    /// Blocks for room.
+    pub fn write(&self, batch: &WriteBatch) -> Result<Written, StoreError> {
+        self.inner.write(batch, true)
+    }
+
+    /// As `write`, but `Busy` where it would block for room.
+    pub fn try_write(&self, batch: &WriteBatch) -> Result<Written, StoreError> {
+        self.inner.write(batch, false)
+    }
+
+    /// Whether a `try_write` of `bytes` would find room now in the store (not a promise when several threads write, and the
+    /// log has bounds of its own).
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.inner.has_room(bytes)
+    }
+
+    /// Calls `watcher` when room came back after `Busy`, in the store or in its log, and when the store fails or closes. It
+    /// must not block.
+    #[must_use = "dropped, the guard unregisters the watcher"]
+    pub fn watch_room(&self, watcher: Watcher) -> RoomGuard {
+        let of_log = self.inner.log.watch_room(watcher.clone());
+        self.inner.room.watch(watcher, of_log)
+    }
+
+    /// Replica: applies a frame already appended to the log. Frames in LSN order, each once; void and control frames
+    /// too (they only move `visible`). Blocks for room.
+    pub fn apply_replicated(
+        &self,
+        header: &esker_wal::frame::Header,
+        payload: &[u8],
+    ) -> Result<(), StoreError> {
+        self.inner.apply_replicated(header, payload)
+    }
+
+    /// Begins an epoch with a higher `number` in the log, and lets its control frame be visible.
+    pub fn begin_epoch(&self, number: u64) -> Result<EpochStart, StoreError> {
+        let start = self.inner.log.begin_epoch(number)?;
+        self.inner.note_log_frames();
+        Ok(start)
+    }
+
+    /// Everything below is inserted and readable.
+    #[must_use]
+    pub fn visible(&self) -> Lsn {
+        self.inner.sequencer.visible()
+    }
+
+    /// Newest version of a key, latest applied state (may be newer than `visible`: it sees inserts as they are made).
+    pub fn get(&self, key: &[u8]) -> Result<Found, StoreError> {
+        self.inner.get(key)
+    }
+
+    /// A key at a snapshot.
+    pub fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Found, StoreError> {
+        self.inner.get_at(snapshot, key)
+    }
+
+    /// A snapshot of what is visible now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.snapshots.take(&self.inner.sequencer)
+    }
+
+    /// A snapshot at an older position (at what is visible, if that is lower). `None` when versions below the position were
+    /// dropped that it would need; [`Store::keep_from`] holds them back.
+    #[must_use]
+    pub fn snapshot_at(&self, below: Lsn) -> Option<Snapshot> {
+        self.inner.snapshots.take_at(below, &self.inner.sequencer)
+    }
+
+    /// Keeps versions readable at `below` and later from compaction (the safe position). Moves forward only.
+    pub fn keep_from(&self, below: Lsn) {
+        self.inner.snapshots.keep_from(below);
+    }
+
+    /// Iterates a range at a snapshot.
+    pub fn scan(
+        &self,
+        snapshot: &Snapshot,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+    ) -> Result<Scan, StoreError> {
+        self.inner.scan(snapshot, start, end)
+    }
+
+    /// The log under the store.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    /// Rotates the memtable and waits until everything before the call is in tables.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.flush_all()
+    }
+
+    /// Flushes, then merges every level into the lowest that holds something.
+    pub fn compact_all(&self) -> Result<(), StoreError> {
+        self.inner.flush_all()?;
+        self.inner.compact_all()
+    }
+
+    /// Numbers.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        self.inner.stats()
+    }
+
+    /// Stepped workers: one piece of background work, the log's included; false when there is none, or it failed.
+    pub fn step(&self) -> bool {
+        self.inner.step()
+    }
+
+    /// Closes: stops workers, syncs and closes the log; memtables are rebuilt from it at the next open. Reads and
+    /// writes fail from here on. Returns the first error, a background failure included; may be called twice.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.workers.close()
+    }
+}
+
+impl Inner {
+    fn stats(&self) -> StoreStats {
+        let view = self.view.load();
+        let cache = self.context.cache.stats();
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let mut stats = StoreStats {
+            memtable_bytes: view.mems.iter().map(|m| m.bytes() as u64).sum(),
+            immutable_memtables: view.mems.len().saturating_sub(1) as u64,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            cache_bytes: cache.bytes,
+            flushes: count(&self.counters.flushes),
+            compactions: count(&self.counters.compactions),
+            bytes_flushed: count(&self.counters.bytes_flushed),
+            bytes_compacted: count(&self.counters.bytes_compacted),
+            write_stalls: self.room.stalls(),
+            estimated_keys: view.mems.iter().map(|m| m.entries()).sum(),
+            snapshots: self.snapshots.live(),
+            background_error: self.room.failure().map(|f| f.error().to_string()),
+            ..StoreStats::default()
+        };
+        for level in 0..crate::levels::LEVELS {
+            stats
+                .tables_per_level
+                .push(view.levels.level(level).len() as u64);
+            stats.bytes_per_level.push(view.levels.bytes(level));
+        }
+        for (_, table) in view.levels.iter() {
+            stats.estimated_keys += table.meta.entries.saturating_sub(2 * table.meta.deletes);
+            if let Ok(open) = table.table() {
+                stats.table_memory_bytes += open.memory_bytes();
+            }
+        }
+        stats
+    }
+
+    /// Puts `next` in place of the view. `install` is held.
+    fn swap_view(&self, next: View) {
+        self.mem_count.store(next.mems.len(), Ordering::Relaxed);
+        self.l0_count
+            .store(next.levels.level(0).len(), Ordering::Relaxed);
+        self.view.store(Arc::new(next));
+    }
+
+    /// Records that background work failed, and tells who waits.
+    fn fail(&self, doing: &'static str, error: &StoreError) {
+        let heals = error.is_no_space();
+        if heals {
+            tracing::warn!(dir = %self.dir.display(), %error, "{doing}: no space; will try again");
+        } else {
+            tracing::error!(dir = %self.dir.display(), %error, "{doing} failed; writes are refused until the store is reopened");
+        }
+        self.room.fail(Failure {
+            doing,
+            cause: error.to_string(),
+            heals,
+        });
+    }
+}
