@@ -11,12 +11,20 @@
 pub mod commands;
 pub mod control;
 pub mod engine;
+pub mod net;
+pub mod node;
 pub mod resp;
+pub mod server;
 pub mod session;
+mod stats;
+pub mod status;
 
 pub use control::{
     Ack, ClientInfo, Flow, ReplicaLine, RoleView, ServerControl, WaitKind, WaitRequest,
     WriteRefusal,
 };
+pub use net::NetLimits;
+pub use node::{Durability, Node, Peers, Promise, Upstream};
 pub use resp::{Protocol, Reply};
+pub use server::{Server, ServerOptions};
 pub use session::{Ctx, Session};

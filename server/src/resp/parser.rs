@@ -450,20 +450,76 @@ mod tests {
         };
         let long = [b'x'; 64];
         let cases: Vec<(&str, Vec<u8>, &str)> = vec![
-            ("count not a number", b"*x\r\n".to_vec(), "invalid multibulk length"),
-            ("count above the limit", b"*5\r\n".to_vec(), "invalid multibulk length"),
-            ("count above 64 bits", b"*99999999999999999999999\r\n".to_vec(), "invalid multibulk length"),
-            ("no dollar", b"*1\r\n:3\r\n".to_vec(), "expected '$', got ':'"),
-            ("dollar missing, byte unprintable", b"*1\r\n\x01\r\n".to_vec(), "expected '$', got '?'"),
-            ("length not a number", b"*1\r\n$x\r\n".to_vec(), "invalid bulk length"),
-            ("length negative", b"*1\r\n$-1\r\n".to_vec(), "invalid bulk length"),
-            ("length above the limit", b"*1\r\n$11\r\n".to_vec(), "invalid bulk length"),
-            ("no end behind an argument", b"*1\r\n$1\r\nabc".to_vec(), "expected CRLF behind an argument"),
-            ("quotes", b"get \"abc\r\n".to_vec(), "unbalanced quotes in request"),
-            ("quote followed by text", b"get \"abc\"d\r\n".to_vec(), "unbalanced quotes in request"),
-            ("inline without end", long.to_vec(), "too big inline request"),
-            ("count without end", [b"*1".as_slice(), &long].concat(), "too big mbulk count string"),
-            ("length without end", [b"*1\r\n$1".as_slice(), &long].concat(), "too big bulk count string"),
+            (
+                "count not a number",
+                b"*x\r\n".to_vec(),
+                "invalid multibulk length",
+            ),
+            (
+                "count above the limit",
+                b"*5\r\n".to_vec(),
+                "invalid multibulk length",
+            ),
+            (
+                "count above 64 bits",
+                b"*99999999999999999999999\r\n".to_vec(),
+                "invalid multibulk length",
+            ),
+            (
+                "no dollar",
+                b"*1\r\n:3\r\n".to_vec(),
+                "expected '$', got ':'",
+            ),
+            (
+                "dollar missing, byte unprintable",
+                b"*1\r\n\x01\r\n".to_vec(),
+                "expected '$', got '?'",
+            ),
+            (
+                "length not a number",
+                b"*1\r\n$x\r\n".to_vec(),
+                "invalid bulk length",
+            ),
+            (
+                "length negative",
+                b"*1\r\n$-1\r\n".to_vec(),
+                "invalid bulk length",
+            ),
+            (
+                "length above the limit",
+                b"*1\r\n$11\r\n".to_vec(),
+                "invalid bulk length",
+            ),
+            (
+                "no end behind an argument",
+                b"*1\r\n$1\r\nabc".to_vec(),
+                "expected CRLF behind an argument",
+            ),
+            (
+                "quotes",
+                b"get \"abc\r\n".to_vec(),
+                "unbalanced quotes in request",
+            ),
+            (
+                "quote followed by text",
+                b"get \"abc\"d\r\n".to_vec(),
+                "unbalanced quotes in request",
+            ),
+            (
+                "inline without end",
+                long.to_vec(),
+                "too big inline request",
+            ),
+            (
+                "count without end",
+                [b"*1".as_slice(), &long].concat(),
+                "too big mbulk count string",
+            ),
+            (
+                "length without end",
+                [b"*1\r\n$1".as_slice(), &long].concat(),
+                "too big bulk count string",
+            ),
             (
                 "all together too big",
                 b"*4\r\n$9\r\n123456789\r\n$9\r\n123456789\r\n$9\r\n".to_vec(),
@@ -472,7 +528,11 @@ mod tests {
         ];
         for (name, input, text) in cases {
             let error = feed(&input, 7, &small).expect_err(name);
-            assert_eq!(error.to_string(), format!("Protocol error: {text}"), "{name}");
+            assert_eq!(
+                error.to_string(),
+                format!("Protocol error: {text}"),
+                "{name}"
+            );
         }
     }
 

@@ -59,6 +59,12 @@ impl Reply {
         self.buf.len()
     }
 
+    /// Bytes of memory it holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.buf.capacity()
+    }
+
     /// Nothing yet?
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -223,8 +229,7 @@ impl Reply {
     fn header(&mut self, kind: u8, value: i64) {
         let mut digits = itoa::Buffer::new();
         self.buf.push(kind);
-        self.buf
-            .extend_from_slice(digits.format(value).as_bytes());
+        self.buf.extend_from_slice(digits.format(value).as_bytes());
         self.buf.extend_from_slice(b"\r\n");
     }
 

@@ -1,0 +1,560 @@
+//! One client's connection: bytes in, requests, replies in order, bytes out.
+//!
+//! - C1: replies leave in the order of their requests. `out[written..released]` may be sent; what follows is
+//!   behind the first gate.
+//! - C2: a gate's reply is not released before the safe position has reached what it touched, unless it was
+//!   replaced by an error.
+//! - C3: memory is bounded: a client that does not read is not read from once `output_soft` bytes wait for it,
+//!   and is cut off at `output_hard`; input is bounded by the parser's limits.
+
+use super::{NetLimits, registry::Entry};
+use crate::commands;
+use crate::control::{Flow, WaitKind, WaitRequest};
+use crate::resp::{Parsed, Parser, Reply};
+use crate::session::{Ctx, Session};
+use crate::{ServerControl, engine::Engine};
+use esker_wal::Lsn;
+use mio::net::TcpStream;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A reply that must wait.
+#[derive(Debug)]
+struct Gate {
+    /// Where its bytes are in `out`.
+    start: usize,
+    end: usize,
+    /// The position that must be safe.
+    lsn: Lsn,
+    /// Whether the command wrote.
+    wrote: bool,
+    /// When it becomes an error.
+    deadline: Instant,
+}
+
+/// Why no further request of a client is run.
+#[derive(Debug)]
+enum Hold {
+    /// Log or store have no room.
+    Room,
+    /// WAIT or WAITAOF.
+    Wait(WaitRequest),
+    /// Another thread answers (promotion), or the server ends.
+    Elsewhere,
+}
+
+/// What `Conn::run` asks of the loop.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nothing,
+    /// There is more to run: call again next turn.
+    More,
+    /// Promote this node, then `Conn::answer`.
+    Promote,
+    /// End the server.
+    Shutdown {
+        now: bool,
+    },
+}
+
+/// Counters of one thread, given to the shared ones once per turn.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) commands: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) protocol_errors: u64,
+    pub(crate) held: u64,
+}
+
+/// What every connection of a loop shares during a turn.
+pub(super) struct Turn<'a> {
+    pub(super) limits: &'a NetLimits,
+    pub(super) engine: Option<&'a Engine>,
+    pub(super) server: &'a dyn ServerControl,
+    /// The safe position, as read at the start of the turn.
+    pub(super) safe: Lsn,
+    pub(super) now: Instant,
+    /// Room may have come back.
+    pub(super) room: bool,
+    /// Greatest position that must become safe.
+    pub(super) wanted: Lsn,
+    /// Greatest position that WAITAOF wants synced.
+    pub(super) wanted_sync: Lsn,
+    pub(super) tally: Tally,
+    pub(super) scratch: &'a mut [u8],
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) stream: TcpStream,
+    pub(super) session: Session,
+    pub(super) entry: Arc<Entry>,
+    parser: Parser,
+    input: Vec<u8>,
+    input_at: usize,
+    out: Reply,
+    written: usize,
+    released: usize,
+    gates: VecDeque<Gate>,
+    hold: Option<Hold>,
+    /// `input` has bytes that were not looked at, or requests that were not run.
+    runnable: bool,
+    /// The socket may have more to read, may take more bytes.
+    readable: bool,
+    writable: bool,
+    /// The peer has said that it sends no more.
+    hung_up: bool,
+    /// No more requests: close once everything is sent.
+    closing: bool,
+    /// The peer is gone or a call failed: close at once.
+    dead: bool,
+    /// In the loop's lists.
+    pub(super) in_ready: bool,
+    pub(super) in_held: bool,
+}
+
+impl Conn {
+    pub(super) fn new(stream: TcpStream, session: Session, entry: Arc<Entry>) -> Self {
+        Conn {
+            stream,
+            session,
+            entry,
+            parser: Parser::default(),
+            input: Vec::new(),
+            input_at: 0,
+            out: Reply::default(),
+            written: 0,
+            released: 0,
+            gates: VecDeque::new(),
+            hold: None,
+            runnable: false,
+            readable: false,
+            writable: true,
+            hung_up: false,
+            closing: false,
+            dead: false,
+            in_ready: false,
+            in_held: false,
+        }
+    }
+
+    /// What the poll said. A peer that hangs up while it waits is gone: it will not read the answer.
+    pub(super) fn note_events(&mut self, event: &mio::event::Event) {
+        self.readable |= event.is_readable() || event.is_read_closed();
+        self.writable |= event.is_writable();
+        self.hung_up |= event.is_read_closed();
+        if event.is_error()
+            || event.is_write_closed()
+            || (event.is_read_closed() && self.hold.is_some())
+        {
+            self.dead = true;
+        }
+    }
+
+    /// Bytes of memory that wait for this client or came from it.
+    pub(super) fn memory(&self) -> usize {
+        self.input.capacity() + self.out.capacity() + self.parser.memory()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.dead || (self.closing && self.written == self.out.len() && self.hold.is_none())
+    }
+
+    /// Whether it waits for a position, for room or for a count.
+    pub(super) fn is_held(&self) -> bool {
+        !self.gates.is_empty() || matches!(self.hold, Some(Hold::Room | Hold::Wait(_)))
+    }
+
+    /// Whether something is yet to be answered or sent.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.gates.is_empty() || self.written < self.out.len() || self.hold.is_some()
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        self.written < self.released
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.dead = true;
+    }
+
+    /// Takes no more requests.
+    pub(super) fn finish(&mut self) {
+        self.closing = true;
+        if matches!(self.hold, Some(Hold::Room | Hold::Elsewhere)) {
+            self.hold = None;
+        }
+    }
+
+    /// Reads what is there and runs it, within this turn's bounds.
+    pub(super) fn run(&mut self, turn: &mut Turn<'_>) -> Asked {
+        let mut commands = 0;
+        let mut bytes = 0;
+        loop {
+            if self.dead || self.closing || self.hold.is_some() || self.is_clogged(turn.limits) {
+                return Asked::Nothing;
+            }
+            if self.runnable {
+                let input = std::mem::take(&mut self.input);
+                let (used, asked) = self.requests(&input[self.input_at..], turn, &mut commands);
+                self.input = input;
+                self.input_at += used;
+                self.compact();
+                if asked != Asked::Nothing {
+                    return asked;
+                }
+                if self.dead || self.closing || self.hold.is_some() || self.is_clogged(turn.limits)
+                {
+                    return Asked::Nothing;
+                }
+            }
+            if !self.readable {
+                return Asked::Nothing;
+            }
+            if bytes >= turn.limits.turn_bytes {
+                return Asked::More;
+            }
+            let n = match self.stream.read(turn.scratch) {
+                Ok(0) => {
+                    // What it asked before is still answered.
+                    self.closing = true;
+                    return Asked::Nothing;
+                }
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Asked::Nothing;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {
+                    self.dead = true;
+                    return Asked::Nothing;
+                }
+            };
+            turn.tally.bytes_in += n as u64;
+            bytes += n;
+            // epoll(7): a short read has drained a stream socket; a FIN that was there already comes
+            // with its own flag (`note_events`), and then the read that finds it is done here.
+            if n < turn.scratch.len() && !self.hung_up {
+                self.readable = false;
+            }
+            if self.input.is_empty() {
+                let scratch = std::mem::take(&mut turn.scratch);
+                let (used, asked) = self.requests(&scratch[..n], turn, &mut commands);
+                self.input.extend_from_slice(&scratch[used..n]);
+                turn.scratch = scratch;
+                if asked != Asked::Nothing {
+                    return asked;
+                }
+            } else {
+                self.input.extend_from_slice(&turn.scratch[..n]);
+                self.runnable = true;
+            }
+        }
+    }
+
+    /// Runs the requests in `input`; the bytes that are done with.
+    fn requests(
+        &mut self,
+        input: &[u8],
+        turn: &mut Turn<'_>,
+        commands: &mut usize,
+    ) -> (usize, Asked) {
+        let mut at = 0;
+        self.runnable = true;
+        loop {
+            match self.parser.parse(&input[at..], &turn.limits.request) {
+                Ok(Parsed::Incomplete { missing }) => {
+                    if input.len() - at + missing.min(1) > turn.limits.request.request_bytes_max {
+                        self.dead = true;
+                    }
+                    self.runnable = false;
+                    return (at, Asked::Nothing);
+                }
+                Ok(Parsed::Nothing { len }) => {
+                    self.parser.reset();
+                    at += len;
+                }
+                Ok(Parsed::Request { len }) => {
+                    if *commands >= turn.limits.turn_commands {
+                        return (at, Asked::More);
+                    }
+                    *commands += 1;
+                    match self.execute(&input[at..at + len], turn) {
+                        None => return (at, Asked::Nothing),
+                        Some(asked) => {
+                            at += len;
+                            self.parser.reset();
+                            if asked != Asked::Nothing || self.closing || self.hold.is_some() {
+                                return (at, asked);
+                            }
+                        }
+                    }
+                    if self.is_clogged(turn.limits) {
+                        return (at, Asked::Nothing);
+                    }
+                }
+                Err(error) => {
+                    turn.tally.protocol_errors += 1;
+                    tracing::debug!(client = self.session.id, addr = %self.session.addr, %error, "closing a client");
+                    self.out.error(&format!("ERR {error}"));
+                    self.settle(turn);
+                    self.closing = true;
+                    return (input.len(), Asked::Nothing);
+                }
+            }
+        }
+    }
+
+    /// Runs one request. `None`: it was not done and must be given again.
+    fn execute(&mut self, frame: &[u8], turn: &mut Turn<'_>) -> Option<Asked> {
+        let start = self.out.len();
+        self.session.touched = Lsn::ZERO;
+        self.session.wrote = false;
+        let flow = {
+            let argv: SmallVec<[&[u8]; 8]> = self.parser.args(frame).collect();
+            let mut ctx = Ctx {
+                session: &mut self.session,
+                engine: turn.engine,
+                server: turn.server,
+            };
+            commands::execute(&mut ctx, &argv, &mut self.out)
+        };
+        turn.tally.commands += 1;
+        let touched = self.session.touched;
+        match flow {
+            Flow::Done | Flow::Close => {}
+            Flow::NeedRoom => {
+                self.out.truncate(start);
+                turn.tally.commands -= 1;
+                self.hold = Some(Hold::Room);
+                return None;
+            }
+            Flow::Wait(request) => {
+                turn.wanted_sync = turn.wanted_sync.max(match request.kind {
+                    WaitKind::Aof { .. } => request.lsn,
+                    WaitKind::Replicas(_) => Lsn::ZERO,
+                });
+                self.hold = Some(Hold::Wait(request));
+                return Some(Asked::Nothing);
+            }
+            Flow::Promote => {
+                self.hold = Some(Hold::Elsewhere);
+                return Some(Asked::Promote);
+            }
+            Flow::Shutdown { now } => {
+                self.hold = Some(Hold::Elsewhere);
+                return Some(Asked::Shutdown { now });
+            }
+        }
+        if touched > turn.safe {
+            turn.wanted = turn.wanted.max(touched);
+            turn.tally.held += 1;
+            self.gates.push_back(Gate {
+                start,
+                end: self.out.len(),
+                lsn: touched,
+                wrote: self.session.wrote,
+                deadline: turn.now + turn.limits.ack_timeout,
+            });
+        }
+        self.settle(turn);
+        if matches!(flow, Flow::Close) {
+            self.closing = true;
+        }
+        Some(Asked::Nothing)
+    }
+
+    /// Releases what the safe position allows.
+    pub(super) fn settle(&mut self, turn: &Turn<'_>) {
+        while let Some(gate) = self.gates.front() {
+            if gate.lsn > turn.safe {
+                self.released = gate.start;
+                return;
+            }
+            self.gates.pop_front();
+        }
+        self.released = self.out.len();
+    }
+
+    /// Answers what was held and can be, or has waited too long: `failure` says why nothing will come.
+    /// True when requests may run again.
+    pub(super) fn revisit(&mut self, turn: &mut Turn<'_>, failure: Option<&str>) -> bool {
+        self.settle(turn);
+        if let Some(gate) = self.gates.front()
+            && (failure.is_some() || turn.now >= gate.deadline)
+        {
+            self.expire(turn, failure);
+        }
+        match &self.hold {
+            Some(Hold::Room) => {
+                if turn.room {
+                    self.hold = None;
+                }
+                turn.room
+            }
+            Some(Hold::Wait(request)) => {
+                let Some(answer) = wait_answer(request, turn) else {
+                    return false;
+                };
+                match answer {
+                    (None, replicas) => self.out.integer(replicas as i64),
+                    (Some(local), replicas) => {
+                        self.out.array(2);
+                        self.out.integer(local as i64);
+                        self.out.integer(replicas as i64);
+                    }
+                }
+                self.hold = None;
+                self.settle(turn);
+                true
+            }
+            // A clogged output may have become free.
+            _ => self.wants_turn(turn.limits),
+        }
+    }
+
+    /// Replaces held replies, all for a failure and those past their deadline otherwise, by errors (C2).
+    fn expire(&mut self, turn: &Turn<'_>, failure: Option<&str>) {
+        let old = std::mem::take(self.out.buf_mut());
+        let gates = std::mem::take(&mut self.gates);
+        self.out
+            .buf_mut()
+            .extend_from_slice(&old[self.written..self.released]);
+        let mut copied = self.released;
+        self.written = 0;
+        for mut gate in gates {
+            self.out.raw(&old[copied..gate.start]);
+            copied = gate.end;
+            let start = self.out.len();
+            if failure.is_some() || turn.now >= gate.deadline {
+                match (failure, gate.wrote) {
+                    (Some(why), true) => self.out.error(&format!(
+                        "MISCONF the log failed behind this write, which may or may not be found after a restart: {why}"
+                    )),
+                    (Some(why), false) => self.out.error(&format!(
+                        "MISCONF this read saw a write whose outcome is unknown since the log failed: {why}"
+                    )),
+                    (None, true) => self.out.error(
+                        "UNKNOWNOUTCOME this write is in the log but was not acknowledged as the durability asks within ack-timeout; it may survive or not",
+                    ),
+                    (None, false) => self.out.error(
+                        "UNKNOWNOUTCOME this read saw a write that was not acknowledged as the durability asks within ack-timeout",
+                    ),
+                }
+            } else {
+                self.out.raw(&old[gate.start..gate.end]);
+                gate.start = start;
+                gate.end = self.out.len();
+                self.gates.push_back(gate);
+            }
+        }
+        self.out.raw(&old[copied..]);
+        self.released = self.gates.front().map_or(self.out.len(), |gate| gate.start);
+    }
+
+    /// Another thread's answer to what was `Asked`.
+    pub(super) fn answer(&mut self, result: Result<(), String>, turn: &Turn<'_>) {
+        if matches!(self.hold, Some(Hold::Elsewhere)) {
+            self.hold = None;
+            match result {
+                Ok(()) => self.out.ok(),
+                Err(text) => self.out.error(&text),
+            }
+            self.settle(turn);
+        }
+    }
+
+    /// Sends what may leave, in one call if the socket takes it.
+    pub(super) fn flush(&mut self, tally: &mut Tally, limits: &NetLimits) {
+        while self.written < self.released && self.writable && !self.dead {
+            match self
+                .stream
+                .write(&self.out.as_bytes()[self.written..self.released])
+            {
+                Ok(0) => self.dead = true,
+                Ok(n) => {
+                    self.written += n;
+                    tally.bytes_out += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.dead = true,
+            }
+        }
+        if self.written == self.out.len() {
+            self.out.truncate(0);
+            self.written = 0;
+            self.released = 0;
+            if self.out.capacity() > limits.keep_bytes {
+                *self.out.buf_mut() = Vec::new();
+            }
+        } else if self.written > limits.output_soft {
+            // The front was sent, the rest waits: give the sent part back.
+            self.out.buf_mut().drain(..self.written);
+            let gone = self.written;
+            self.written = 0;
+            self.released -= gone;
+            for gate in &mut self.gates {
+                gate.start -= gone;
+                gate.end -= gone;
+            }
+        }
+        if self.out.len() - self.written > limits.output_hard {
+            tracing::warn!(client = self.session.id, addr = %self.session.addr,
+                bytes = self.out.len() - self.written, "closing a client that does not read its replies");
+            self.dead = true;
+        }
+    }
+
+    /// Whether it must first take replies before more requests are run (C3).
+    fn is_clogged(&self, limits: &NetLimits) -> bool {
+        self.out.len() - self.written > limits.output_soft || self.gates.len() >= limits.gates_max
+    }
+
+    /// Whether there is work that no event will announce.
+    pub(super) fn wants_turn(&self, limits: &NetLimits) -> bool {
+        !self.dead
+            && !self.closing
+            && self.hold.is_none()
+            && !self.is_clogged(limits)
+            && (self.runnable || self.readable)
+    }
+
+    fn compact(&mut self) {
+        if self.input_at == self.input.len() {
+            self.input_at = 0;
+            self.input.clear();
+            if self.input.capacity() > 64 << 10 {
+                self.input = Vec::new();
+            }
+        } else if self.input_at > 64 << 10 && self.input_at > self.input.len() / 2 {
+            self.input.drain(..self.input_at);
+            self.input_at = 0;
+        }
+    }
+}
+
+/// The counts, once there is enough or the deadline has come: (this node's, replicas').
+fn wait_answer(request: &WaitRequest, turn: &Turn<'_>) -> Option<(Option<usize>, usize)> {
+    use crate::control::Ack;
+    let late = request
+        .deadline
+        .is_some_and(|deadline| turn.now >= deadline);
+    match request.kind {
+        WaitKind::Replicas(n) => {
+            let count = turn.server.replicas_at(Ack::Applied, request.lsn);
+            (late || count >= n).then_some((None, count))
+        }
+        WaitKind::Aof { local, replicas } => {
+            let own = usize::from(turn.server.synced() >= request.lsn);
+            let count = turn.server.replicas_at(Ack::Durable, request.lsn);
+            (late || (own >= local && count >= replicas)).then_some((Some(own), count))
+        }
+    }
+}
