@@ -114,6 +114,7 @@ fn server(shared: &Shared, out: &mut String) {
         line!(out, "esker_node_id", log.node_id());
         line!(out, "esker_store_id", log.log_id());
         line!(out, "esker_epoch", log.epoch());
+        line!(out, "esker_epochs", log.epochs().len());
     }
 }
 

@@ -135,6 +135,8 @@ struct Run {
     slowest_start: Duration,
     slowest_level: Duration,
     refused: u64,
+    /// Of the last round: the newest epoch and how many there are.
+    epochs: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,6 +144,18 @@ enum Victim {
     Primary,
     Replica,
     Both,
+}
+
+fn epochs(node: &Node) -> Outcome<String> {
+    let field = |name: &str| {
+        node.info(name)?
+            .ok_or_else(|| format!("INFO has no {name}"))
+    };
+    Ok(format!(
+        "{} ({} in all)",
+        field("esker_epoch")?,
+        field("esker_epochs")?
+    ))
 }
 
 impl Run {
@@ -195,6 +209,7 @@ impl Run {
             slowest_start: Duration::ZERO,
             slowest_level: Duration::ZERO,
             refused: 0,
+            epochs: None,
         }
     }
 
@@ -252,7 +267,6 @@ impl Run {
     fn one(&mut self) -> Outcome {
         let primary_was_down = self.primary_node.is_none();
         let replica_was_down = self.replica_node.is_none() && self.replica.is_some();
-        let epochs_before = self.replica.is_some().then(|| self.epochs()).flatten();
 
         // Now and then the next crash comes while recovery runs.
         if primary_was_down && self.disk.is_none() && self.rng.random_ratio(1, 8) {
@@ -282,20 +296,21 @@ impl Run {
                     .judge_copy(&mut client)
                     .map_err(|error| format!("replica: {error}"))?;
             }
-            if !primary_was_down && replica_was_down {
-                let now = self.epochs();
-                if epochs_before.is_some() && now != epochs_before {
-                    return Err(format!(
-                        "a replica's restart changed the epochs: {epochs_before:?} to {now:?}"
-                    ));
-                }
+            let (here, there) = (epochs(primary)?, epochs(replica)?);
+            if here != there {
+                return Err(format!(
+                    "the epochs differ: {here} on the primary, {there} on the replica"
+                ));
             }
+            if !primary_was_down && self.epochs.as_ref().is_some_and(|before| *before != here) {
+                return Err(format!(
+                    "a replica's restart changed the epochs: {:?} to {here}",
+                    self.epochs
+                ));
+            }
+            self.epochs = Some(here);
         }
         self.crash_under_load()
-    }
-
-    fn epochs(&self) -> Option<String> {
-        self.primary_node.as_ref()?.info("epochs").ok()?
     }
 
     fn judge(&mut self) -> Outcome {
