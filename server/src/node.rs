@@ -14,7 +14,7 @@
 use crate::control::{Ack, ReplicaLine, RoleView, WriteRefusal};
 use crate::engine::Engine;
 use crate::net::bell::Bell;
-use esker_lsm::Store;
+use esker_lsm::{RoomGuard, Store};
 use esker_wal::{Lsn, WatchGuard};
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
@@ -113,7 +113,7 @@ pub struct Node {
     peers: RwLock<Option<Arc<dyn Peers>>>,
     upstream: RwLock<Option<Arc<dyn Upstream>>>,
     bells: Mutex<Vec<Arc<Bell>>>,
-    guards: Mutex<Vec<WatchGuard>>,
+    guards: Mutex<(Vec<WatchGuard>, Vec<RoomGuard>)>,
     // Flags.
     replica: AtomicBool,
 }
@@ -150,7 +150,7 @@ impl Node {
             peers: RwLock::new(None),
             upstream: RwLock::new(None),
             bells: Mutex::new(Vec::new()),
-            guards: Mutex::new(Vec::new()),
+            guards: Mutex::new((Vec::new(), Vec::new())),
             replica: AtomicBool::new(replica),
         })
     }
@@ -171,9 +171,9 @@ impl Node {
             return;
         }
         let mut guards = self.guards.lock();
-        guards.push(store.log().watch(Arc::clone(&ring)));
-        guards.push(store.log().watch_room(Arc::clone(&ring)));
-        guards.push(store.watch_room(ring));
+        guards.0.push(store.log().watch(Arc::clone(&ring)));
+        guards.0.push(store.log().watch_room(Arc::clone(&ring)));
+        guards.1.push(store.watch_room(ring));
         drop(guards);
         self.ring();
     }
@@ -345,7 +345,8 @@ impl Node {
 
     /// Forgets bells and watches: nothing rings any more.
     pub fn unwatch(&self) {
-        self.guards.lock().clear();
+        let old = std::mem::take(&mut *self.guards.lock());
+        drop(old);
         self.bells.lock().clear();
     }
 }
