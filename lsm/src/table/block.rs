@@ -25,7 +25,7 @@ use bytes::Bytes;
 use std::cmp::Ordering;
 
 /// Entries from one restart to the next, in data blocks.
-pub(crate) const RESTART_INTERVAL: usize = 16;
+pub(crate) const RESTART_INTERVAL: usize = 8;
 /// No block is larger uncompressed: a value of the largest frame, with room for its key and the rest.
 pub(crate) const BLOCK_BYTES_MAX: usize = 1 << 29;
 
@@ -154,10 +154,10 @@ struct Raw {
     end: usize,
 }
 
-/// An entry found by [`Block::seek`], as places in the block.
+/// An entry found, as places in the block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit {
-    /// Whether its user key is the one looked for.
+    /// Whether its user key is the one looked for (by [`Block::seek`]).
     pub(crate) same_user: bool,
     pub(crate) seqno: SeqNo,
     pub(crate) kind: VersionKind,
@@ -237,10 +237,42 @@ impl Block {
         }
     }
 
+    pub(crate) fn restarts(&self) -> usize {
+        self.restarts
+    }
+
+    /// The user key of restart `n`.
+    pub(crate) fn restart_user(&self, n: usize) -> Result<&[u8], Malformed> {
+        let raw = self.restart_entry(n)?;
+        Ok(&self.bytes[raw.rest_at..raw.value_at])
+    }
+
+    /// The entry of restart `n`.
+    pub(crate) fn restart_hit(&self, n: usize) -> Result<Hit, Malformed> {
+        let raw = self.restart_entry(n)?;
+        Ok(Hit {
+            same_user: false,
+            seqno: SeqNo(raw.seqno),
+            kind: raw.kind,
+            value_at: raw.value_at,
+            value_end: raw.end,
+        })
+    }
+
     /// How many restarts have keys before `target`.
     #[inline]
     fn restarts_before(&self, target: KeyRef<'_>) -> Result<usize, Malformed> {
-        let (mut low, mut high) = (0, self.restarts);
+        self.restarts_before_within(target, 0, self.restarts)
+    }
+
+    /// As much, where it is known to be within `low..=high`.
+    #[inline]
+    pub(crate) fn restarts_before_within(
+        &self,
+        target: KeyRef<'_>,
+        mut low: usize,
+        mut high: usize,
+    ) -> Result<usize, Malformed> {
         while low < high {
             let middle = low.midpoint(high);
             let raw = self.restart_entry(middle)?;
@@ -252,22 +284,6 @@ impl Block {
             }
         }
         Ok(low)
-    }
-
-    /// The first restart at or behind `target`: in a block whose every entry is one, the first entry.
-    pub(crate) fn seek_restart(&self, target: KeyRef<'_>) -> Result<Option<Hit>, Malformed> {
-        let n = self.restarts_before(target)?;
-        if n == self.restarts {
-            return Ok(None);
-        }
-        let raw = self.restart_entry(n)?;
-        Ok(Some(Hit {
-            same_user: &self.bytes[raw.rest_at..raw.value_at] == target.user,
-            seqno: SeqNo(raw.seqno),
-            kind: raw.kind,
-            value_at: raw.value_at,
-            value_end: raw.end,
-        }))
     }
 
     /// The first entry at or behind `target`. Compares without putting keys together: `matched` is how many bytes
@@ -431,6 +447,15 @@ impl BlockCursor {
             self.next()?;
         }
         Ok(())
+    }
+
+    /// To restart `n`, or to no entry when there are not so many.
+    pub(crate) fn seek_to_restart(&mut self, n: usize) -> Result<(), Malformed> {
+        if n == self.block.restarts {
+            self.entry = None;
+            return Ok(());
+        }
+        self.go_to_restart(n)
     }
 
     pub(crate) fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<(), Malformed> {

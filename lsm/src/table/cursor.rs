@@ -25,7 +25,9 @@ pub struct TableCursor {
 
 impl TableCursor {
     pub(crate) fn new(table: Arc<Table>, mode: ReadMode) -> Self {
-        let index = table.index().map(|index| BlockCursor::new(index.clone()));
+        let index = table
+            .index()
+            .map(|index| BlockCursor::new(index.block().clone()));
         Self {
             table,
             mode,
@@ -62,6 +64,17 @@ impl TableCursor {
             self.reset();
         }
         Ok(valid)
+    }
+
+    /// To the only block that may hold `target`.
+    fn seek_index(&mut self, target: KeyRef<'_>) -> Result<bool, TableError> {
+        let Some(index) = self.table.index() else {
+            return Ok(false);
+        };
+        match index.position(target) {
+            Ok(n) => self.in_index(|index| index.seek_to_restart(n)),
+            Err(what) => self.in_index(|_| Err(what)),
+        }
     }
 
     /// Moves within the block that the index names, reading it where it is another one than before.
@@ -144,7 +157,7 @@ impl Cursor for TableCursor {
     }
 
     fn seek(&mut self, target: KeyRef<'_>) -> Result<(), TableError> {
-        if !self.in_index(|index| index.seek(target))? {
+        if !self.seek_index(target)? {
             return Ok(());
         }
         self.in_block(|data| data.seek(target))?;
@@ -156,7 +169,7 @@ impl Cursor for TableCursor {
     }
 
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<(), TableError> {
-        if !self.in_index(|index| index.seek(target))? {
+        if !self.seek_index(target)? {
             return self.seek_to_last();
         }
         self.in_block(|data| data.seek_for_prev(target))?;

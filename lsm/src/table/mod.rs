@@ -21,6 +21,7 @@ mod cursor;
 mod error;
 mod filter;
 mod format;
+mod index;
 mod reader;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,6 +10,7 @@ use super::format::{
     COMPRESSION_LZ4, COMPRESSION_NONE, FOOTER_LEN, FileSeed, Footer, Handle, Meta, Properties,
     TRAILER_LEN, parse_ranges,
 };
+use super::index::Index;
 use super::{BlockCache, KeyRef, TableCursor, TableError, Version};
 use crate::SeqNo;
 use crate::iter::{Cursor as _, RangeTombstones};
@@ -46,7 +47,7 @@ pub struct Table {
     file: TableFile,
     cache: Arc<BlockCache>,
     /// `None` when there are no points.
-    index: Option<Block>,
+    index: Option<Index>,
     index_offset: u64,
     filter: Bytes,
     filter_probes: u32,
@@ -77,7 +78,11 @@ impl Table {
             .ok_or_else(|| file.malformed(at, "malformed properties"))?;
         let index = match footer.index.len {
             0 => None,
-            _ => Some(file.block(footer.index.offset, file.section(footer.index)?)?),
+            _ => {
+                let at = footer.index.offset;
+                let block = file.block(at, file.section(footer.index)?)?;
+                Some(Index::new(block).map_err(|what| file.malformed(at, what))?)
+            }
         };
         let mut filter = Bytes::new();
         if filter_handle.len > 0 {
@@ -126,7 +131,7 @@ impl Table {
     /// Bytes of memory that it holds while open (index, filter, range tombstones), besides the cache.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let index = self.index.as_ref().map_or(0, Block::memory_bytes);
+        let index = self.index.as_ref().map_or(0, Index::memory_bytes);
         (size_of::<Self>() + index + self.filter.len() + self.ranges.memory_bytes()) as u64
     }
 
@@ -152,12 +157,12 @@ impl Table {
         }
         let target = KeyRef::new(key, at);
         let in_index = |what| self.malformed(self.index_offset, what);
-        let Some(hit) = index.seek_restart(target).map_err(in_index)? else {
+        let Some(hit) = index.seek(target).map_err(in_index)? else {
             return Ok(None);
         };
         // The block's index key is at or behind the target, and before the next block's first: a version that is the
         // answer is in this block or in none.
-        let handle = self.parse_handle(index.value_ref(&hit))?;
+        let handle = self.parse_handle(index.block().value_ref(&hit))?;
         let block = self.block(handle)?;
         let hit = block
             .seek(target)
@@ -212,7 +217,7 @@ impl Table {
         Ok(())
     }
 
-    pub(crate) fn index(&self) -> Option<&Block> {
+    pub(crate) fn index(&self) -> Option<&Index> {
         self.index.as_ref()
     }
 
