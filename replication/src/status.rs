@@ -104,4 +104,6 @@ pub struct FollowStatus {
     pub lag_bytes: u64,
     /// Times the connection was made.
     pub connects: u64,
+    /// What applying waits for (room in log or store), while it does.
+    pub held_up: Option<String>,
 }

@@ -199,6 +199,12 @@ pub fn decode(bytes: &[u8]) -> Result<(u64, Message<'_>), DecodeError> {
     Ok((session, message))
 }
 
+/// Whether bytes would be a hello, if they are a message at all.
+#[must_use]
+pub fn is_hello(bytes: &[u8]) -> bool {
+    bytes.get(TYPE_AT) == Some(&HELLO)
+}
+
 fn check(fixed: &[u8], head: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(fixed);

@@ -23,7 +23,7 @@
 mod codec;
 pub mod history;
 
-pub use codec::{DecodeError, FrameIter, FramesBuilder, WireFrameRef, decode, encode};
+pub use codec::{DecodeError, FrameIter, FramesBuilder, WireFrameRef, decode, encode, is_hello};
 
 use esker_wal::{ChainHash, EpochStart, LogId, Lsn, NodeId};
 
