@@ -30,7 +30,9 @@ pub struct StopToken(Arc<Inner>);
 
 impl std::fmt::Debug for StopToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("StopToken").field(&self.is_stopped()).finish()
+        f.debug_tuple("StopToken")
+            .field(&self.is_stopped())
+            .finish()
     }
 }
 

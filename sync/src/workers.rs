@@ -50,11 +50,7 @@ impl Workers {
     }
 
     /// Starts a thread. Names are cut at 15 bytes by the system: keep to that.
-    pub fn spawn(
-        &self,
-        name: &str,
-        f: impl FnOnce(StopToken) + Send + 'static,
-    ) -> io::Result<()> {
+    pub fn spawn(&self, name: &str, f: impl FnOnce(StopToken) + Send + 'static) -> io::Result<()> {
         let stop = self.stop.clone();
         let handle = thread::Builder::new()
             .name(name.to_owned())
@@ -101,13 +97,19 @@ mod tests {
     fn join_stops_the_threads_and_names_the_one_that_panicked() {
         let workers = Workers::default();
         workers
-            .spawn("esker-calm", |stop| {
-                while !stop.sleep(Duration::from_secs(60)) {}
-            })
+            .spawn(
+                "esker-calm",
+                |stop| {
+                    while !stop.sleep(Duration::from_secs(60)) {}
+                },
+            )
             .unwrap();
         workers.spawn("esker-wild", |_| panic!("boo")).unwrap();
         let panic = workers.join().unwrap_err();
-        assert_eq!((panic.name.as_str(), panic.message.as_str()), ("esker-wild", "boo"));
+        assert_eq!(
+            (panic.name.as_str(), panic.message.as_str()),
+            ("esker-wild", "boo")
+        );
         assert_eq!(workers.join(), Ok(()));
     }
 }

@@ -93,6 +93,9 @@ pub enum LogError {
     /// Larger than can be appended; nothing was.
     #[error("a payload of {len} bytes exceeds the limit of {max}")]
     TooLarge { len: usize, max: usize },
+    /// The parts handed to publish are not what was reserved; the frame became void.
+    #[error("{got} bytes were handed to a reservation of {reserved}; its frame is void")]
+    WrongLength { got: usize, reserved: usize },
     /// A replicated frame does not continue this log; nothing was appended.
     #[error("the frame at LSN {lsn} does not continue this log at {expected}: {why}")]
     NotNext {
@@ -100,6 +103,9 @@ pub enum LogError {
         expected: Lsn,
         why: &'static str,
     },
+    /// This log follows another's history: appends come through `append_replicated`.
+    #[error("this log follows another node's history; promote it (begin_epoch) to write")]
+    NotWriter,
     /// The wait's deadline passed.
     #[error("timed out waiting for LSN {target} (now at {now})")]
     TimedOut { target: Lsn, now: Lsn },

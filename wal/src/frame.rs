@@ -124,6 +124,12 @@ impl Header {
         u64::from(self.payload_len | PRESENT) | u64::from(self.crc) << 32
     }
 
+    /// Bytes of the frame that `word` publishes.
+    #[must_use]
+    pub fn span(word: u64) -> u64 {
+        frame_len((word as u32 & !PRESENT) as usize) as u64
+    }
+
     /// Reads a header; `None` when the bytes can't be one. The checksum is not looked at.
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Option<Header> {

@@ -1,15 +1,24 @@
-//! `esker-wal`: a batched, memory-mapped write-ahead log. (API skeleton; see the contract.)
+//! `esker-wal`: a batched, memory-mapped write-ahead log.
 
-#![allow(missing_docs, dead_code, reason = "skeleton")]
+mod append;
+mod cursor;
 mod error;
+mod flush;
 pub mod frame;
 pub mod ids;
 mod log;
 pub mod media;
+mod meta;
 mod options;
+mod prepare;
 mod reader;
+mod recovery;
+mod segment;
+mod shared;
+mod upkeep;
 
-pub use error::*;
+pub use append::epoch_of_control;
+pub use error::{LogError, OpenError, Poison};
 pub use frame::Kind;
 pub use ids::*;
 pub use log::*;

@@ -1,12 +1,47 @@
-//! The log.
-use crate::*;
+//! The log's public face.
+
+use crate::append::{AtBound, Stretch};
+use crate::error::{LogError, OpenError, Poison};
+use crate::frame;
+use crate::frame::Kind;
+use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId};
+use crate::meta;
+use crate::options::{LogOptions, OpenRole, Workers as WorkerMode};
+use crate::reader::{ReadLimit, Reader};
+use crate::recovery::{self, Recovery};
+use crate::shared::{Append, Chores, Counters, Marks, Retention, Shared, Watchers};
+use esker_sync::bell::Bell;
+use esker_sync::group::CommitGroup;
+use esker_sync::stop::StopToken;
+use esker_sync::tail::Tail;
+use esker_sync::watermark::WaitEnd;
+use esker_sync::workers::Workers;
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long `close` waits for reservations that were not published or dropped yet.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A log. Clones are handles to one log; the last one dropped closes it.
 #[derive(Clone, Debug)]
-pub struct Log {}
+pub struct Log {
+    handle: Arc<Handle>,
+}
+
+/// Owns the threads `esker-flush` and `esker-prepare`. Dropped, it closes the log; whoever wants the error
+/// calls [`Log::close`].
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    workers: Workers,
+    /// Held while closing; what it came to.
+    closing: Mutex<Option<Result<(), LogError>>>,
+}
 
 /// Where an append stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,26 +72,49 @@ pub struct Recovered {
 /// Room for one frame: fill it, then publish. Dropped unpublished it becomes a void frame (W8).
 #[derive(Debug)]
 pub struct Reservation {
-    lsn: Lsn,
+    shared: Arc<Shared>,
+    stretch: Stretch,
+    published: bool,
 }
+
 impl Reservation {
     /// LSN of the frame to be.
+    #[must_use]
     pub fn lsn(&self) -> Lsn {
-        self.lsn
+        self.stretch.lsn
     }
+
     /// LSN behind the frame to be.
+    #[must_use]
     pub fn end(&self) -> Lsn {
-        todo!()
+        self.stretch.end()
     }
+
     /// Payload bytes reserved.
+    #[must_use]
     pub fn payload_len(&self) -> usize {
-        todo!()
+        self.stretch.payload_len
     }
+
     /// Copies `parts` (their lengths must add up to `payload_len`, else the frame becomes void and an error
     /// is returned) and publishes.
-    pub fn publish(self, parts: &[&[u8]]) -> Result<Appended, LogError> {
-        let _ = parts;
-        todo!()
+    pub fn publish(mut self, parts: &[&[u8]]) -> Result<Appended, LogError> {
+        let got = parts.iter().map(|p| p.len()).sum();
+        let reserved = self.stretch.payload_len;
+        if got != reserved {
+            // Dropped, it becomes void.
+            return Err(LogError::WrongLength { got, reserved });
+        }
+        self.published = true;
+        Ok(self.shared.publish(&self.stretch, Kind::Data, parts))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.published {
+            self.shared.publish_void(&self.stretch);
+        }
     }
 }
 
@@ -82,173 +140,568 @@ pub struct Slot {
 
 /// Numbers about a log, all since open.
 #[derive(Clone, Debug, Default)]
-#[allow(missing_docs, reason = "skeleton")]
 pub struct LogStats {
+    /// Frames reserved.
     pub appends: u64,
+    /// Bytes of frames reserved.
     pub appended_bytes: u64,
+    /// Of the frames, those that were given up.
     pub voids: u64,
+    /// Group syncs.
     pub syncs: u64,
+    /// Time spent in them.
     pub sync_nanos: u64,
-    pub synced_frames: u64,
+    /// Bytes of frames synced.
+    pub synced_bytes: u64,
+    /// Times an append waited at a bound.
     pub stalls: u64,
+    /// Segments begun.
     pub rotations: u64,
+    /// Segments held.
     pub segments: u64,
+    /// Segments prepared ahead.
     pub segments_ready: u64,
+    /// Files used again.
     pub recycled: u64,
+    /// Bytes of frames held.
     pub bytes_held: u64,
 }
 
 /// What is called when a position moves; see [`Log::watch`].
 pub type Watcher = Arc<dyn Fn() + Send + Sync>;
 
-/// Keeps a watcher registered; dropped, it is called no more.
+/// Keeps a watcher registered; dropped, no further call of it begins.
 #[derive(Debug)]
-pub struct WatchGuard {}
+pub struct WatchGuard {
+    shared: Arc<Shared>,
+    of_room: bool,
+    id: u64,
+}
+
+impl Drop for WatchGuard {
+    fn drop(&mut self) {
+        let watchers = if self.of_room {
+            &self.shared.room_watchers
+        } else {
+            &self.shared.watchers
+        };
+        watchers.remove(self.id);
+    }
+}
 
 impl Log {
     /// Opens or creates the log in `dir`, recovers it, and starts its workers.
     pub fn open(dir: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
-        let _ = (dir, options);
-        todo!()
+        options.check()?;
+        let media = &*options.media;
+        let io = |doing, source| OpenError::Io {
+            doing,
+            path: dir.to_owned(),
+            source,
+        };
+        if options.create.is_some() {
+            media.create_dir_all(dir).map_err(|e| io("creating", e))?;
+        } else if !media.exists(dir).map_err(|e| io("looking for", e))? {
+            return Err(OpenError::NotFound {
+                dir: dir.to_owned(),
+            });
+        }
+        let lock = media
+            .lock(&dir.join(meta::LOCK))
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::WouldBlock => OpenError::Locked {
+                    dir: dir.to_owned(),
+                },
+                _ => io("locking", e),
+            })?;
+        for entry in media.list(dir).map_err(|e| io("listing", e))? {
+            if entry.name.ends_with(meta::TMP) {
+                media
+                    .remove(&dir.join(&entry.name))
+                    .map_err(|e| io("removing a leftover in", e))?;
+            }
+        }
+        let recovery = recovery::recover(dir, &options)?;
+        let slots = meta::load_slots(media, dir)?;
+        let report = recovery.report.clone();
+        let mode = options.workers;
+        let shared = Arc::new(share(dir, options, recovery, slots, lock));
+        let workers = Workers::new(StopToken::new());
+        if mode == WorkerMode::Threads {
+            let stop = workers.stop_token();
+            let ring = shared.clone();
+            stop.on_stop(move || {
+                ring.flush_bell.ring();
+                ring.prepare_bell.ring();
+            });
+            let (flusher, preparer) = (shared.clone(), shared.clone());
+            workers
+                .spawn("esker-flush", move |stop| flusher.run_flusher(&stop))
+                .and_then(|()| {
+                    workers.spawn("esker-prepare", move |stop| preparer.run_preparer(&stop))
+                })
+                .map_err(|e| io("starting the workers of", e))?;
+        }
+        let handle = Arc::new(Handle {
+            shared,
+            workers,
+            closing: Mutex::new(None),
+        });
+        Ok((Log { handle }, report))
     }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
     /// Reserves room for a payload of `len` bytes; blocks at a bound.
     pub fn reserve(&self, len: usize) -> Result<Reservation, LogError> {
-        let _ = len;
-        todo!()
+        self.reservation(len, AtBound::Wait)
     }
+
     /// As `reserve`, but `Busy` at a bound.
     pub fn try_reserve(&self, len: usize) -> Result<Reservation, LogError> {
-        let _ = len;
-        todo!()
+        self.reservation(len, AtBound::Refuse)
     }
+
+    fn reservation(&self, len: usize, at_bound: AtBound) -> Result<Reservation, LogError> {
+        let stretch = self.shared().reserve(len, at_bound)?;
+        Ok(Reservation {
+            shared: self.shared().clone(),
+            stretch,
+            published: false,
+        })
+    }
+
     /// `reserve` + `publish`. Does not sync.
     pub fn append(&self, parts: &[&[u8]]) -> Result<Appended, LogError> {
-        let _ = parts;
-        todo!()
+        let len = parts.iter().map(|p| p.len()).sum();
+        let stretch = self.shared().reserve(len, AtBound::Wait)?;
+        // Nothing from here on panics or fails: no guard is needed to void the frame.
+        Ok(self.shared().publish(&stretch, Kind::Data, parts))
     }
+
     /// Follower: appends a frame of the primary at its LSN, after checking LSN, epoch and checksum. A control
     /// frame that begins an epoch begins a segment, goes to the history, and is synced before this returns.
     pub fn append_replicated(&self, frame: WireFrame<'_>) -> Result<Appended, LogError> {
-        let _ = frame;
-        todo!()
+        self.shared().append_replicated(frame)
     }
+
     /// Begins an epoch with a higher `number` (promotion) and makes this node the writer. Durable on return.
     pub fn begin_epoch(&self, number: u64) -> Result<EpochStart, LogError> {
-        let _ = number;
-        todo!()
+        self.shared().begin_epoch(number)
     }
+
     /// Runs `f` at a moment when no LSN is being reserved, with the reserved end: frames below it were
     /// reserved before, those at or above it will be reserved after. `f` must be short and must not call the log.
     pub fn at_boundary<R>(&self, f: impl FnOnce(Lsn) -> R) -> R {
-        let _ = f;
-        todo!()
+        let _append = self.shared().append.lock();
+        f(self.shared().reserved())
     }
+
     /// Blocks until everything below `end` is synced; may itself do the sync for the group.
     pub fn sync_up_to(&self, end: Lsn) -> Result<(), LogError> {
-        let _ = end;
-        todo!()
+        self.shared().sync_up_to(end, None)
     }
+
     /// As `sync_up_to`, giving up after `timeout`.
     pub fn sync_up_to_timeout(&self, end: Lsn, timeout: Duration) -> Result<(), LogError> {
-        let _ = (end, timeout);
-        todo!()
+        self.shared()
+            .sync_up_to(end, Some(Instant::now() + timeout))
     }
+
     /// Asks the flusher to sync up to `end` and returns at once; [`Log::watch`] tells when.
     pub fn request_sync(&self, end: Lsn) {
-        let _ = end;
-        todo!()
+        self.shared().request_sync(end);
     }
+
     /// Blocks until everything below `end` is published.
     pub fn wait_published(&self, end: Lsn, timeout: Option<Duration>) -> Result<(), LogError> {
-        let _ = (end, timeout);
-        todo!()
+        let shared = self.shared();
+        if shared.published() >= end {
+            return Ok(());
+        }
+        let deadline = timeout.map(|t| Instant::now() + t);
+        let end_of_wait = shared.tail.wait(end.0, deadline, || {
+            shared.published();
+        });
+        match end_of_wait {
+            WaitEnd::Reached => Ok(()),
+            WaitEnd::Stopped => Err(shared.ended()),
+            WaitEnd::TimedOut => Err(LogError::TimedOut {
+                target: end,
+                now: shared.published(),
+            }),
+        }
     }
-    /// Calls `watcher` whenever `synced` has moved, and when the log is poisoned or closed. It runs on a log thread:
-    /// it must not block (ring an eventfd).
+
+    /// Calls `watcher` whenever `synced` has moved, and when the log is poisoned or closed. It runs on a log thread,
+    /// or on one that synced: it must not block (ring an eventfd).
+    #[must_use]
     pub fn watch(&self, watcher: Watcher) -> WatchGuard {
-        let _ = watcher;
-        todo!()
+        let id = self.shared().watchers.add(watcher);
+        WatchGuard {
+            shared: self.shared().clone(),
+            of_room: false,
+            id,
+        }
     }
+
     /// Calls `watcher` whenever room came back (after `Busy` or `NoSpace`).
+    #[must_use]
     pub fn watch_room(&self, watcher: Watcher) -> WatchGuard {
-        let _ = watcher;
-        todo!()
+        let id = self.shared().room_watchers.add(watcher);
+        WatchGuard {
+            shared: self.shared().clone(),
+            of_room: true,
+            id,
+        }
     }
+
     /// End of what was reserved.
+    #[must_use]
     pub fn reserved(&self) -> Lsn {
-        todo!()
+        self.shared().reserved()
     }
+
     /// Everything below is copied into the log.
+    #[must_use]
     pub fn published(&self) -> Lsn {
-        todo!()
+        self.shared().published()
     }
+
     /// Everything below is on stable storage.
+    #[must_use]
     pub fn synced(&self) -> Lsn {
-        todo!()
+        self.shared().synced()
     }
+
     /// Oldest LSN that can be read.
+    #[must_use]
     pub fn oldest(&self) -> Lsn {
-        todo!()
+        Lsn(self.shared().oldest.load(Ordering::Acquire))
     }
+
     /// The poison, if any.
+    #[must_use]
     pub fn poison(&self) -> Option<Poison> {
-        todo!()
+        self.shared().poison.get().cloned()
     }
+
     /// Identity.
+    #[must_use]
     pub fn log_id(&self) -> LogId {
-        todo!()
+        self.shared().meta.log
     }
+
     /// This node.
+    #[must_use]
     pub fn node_id(&self) -> NodeId {
-        todo!()
+        self.shared().meta.node
     }
-    /// The epoch being written or followed.
+
+    /// The epoch being written or followed; number 0 before the first.
+    #[must_use]
     pub fn epoch(&self) -> Epoch {
-        todo!()
+        self.shared()
+            .current_epoch()
+            .map_or(Epoch { number: 0, id: 0 }, |start| start.epoch)
     }
+
     /// History of epochs, oldest first.
+    #[must_use]
     pub fn epochs(&self) -> Vec<EpochStart> {
-        todo!()
+        self.shared().epochs.lock().clone()
     }
+
     /// Chain hash of everything below `lsn`, a frame boundary at or below `published`; reads from the nearest base known.
     pub fn chain_at(&self, lsn: Lsn) -> Result<ChainHash, LogError> {
-        let _ = lsn;
-        todo!()
+        let shared = self.shared();
+        let published = shared.published();
+        let not_there = |why| LogError::NotNext {
+            lsn,
+            expected: published,
+            why,
+        };
+        if lsn > published {
+            return Err(not_there("it is beyond what is published"));
+        }
+        shared.holdable(&shared.retention.lock(), lsn)?;
+        let Some(segment) = shared.segment_of(lsn) else {
+            return Ok(shared.meta.chain);
+        };
+        let chain = shared.chain_base(&segment)?;
+        let footer = shared.fold_to(&segment, chain, lsn)?;
+        if footer.end != lsn {
+            return Err(not_there("it is inside of a frame"));
+        }
+        Ok(footer.chain)
     }
+
     /// A reader of frames from `from` (a frame boundary), up to what is published or synced at each call.
     pub fn reader(&self, from: Lsn, limit: ReadLimit) -> Result<Reader, LogError> {
-        let _ = (from, limit);
-        todo!()
+        Reader::new(self.shared().clone(), from, limit)
     }
+
     /// Sets the release point: the log's user needs nothing below. Never moves back.
     pub fn release(&self, below: Lsn) {
-        let _ = below;
-        todo!()
+        let shared = self.shared();
+        let mut retention = shared.retention.lock();
+        if below > retention.release {
+            retention.release = below;
+            drop(retention);
+            shared.prepare_bell.ring();
+        }
     }
+
     /// Creates or moves a slot. Persistent; a position that moved reaches the disk within a second, a new slot before return.
+    ///
+    /// A position never moves back; a slot that was lost is taken up again where the log still holds the position.
     pub fn set_slot(&self, name: &str, position: Lsn) -> Result<(), LogError> {
-        let _ = (name, position);
-        todo!()
+        let shared = self.shared();
+        let new = {
+            let mut retention = shared.retention.lock();
+            shared.holdable(&retention, position)?;
+            retention.slots_dirty = true;
+            match retention.slots.get_mut(name) {
+                Some(slot) if slot.lost => {
+                    slot.position = position;
+                    slot.lost = false;
+                    true
+                }
+                Some(slot) => {
+                    slot.position = slot.position.max(position);
+                    false
+                }
+                None => {
+                    let name = name.to_owned();
+                    retention.slots.insert(
+                        name.clone(),
+                        Slot {
+                            name,
+                            position,
+                            lost: false,
+                        },
+                    );
+                    true
+                }
+            }
+        };
+        shared.prepare_bell.ring();
+        if new { shared.write_slots() } else { Ok(()) }
     }
+
     /// Removes a slot, durably.
     pub fn drop_slot(&self, name: &str) -> Result<bool, LogError> {
-        let _ = name;
-        todo!()
+        let shared = self.shared();
+        {
+            let mut retention = shared.retention.lock();
+            if retention.slots.remove(name).is_none() {
+                return Ok(false);
+            }
+            retention.slots_dirty = true;
+        }
+        shared.write_slots()?;
+        shared.prepare_bell.ring();
+        Ok(true)
     }
+
     /// All slots.
+    #[must_use]
     pub fn slots(&self) -> Vec<Slot> {
-        todo!()
+        self.shared()
+            .retention
+            .lock()
+            .slots
+            .values()
+            .cloned()
+            .collect()
     }
+
     /// Numbers.
+    #[must_use]
     pub fn stats(&self) -> LogStats {
-        todo!()
+        let shared = self.shared();
+        let counters = &shared.counters;
+        let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let (appends, rotations, ready) = {
+            let append = shared.append.lock();
+            (
+                append.appends,
+                append.rotations,
+                append.prepared.len() as u64,
+            )
+        };
+        LogStats {
+            appends,
+            appended_bytes: shared.reserved().since(shared.opened_at),
+            voids: count(&counters.voids),
+            syncs: count(&counters.syncs),
+            sync_nanos: count(&counters.sync_nanos),
+            synced_bytes: shared.synced().since(shared.opened_at),
+            stalls: count(&counters.stalls),
+            rotations,
+            segments: shared.table.read().len() as u64,
+            segments_ready: ready,
+            recycled: count(&counters.recycled),
+            bytes_held: shared.reserved().since(self.oldest()),
+        }
     }
+
     /// Stepped workers: does one piece of background work; false when there is none.
     pub fn step(&self) -> bool {
-        todo!()
+        let shared = self.shared();
+        if shared.closed.load(Ordering::Acquire) {
+            return false;
+        }
+        if shared.flush_step() || shared.upkeep_step() {
+            return true;
+        }
+        let dirty = shared.retention.lock().slots_dirty;
+        dirty && shared.write_slots().is_ok()
     }
+
     /// Flushes, marks clean, wakes every waiter, joins every worker; returns the first error. May be called twice.
     pub fn close(&self) -> Result<(), LogError> {
-        todo!()
+        self.handle.close()
+    }
+}
+
+impl Handle {
+    fn close(&self) -> Result<(), LogError> {
+        let mut closing = self.closing.lock();
+        if let Some(done) = &*closing {
+            return done.clone();
+        }
+        let shared = &self.shared;
+        {
+            let mut append = shared.append.lock();
+            append.closed = true;
+        }
+        shared.room.notify_all();
+        let flushed = self.flush_for_close();
+        let joined = self.workers.join().map_err(|panic| LogError::Io {
+            doing: "joining the workers of",
+            path: shared.dir.clone(),
+            source: Arc::new(io::Error::other(panic)),
+        });
+        let slots = if shared.poison.get().is_none() {
+            shared.write_slots()
+        } else {
+            Ok(())
+        };
+        let marked = match (&flushed, &joined) {
+            (Ok(()), Ok(())) => shared.write_mark(true),
+            _ => Ok(()),
+        };
+        shared.closed.store(true, Ordering::Release);
+        shared.end_waits();
+        // Mappings and descriptors go with these, but for what reservations and readers still hold.
+        {
+            let mut append = shared.append.lock();
+            append.active = None;
+            append.prepared.clear();
+        }
+        shared.table.write().clear();
+        *shared.dir_lock.lock() = None;
+        let done = flushed.and(joined).and(slots).and(marked);
+        *closing = Some(done.clone());
+        done
+    }
+
+    /// Waits for reservations under way, then syncs everything.
+    fn flush_for_close(&self) -> Result<(), LogError> {
+        let shared = &self.shared;
+        let end = shared.reserved();
+        if shared.published() < end && !shared.stepped() {
+            let deadline = Some(Instant::now() + CLOSE_PATIENCE);
+            shared.tail.wait(end.0, deadline, || {
+                shared.published();
+            });
+        }
+        let published = shared.published();
+        shared.sync_up_to(published, None)?;
+        if let Some(poison) = shared.poison.get() {
+            return Err(LogError::Poisoned(poison.clone()));
+        }
+        if published < end {
+            return Err(LogError::TimedOut {
+                target: end,
+                now: published,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::debug!(%error, "closing a dropped log");
+        }
+    }
+}
+
+fn share(
+    dir: &Path,
+    options: LogOptions,
+    recovery: Recovery,
+    slots: Vec<Slot>,
+    lock: Box<dyn crate::media::LockGuard>,
+) -> Shared {
+    let end = recovery.end;
+    let (tail, turn) = Tail::new(end.0);
+    let oldest = recovery.segments.first().map_or(end, |s| s.base());
+    let clock = options.clock.now();
+    Shared {
+        dir: dir.to_owned(),
+        meta: recovery.meta,
+        opened_at: end,
+        tail,
+        group: CommitGroup::new(end.0),
+        oldest: AtomicU64::new(oldest.0),
+        append: Mutex::new(Append {
+            turn,
+            active: recovery.active,
+            prepared: VecDeque::new(),
+            no_space: None,
+            closed: false,
+            held: false,
+            writer: options.role == OpenRole::Writer,
+            appends: 0,
+            rotations: 0,
+        }),
+        room: Condvar::new(),
+        room_wanted: AtomicBool::new(false),
+        retention: Mutex::new(Retention {
+            slots: slots.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            ..Retention::default()
+        }),
+        table: RwLock::new(recovery.segments),
+        epochs: Mutex::new(recovery.epochs),
+        chores: Mutex::new(Chores {
+            spares: recovery.spares,
+            next_id: recovery.next_id,
+            retry_at: None,
+        }),
+        slots_file: Mutex::new(()),
+        marks: Mutex::new(Marks {
+            sequence: recovery.mark_sequence,
+            synced: Lsn::ZERO,
+        }),
+        dir_lock: Mutex::new(Some(lock)),
+        poison: OnceLock::new(),
+        closed: AtomicBool::new(false),
+        flush_bell: Bell::default(),
+        requested: AtomicU64::new(0),
+        unmarked: AtomicBool::new(true),
+        synced_at: AtomicU64::new(clock.as_nanos() as u64),
+        prepare_bell: Bell::default(),
+        populated: AtomicU64::new(0),
+        closing: AtomicBool::new(false),
+        watchers: Watchers::default(),
+        room_watchers: Watchers::default(),
+        counters: Counters::default(),
+        options,
     }
 }

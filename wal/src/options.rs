@@ -1,4 +1,5 @@
 //! Options of a log.
+use crate::error::OpenError;
 use crate::ids::{LogId, NodeId};
 use crate::media::{
     Media,
@@ -98,5 +99,34 @@ impl Default for LogOptions {
             media: Arc::new(RealMedia::default()),
             clock: Arc::new(RealClock::default()),
         }
+    }
+}
+
+impl LogOptions {
+    /// Refuses what can't be, naming the option.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let bad = |option, why: &str| {
+            Err(OpenError::Options {
+                option,
+                why: why.to_owned(),
+            })
+        };
+        let bytes = self.segment_bytes;
+        if !(16 << 10..=1 << 30).contains(&bytes) || !bytes.is_multiple_of(4096) {
+            return bad(
+                "segment_bytes",
+                "must be a multiple of 4096 from 16 KiB to 1 GiB",
+            );
+        }
+        if self.unsynced_bytes_max == 0 {
+            return bad("unsynced_bytes_max", "must be at least 1");
+        }
+        if self.payload_bytes_max == 0 {
+            return bad("payload_bytes_max", "must be at least 1");
+        }
+        if self.segments_ahead > 64 {
+            return bad("segments_ahead", "must be at most 64");
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,21 @@
-//! Readers.
-use crate::*;
+//! Readers: frames in order, verified, from any position held.
+//!
+//! - RD1: a reader hands out only frames below its limit, each verified, none twice, none left out.
+//! - RD2: what a reader has still to read is pinned: release does not pass its position.
+//! - RD3: frames are read through the file, into buffers of their own: nothing of a mapping is lent out, and a
+//!   payload outlives the log.
+
+use crate::cursor::{Cursor, Step};
+use crate::error::LogError;
+use crate::frame;
+use crate::ids::{Epoch, Lsn};
+use crate::segment::Segment;
+use crate::shared::Shared;
 use bytes::Bytes;
-use std::time::Duration;
+use esker_sync::watermark::WaitEnd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// How far a reader goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +39,138 @@ pub struct Frame {
 
 /// Reads frames in order, verified. Pins what it still has to read.
 #[derive(Debug)]
-pub struct Reader {}
+pub struct Reader {
+    shared: Arc<Shared>,
+    limit: ReadLimit,
+    position: Lsn,
+    pin: u64,
+    pinned: Arc<AtomicU64>,
+    at: Option<(Arc<Segment>, Cursor)>,
+}
+
 impl Reader {
-    /// The next frame below the limit, or `None` when there is none yet.
-    pub fn next(&mut self) -> Result<Option<Frame>, LogError> {
-        todo!()
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        from: Lsn,
+        limit: ReadLimit,
+    ) -> Result<Reader, LogError> {
+        let published = shared.published();
+        if from > published {
+            return Err(LogError::NotNext {
+                lsn: from,
+                expected: published,
+                why: "a reader can't begin beyond what is published",
+            });
+        }
+        let (pin, pinned) = {
+            let mut retention = shared.retention.lock();
+            shared.holdable(&retention, from)?;
+            let pin = retention.next_pin;
+            retention.next_pin += 1;
+            let pinned = Arc::new(AtomicU64::new(from.0));
+            retention.pins.insert(pin, pinned.clone());
+            (pin, pinned)
+        };
+        Ok(Reader {
+            shared,
+            limit,
+            position: from,
+            pin,
+            pinned,
+            at: None,
+        })
     }
+
+    fn limit(&self) -> Lsn {
+        match self.limit {
+            ReadLimit::Published => self.shared.published(),
+            ReadLimit::Synced => self.shared.synced(),
+        }
+    }
+
+    /// The next frame below the limit, or `None` when there is none yet.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "not an iterator: `None` is not the end"
+    )]
+    pub fn next(&mut self) -> Result<Option<Frame>, LogError> {
+        let limit = self.limit();
+        if self.position >= limit {
+            return Ok(None);
+        }
+        let here = self
+            .at
+            .as_ref()
+            .is_some_and(|(s, _)| self.position < s.end());
+        if !here {
+            let segment = self
+                .shared
+                .segment_of(self.position)
+                .ok_or_else(|| self.shared.ended())?;
+            let cursor = Cursor::new(&segment);
+            self.at = Some((segment, cursor));
+        }
+        let (segment, cursor) = self.at.as_mut().expect("just set");
+        let step = cursor
+            .read(
+                self.position,
+                limit.min(segment.end()).min(segment.capacity_end()),
+            )
+            .map_err(Shared::io_error("reading", &segment.path))?;
+        match step {
+            Step::Frame { header, payload } => {
+                self.position = header.end();
+                self.pinned.store(self.position.0, Ordering::Release);
+                Ok(Some(Frame {
+                    header,
+                    epoch: segment.active.epoch.epoch,
+                    payload,
+                }))
+            }
+            Step::Broken(broken) => Err(LogError::Corrupt {
+                path: segment.path.clone(),
+                at: self.position,
+                what: format!(
+                    "{} (stored {:08x}, computed {:08x})",
+                    broken.what, broken.stored, broken.computed
+                ),
+            }),
+        }
+    }
+
     /// As `next`, but waits for one; `Ok(None)` at the timeout, `Closed` when the log closes.
     pub fn next_wait(&mut self, timeout: Option<Duration>) -> Result<Option<Frame>, LogError> {
-        let _ = timeout;
-        todo!()
+        let deadline = timeout.map(|t| Instant::now() + t);
+        loop {
+            if let Some(frame) = self.next()? {
+                return Ok(Some(frame));
+            }
+            let target = self.position.0 + 1;
+            let shared = &self.shared;
+            let end = match self.limit {
+                ReadLimit::Published => shared.tail.wait(target, deadline, || {
+                    shared.published();
+                }),
+                ReadLimit::Synced => shared.group.position().wait(target, deadline, || {}),
+            };
+            match end {
+                WaitEnd::Reached => {}
+                WaitEnd::Stopped => return Err(self.shared.ended()),
+                WaitEnd::TimedOut => return Ok(None),
+            }
+        }
     }
+
     /// LSN of the next frame.
+    #[must_use]
     pub fn position(&self) -> Lsn {
-        todo!()
+        self.position
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.retention.lock().pins.remove(&self.pin);
+        self.shared.prepare_bell.ring();
     }
 }

@@ -1,0 +1,502 @@
+//! The append path: reserve, fill, publish.
+//!
+//! - AP1: a reservation is checked against everything that could fail (end, bounds, room) before it has an
+//!   LSN. From then on it can only be published, as what it was meant to be or as a void frame (W8).
+//! - AP2: a frame never crosses segments; a segment that has no room for the next is closed at its end, and
+//!   the next prepared one is activated at that LSN.
+//! - AP3: each frame carries the mark of its reservation's moment: the position that was synced then.
+//! - AP4: nothing is reserved while an epoch begins; its control frame and the history are durable before
+//!   anything follows (W5).
+
+use crate::error::LogError;
+use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, Mark, checksum, frame_len};
+use crate::ids::{Epoch, EpochStart, Lsn};
+use crate::log::{Appended, WireFrame};
+use crate::meta;
+use crate::segment::{Activation, Segment, capacity};
+use crate::shared::{Append, Shared};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Bytes of a control frame's payload: epoch number, epoch id, LSN where it begins.
+pub(crate) const CONTROL_LEN: usize = 24;
+pub(crate) const CONTROL_FRAME_LEN: usize = frame_len(CONTROL_LEN);
+
+pub(crate) fn control_payload(start: EpochStart) -> [u8; CONTROL_LEN] {
+    let mut out = [0; CONTROL_LEN];
+    out[..8].copy_from_slice(&start.epoch.number.to_le_bytes());
+    out[8..16].copy_from_slice(&start.epoch.id.to_le_bytes());
+    out[16..].copy_from_slice(&start.begin.0.to_le_bytes());
+    out
+}
+
+/// The epoch that a control frame's payload begins.
+#[must_use]
+pub fn epoch_of_control(payload: &[u8]) -> Option<EpochStart> {
+    let word = |at: usize| -> Option<u64> {
+        Some(u64::from_le_bytes(
+            payload.get(at..at + 8)?.try_into().ok()?,
+        ))
+    };
+    (payload.len() == CONTROL_LEN).then_some(EpochStart {
+        epoch: Epoch {
+            number: word(0)?,
+            id: word(8)?,
+        },
+        begin: Lsn(word(16)?),
+    })
+}
+
+/// Writes a frame but for its first word, which is returned.
+pub(crate) fn write_frame(
+    segment: &Segment,
+    lsn: Lsn,
+    kind: Kind,
+    parts: &[&[u8]],
+    mark: &[u8; MARK_LEN],
+) -> u64 {
+    let payload_len: usize = parts.iter().map(|p| p.len()).sum();
+    let crc = checksum(segment.seed, lsn, kind, parts);
+    let header = Header {
+        payload_len: payload_len as u32,
+        crc,
+        lsn,
+        kind,
+    };
+    let mut head = [0; HEADER_LEN];
+    header.encode(mark, &mut head);
+    let offset = segment.offset(lsn) as usize;
+    segment.write(offset + 8, &head[8..]);
+    let mut at = offset + HEADER_LEN;
+    for part in parts {
+        segment.write(at, part);
+        at += part.len();
+    }
+    segment.zero(at, offset + header.frame_len() - at);
+    header.word()
+}
+
+/// A stretch of the log that belongs to its holder.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) lsn: Lsn,
+    pub(crate) payload_len: usize,
+    /// The position synced at its reservation.
+    synced: Lsn,
+}
+
+impl Stretch {
+    pub(crate) fn end(&self) -> Lsn {
+        self.lsn.advance(frame_len(self.payload_len) as u64)
+    }
+}
+
+/// Bytes ahead of the tail that are kept populated for writing.
+pub(crate) const POPULATE_WINDOW: u64 = 2 << 20;
+
+/// Whether to wait at a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtBound {
+    Wait,
+    Refuse,
+}
+
+impl Shared {
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        let room = capacity(self.options.segment_bytes) as usize - HEADER_LEN;
+        self.options
+            .payload_bytes_max
+            .min(room)
+            .min(crate::frame::PAYLOAD_MAX)
+    }
+
+    fn check_payload(&self, len: usize) -> Result<(), LogError> {
+        let max = self.payload_bytes_max();
+        if len > max {
+            return Err(LogError::TooLarge { len, max });
+        }
+        Ok(())
+    }
+
+    /// Reserves a frame with a payload of `len` bytes.
+    pub(crate) fn reserve(&self, len: usize, at_bound: AtBound) -> Result<Stretch, LogError> {
+        self.check_payload(len)?;
+        let mut append = self.append.lock();
+        loop {
+            self.check_open(&append)?;
+            if !append.writer {
+                return Err(LogError::NotWriter);
+            }
+            if !append.held {
+                match self.room(&mut append, len) {
+                    Ok(true) => return Ok(self.take(&mut append, len)),
+                    Ok(false) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            append = self.wait_for_room(append, len, at_bound)?;
+        }
+    }
+
+    fn check_open(&self, append: &Append) -> Result<(), LogError> {
+        if append.closed || self.poison.get().is_some() {
+            return Err(self.ended());
+        }
+        Ok(())
+    }
+
+    fn within_unsynced_bound(&self, frame_bytes: u64) -> bool {
+        let unsynced = self.reserved().0.saturating_sub(self.synced().0);
+        // A lone frame larger than the bound must pass when there is nothing else.
+        unsynced == 0 || unsynced + frame_bytes <= self.options.unsynced_bytes_max
+    }
+
+    /// Whether a frame has room now; rotates where that makes some.
+    fn room(&self, append: &mut Append, len: usize) -> Result<bool, LogError> {
+        let bytes = frame_len(len) as u64;
+        if !self.within_unsynced_bound(bytes) {
+            return Ok(false);
+        }
+        let Some(active) = &append.active else {
+            return Ok(false);
+        };
+        if self.reserved().advance(bytes) <= active.capacity_end() {
+            return Ok(true);
+        }
+        let epoch = active.active.epoch;
+        if self.rotate(append, epoch) {
+            return Ok(true);
+        }
+        match &append.no_space {
+            Some(source) => {
+                self.prepare_bell.ring();
+                Err(LogError::NoSpace {
+                    dir: self.dir.clone(),
+                    source: source.clone(),
+                })
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Closes the active segment at the reserved end and activates the next; false without a prepared one.
+    fn rotate(&self, append: &mut Append, epoch: EpochStart) -> bool {
+        let Some(prepared) = append.prepared.pop_front() else {
+            return false;
+        };
+        let base = self.reserved();
+        let next = Arc::new(Segment::activate(prepared, Activation { base, epoch }));
+        {
+            let mut table = self.table.write();
+            if let Some(active) = append.active.take() {
+                active.close_at(base);
+                self.closing.store(true, Ordering::Release);
+            }
+            table.push(next.clone());
+        }
+        append.active = Some(next);
+        append.rotations += 1;
+        self.populated
+            .store(base.0 + POPULATE_WINDOW / 2, Ordering::Relaxed);
+        self.prepare_bell.ring();
+        true
+    }
+
+    /// Takes the room that [`Shared::room`] found.
+    fn take(&self, append: &mut Append, len: usize) -> Stretch {
+        let bytes = frame_len(len) as u64;
+        let segment = append.active.as_ref().expect("room was found").clone();
+        let synced = self.synced();
+        let end = self.reserved().advance(bytes);
+        let lsn = Lsn(self
+            .tail
+            .reserve(&mut append.turn, bytes, segment.frame_word(end)));
+        append.appends += 1;
+        // Relaxed: a hint; the window is populated a little later or twice at worst.
+        if end.0 > self.populated.load(Ordering::Relaxed) {
+            self.populated.store(u64::MAX, Ordering::Relaxed);
+            self.prepare_bell.ring();
+        }
+        Stretch {
+            segment,
+            lsn,
+            payload_len: len,
+            synced,
+        }
+    }
+
+    /// Waits at a bound, or does the work that moves it.
+    fn wait_for_room<'a>(
+        &'a self,
+        mut append: MutexGuard<'a, Append>,
+        len: usize,
+        at_bound: AtBound,
+    ) -> Result<MutexGuard<'a, Append>, LogError> {
+        let bytes = frame_len(len) as u64;
+        self.room_wanted.store(true, Ordering::Release);
+        self.prepare_bell.ring();
+        if at_bound == AtBound::Refuse {
+            if !self.within_unsynced_bound(bytes) {
+                self.request_sync(self.reserved());
+            }
+            return Err(LogError::Busy);
+        }
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        if !append.held && !self.within_unsynced_bound(bytes) {
+            // The bound moves with a sync: do it here, for everybody.
+            let target = self.synced().advance(8);
+            drop(append);
+            self.sync_up_to(target, None)?;
+            return Ok(self.append.lock());
+        }
+        if self.stepped() {
+            let held = append.held;
+            drop(append);
+            if held || !self.prepare_one() {
+                let append = self.append.lock();
+                return match &append.no_space {
+                    Some(source) => Err(LogError::NoSpace {
+                        dir: self.dir.clone(),
+                        source: source.clone(),
+                    }),
+                    None => Err(LogError::Busy),
+                };
+            }
+            return Ok(self.append.lock());
+        }
+        self.room.wait(&mut append);
+        Ok(append)
+    }
+
+    /// Fills and publishes a reserved stretch.
+    pub(crate) fn publish(&self, stretch: &Stretch, kind: Kind, parts: &[&[u8]]) -> Appended {
+        let segment = &*stretch.segment;
+        let epoch = segment.active.epoch.epoch;
+        let mark = Mark {
+            synced: stretch.synced,
+        }
+        .encode(self.meta.node, epoch, stretch.lsn);
+        let word = write_frame(segment, stretch.lsn, kind, parts, &mark);
+        let slot = segment.word(segment.offset(stretch.lsn) as usize);
+        if self.tail.publish(slot, word) {
+            self.published();
+        }
+        Appended {
+            lsn: stretch.lsn,
+            end: stretch.end(),
+        }
+    }
+
+    /// Publishes a reserved stretch as a void frame.
+    pub(crate) fn publish_void(&self, stretch: &Stretch) {
+        self.counters.voids.fetch_add(1, Ordering::Relaxed);
+        // A few static zeros at a time: a void frame needs no buffer of its length.
+        static ZEROS: [u8; 4096] = [0; 4096];
+        let len = stretch.payload_len;
+        let parts: Vec<&[u8]> = (0..len)
+            .step_by(ZEROS.len())
+            .map(|at| &ZEROS[..(len - at).min(ZEROS.len())])
+            .collect();
+        self.publish(stretch, Kind::Void, &parts);
+    }
+
+    /// Appends a primary's frame.
+    pub(crate) fn append_replicated(&self, frame: WireFrame<'_>) -> Result<Appended, LogError> {
+        let WireFrame { header, payload } = frame;
+        self.check_payload(payload.len())?;
+        let not_next = |expected, why| LogError::NotNext {
+            lsn: header.lsn,
+            expected,
+            why,
+        };
+        if header.payload_len as usize != payload.len() {
+            return Err(not_next(
+                self.reserved(),
+                "its payload has another length than its header says",
+            ));
+        }
+        let begins = match header.kind {
+            Kind::Control => {
+                let start = epoch_of_control(payload)
+                    .filter(|s| s.begin == header.lsn)
+                    .ok_or_else(|| {
+                        not_next(self.reserved(), "it is no control frame of that place")
+                    })?;
+                Some(start)
+            }
+            Kind::Data | Kind::Void => None,
+        };
+        let current = self.current_epoch();
+        let epoch = match (begins, current) {
+            (Some(start), Some(current)) => {
+                if start.epoch.number < current.epoch.number || start.epoch == current.epoch {
+                    return Err(not_next(
+                        self.reserved(),
+                        "it begins an epoch that is not newer",
+                    ));
+                }
+                start.epoch
+            }
+            (Some(start), None) => start.epoch,
+            (None, Some(current)) => current.epoch,
+            (None, None) => {
+                return Err(not_next(
+                    self.reserved(),
+                    "a log begins with a control frame",
+                ));
+            }
+        };
+        let seed = crate::frame::Seed::new(self.meta.log, epoch);
+        if checksum(seed, header.lsn, header.kind, &[payload]) != header.crc {
+            return Err(not_next(
+                self.reserved(),
+                "its checksum is wrong for this log and epoch",
+            ));
+        }
+        if let Some(start) = begins {
+            return self.begin(Some(start), |_| start);
+        }
+        let mut append = self.append.lock();
+        let stretch = loop {
+            self.check_open(&append)?;
+            if append.writer {
+                return Err(not_next(self.reserved(), "this node writes by itself"));
+            }
+            if header.lsn != self.reserved() {
+                return Err(not_next(self.reserved(), "it is not the next"));
+            }
+            if !append.held && self.room(&mut append, payload.len())? {
+                break self.take(&mut append, payload.len());
+            }
+            append = self.wait_for_room(append, payload.len(), AtBound::Wait)?;
+        };
+        drop(append);
+        Ok(self.publish(&stretch, header.kind, &[payload]))
+    }
+
+    /// Promotion: begins an epoch with this number.
+    pub(crate) fn begin_epoch(&self, number: u64) -> Result<EpochStart, LogError> {
+        let id = crate::recovery::random_id();
+        let appended = self.begin(None, |begin| EpochStart {
+            epoch: Epoch { number, id },
+            begin,
+        })?;
+        Ok(EpochStart {
+            epoch: Epoch { number, id },
+            begin: appended.lsn,
+        })
+    }
+
+    /// Begins an epoch: everything before is synced, then a segment is begun with the control frame, synced,
+    /// then the history (AP4). `expected` is a primary's; without one, this node becomes the writer.
+    fn begin(
+        &self,
+        expected: Option<EpochStart>,
+        start_at: impl FnOnce(Lsn) -> EpochStart,
+    ) -> Result<Appended, LogError> {
+        let mut append = self.append.lock();
+        loop {
+            self.check_open(&append)?;
+            if !append.held {
+                break;
+            }
+            if self.stepped() {
+                return Err(LogError::Busy);
+            }
+            self.room.wait(&mut append);
+        }
+        append.held = true;
+        drop(append);
+        let begun = self.begin_held(expected, start_at);
+        let mut append = self.append.lock();
+        append.held = false;
+        if begun.is_ok() {
+            append.writer = expected.is_none();
+        }
+        drop(append);
+        self.room.notify_all();
+        self.room_watchers.call();
+        begun
+    }
+
+    fn begin_held(
+        &self,
+        expected: Option<EpochStart>,
+        start_at: impl FnOnce(Lsn) -> EpochStart,
+    ) -> Result<Appended, LogError> {
+        let base = self.reserved();
+        if let Some(start) = expected {
+            if start.begin != base {
+                return Err(LogError::NotNext {
+                    lsn: start.begin,
+                    expected: base,
+                    why: "it is not the next",
+                });
+            }
+        }
+        let start = start_at(base);
+        if let Some(current) = self.current_epoch() {
+            if expected.is_none() && start.epoch.number <= current.epoch.number {
+                return Err(LogError::NotNext {
+                    lsn: base,
+                    expected: base,
+                    why: "a promotion needs a higher epoch number",
+                });
+            }
+        }
+        self.sync_up_to(base, None)?;
+        let mut append = self.append.lock();
+        // A segment without frames is replaced by one at the same base.
+        let empty = append.active.as_ref().filter(|a| a.base() == base).cloned();
+        loop {
+            self.check_open(&append)?;
+            if self.rotate(&mut append, start) {
+                let next = append.active.as_ref().expect("just activated");
+                if let Some(empty) = &empty {
+                    self.table.write().retain(|s| !Arc::ptr_eq(s, empty));
+                    if let Some(chain) = empty.chain.get() {
+                        // It may be the oldest now, and then must know its own beginning.
+                        next.write_chain(*chain);
+                        let _ = next.chain.set(*chain);
+                    }
+                }
+                break;
+            }
+            if let Some(source) = &append.no_space {
+                return Err(LogError::NoSpace {
+                    dir: self.dir.clone(),
+                    source: source.clone(),
+                });
+            }
+            self.room_wanted.store(true, Ordering::Release);
+            self.prepare_bell.ring();
+            if self.stepped() {
+                drop(append);
+                self.prepare_one();
+                append = self.append.lock();
+                if append.prepared.is_empty() && append.no_space.is_none() {
+                    return Err(LogError::Busy);
+                }
+            } else {
+                self.room.wait(&mut append);
+            }
+        }
+        let stretch = self.take(&mut append, CONTROL_LEN);
+        drop(append);
+        let appended = self.publish(&stretch, Kind::Control, &[&control_payload(start)]);
+        self.sync_up_to(appended.end, None)?;
+        let mut epochs = self.epochs.lock().clone();
+        epochs.push(start);
+        meta::store_epochs(&*self.options.media, &self.dir, &epochs).map_err(|source| {
+            LogError::Poisoned(self.poison("writing the history in", &self.dir, source))
+        })?;
+        *self.epochs.lock() = epochs;
+        if let Some(empty) = empty {
+            // Best effort: the next open removes what is outranked.
+            let _ = self.options.media.remove(&empty.path);
+        }
+        Ok(appended)
+    }
+}

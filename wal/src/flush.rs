@@ -1,0 +1,253 @@
+//! Syncs, in groups; marks when the log falls idle; the flusher thread.
+//!
+//! - FL1: only the group's leader syncs, so syncs do not overlap and `synced` moves in order.
+//! - FL2: `synced` moves only after the sync of everything below it has returned well.
+//! - FL3: a failed sync poisons the log (W6): no later sync can be trusted to have written the same pages.
+//! - FL4: a lone writer syncs in its own thread, at once. The flusher serves those who can't block
+//!   ([`Shared::request_sync`]), the interval, and idle marks.
+
+use crate::append::POPULATE_WINDOW;
+use crate::error::{LogError, Poison};
+use crate::ids::Lsn;
+use crate::options::SyncPolicy;
+use crate::segment::{SectorMark, Segment};
+use crate::shared::Shared;
+use esker_sync::group::Entered;
+use esker_sync::stop::StopToken;
+use esker_sync::watermark::WaitEnd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+impl Shared {
+    /// Blocks until everything below `end` is synced.
+    pub(crate) fn sync_up_to(&self, end: Lsn, deadline: Option<Instant>) -> Result<(), LogError> {
+        loop {
+            let lead = match self.group.enter(end.0, deadline) {
+                Entered::Reached => return Ok(()),
+                Entered::Stopped => return Err(self.ended()),
+                Entered::TimedOut => {
+                    return Err(LogError::TimedOut {
+                        target: end,
+                        now: self.synced(),
+                    });
+                }
+                Entered::Lead(lead) => lead,
+            };
+            let synced = self.synced();
+            let mut published = self.published();
+            if published == synced {
+                // A frame before `end` is still being filled. Leadership is kept: nobody else could sync
+                // anything either.
+                if self.stepped() {
+                    return Err(LogError::TimedOut {
+                        target: end,
+                        now: synced,
+                    });
+                }
+                let look = || {
+                    self.published();
+                };
+                match self.tail.wait(synced.0 + 1, deadline, look) {
+                    WaitEnd::Reached => published = self.published(),
+                    WaitEnd::Stopped => return Err(self.ended()),
+                    WaitEnd::TimedOut => {
+                        return Err(LogError::TimedOut {
+                            target: end,
+                            now: synced,
+                        });
+                    }
+                }
+            }
+            match self.sync_range(synced, published) {
+                Ok(()) => {
+                    lead.finish(published.0);
+                    self.after_sync();
+                }
+                Err(poison) => {
+                    drop(lead);
+                    return Err(LogError::Poisoned(poison));
+                }
+            }
+        }
+    }
+
+    /// Makes `from..to` durable. Leader only.
+    fn sync_range(&self, from: Lsn, to: Lsn) -> Result<(), Poison> {
+        if let Some(poison) = self.poison.get() {
+            return Err(poison.clone());
+        }
+        let begun = Instant::now();
+        // Usually one segment; the list is not copied for that.
+        let segments: Vec<Arc<Segment>> = {
+            let table = self.table.read();
+            let first = table.partition_point(|s| s.end() <= from);
+            table[first..]
+                .iter()
+                .take_while(|s| s.base() < to)
+                .cloned()
+                .collect()
+        };
+        for segment in segments {
+            let map = segment
+                .map()
+                .expect("a segment keeps its mapping until it is synced");
+            let start = from.max(segment.base());
+            // The first sync takes the header's page along (S3).
+            let at = if start == segment.base() {
+                0
+            } else {
+                segment.offset(start)
+            };
+            let end = segment.offset(to.min(segment.end()));
+            map.sync(at as usize, (end - at) as usize)
+                .map_err(|source| self.poison("syncing", &segment.path, source))?;
+        }
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        let took = begun.elapsed().as_nanos() as u64;
+        self.counters.sync_nanos.fetch_add(took, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn after_sync(&self) {
+        self.synced_at.store(
+            self.options.clock.now().as_nanos() as u64,
+            Ordering::Relaxed,
+        );
+        if !self.unmarked.swap(true, Ordering::AcqRel) && !self.stepped() {
+            self.flush_bell.ring();
+        }
+        if self.closing.load(Ordering::Acquire) {
+            self.prepare_bell.ring();
+        }
+        self.room_came();
+        self.watchers.call();
+    }
+
+    /// Asks the flusher.
+    pub(crate) fn request_sync(&self, end: Lsn) {
+        if self.synced() < end && self.requested.fetch_max(end.0, Ordering::AcqRel) < end.0 {
+            self.flush_bell.ring();
+        }
+    }
+
+    /// Writes a mark sector into the active segment, durably. The mark says at most what is synced.
+    pub(crate) fn write_mark(&self, clean: bool) -> Result<(), LogError> {
+        let Some((segment, writer)) = ({
+            let append = self.append.lock();
+            append.active.clone().map(|active| (active, append.writer))
+        }) else {
+            return Ok(());
+        };
+        let mut marks = self.marks.lock();
+        if let Some(poison) = self.poison.get() {
+            return Err(LogError::Poisoned(poison.clone()));
+        }
+        let synced = self.synced();
+        if !clean && marks.synced == synced {
+            return Ok(());
+        }
+        marks.sequence += 1;
+        let mark = SectorMark {
+            sequence: marks.sequence,
+            synced,
+            clean,
+            writer,
+        };
+        segment.write(
+            mark.place() as usize,
+            &mark.encode(segment.identity.id, self.meta.node),
+        );
+        let map = segment.map().expect("the active segment is mapped");
+        map.sync(0, 4096)
+            .map_err(|source| LogError::Poisoned(self.poison("marking", &segment.path, source)))?;
+        marks.synced = synced;
+        Ok(())
+    }
+
+    fn idle_for(&self) -> Duration {
+        let then = Duration::from_nanos(self.synced_at.load(Ordering::Relaxed));
+        self.options.clock.now().saturating_sub(then)
+    }
+
+    /// One piece of the flusher's work, if there is one that is due.
+    pub(crate) fn flush_step(&self) -> bool {
+        if self.poison.get().is_some() {
+            return false;
+        }
+        let requested = Lsn(self.requested.load(Ordering::Acquire));
+        let interval_due = match self.options.sync_policy {
+            SyncPolicy::Interval(interval) => self.idle_for() >= interval,
+            SyncPolicy::Always | SyncPolicy::Manual => false,
+        };
+        let synced = self.synced();
+        let target = if requested > synced {
+            requested.min(self.reserved())
+        } else if interval_due {
+            self.published()
+        } else {
+            synced
+        };
+        if target > synced {
+            // In stepped mode a frame in the making may stand before the target: then there is nothing to do.
+            let reachable = if self.stepped() {
+                target.min(self.published())
+            } else {
+                target
+            };
+            if reachable > synced {
+                // The error is the log's poison: who waits gets it from there.
+                return self.sync_up_to(reachable, None).is_ok();
+            }
+        }
+        if self.unmarked.load(Ordering::Acquire) && self.idle_for() >= self.options.idle_mark_after
+        {
+            self.unmarked.store(false, Ordering::Release);
+            return self.write_mark(false).is_ok();
+        }
+        false
+    }
+
+    /// When the flusher has something to do by itself.
+    fn flush_deadline(&self) -> Option<Instant> {
+        let idle = self.idle_for();
+        let mut after = None;
+        if self.unmarked.load(Ordering::Acquire) {
+            after = Some(self.options.idle_mark_after.saturating_sub(idle));
+        }
+        if let SyncPolicy::Interval(interval) = self.options.sync_policy {
+            let left = interval.saturating_sub(idle);
+            // With nothing to sync the interval simply passes again.
+            let left = if left.is_zero() { interval } else { left };
+            after = Some(after.map_or(left, |a| a.min(left)));
+        }
+        after.map(|d| Instant::now() + d.max(Duration::from_millis(1)))
+    }
+
+    /// The flusher thread.
+    pub(crate) fn run_flusher(&self, stop: &StopToken) {
+        while !stop.is_stopped() {
+            if !self.flush_step() {
+                self.flush_bell.wait(self.flush_deadline());
+            }
+        }
+    }
+
+    /// Populates the window ahead of the tail, if it has come near its end.
+    pub(crate) fn populate_ahead(&self) {
+        if self.populated.load(Ordering::Relaxed) != u64::MAX {
+            return;
+        }
+        let Some(segment) = self.append.lock().active.clone() else {
+            return;
+        };
+        let from = self.reserved().max(segment.base());
+        let room = segment.capacity_end().0.saturating_sub(from.0);
+        let len = POPULATE_WINDOW.min(room);
+        if let Some(map) = segment.map().filter(|_| len > 0) {
+            map.populate(segment.offset(from) as usize, len as usize);
+        }
+        self.populated
+            .store(from.0 + POPULATE_WINDOW / 2, Ordering::Relaxed);
+    }
+}

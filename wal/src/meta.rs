@@ -1,0 +1,241 @@
+//! The small files beside the segments: `LOG`, `EPOCHS`, `SLOTS`.
+//!
+//! Little-endian, each replaced as a whole: written as `NAME.tmp`, synced, renamed, directory synced. A crash
+//! leaves the old file or the new one, and perhaps a `.tmp` that open removes.
+//! ```text
+//! all:    0  8 magic   8  4 format, 1   12  4 crc32 of 0..12 and 16..
+//! LOG     "ESKRLOG1"  16 16 log id   32 16 node id   48 8 LSN of birth   56 16 chain hash there
+//! EPOCHS  "ESKREPO1"  16  8 count    then per epoch: 8 number, 8 id, 8 LSN where it begins
+//! SLOTS   "ESKRSLT1"  16  8 count    then per slot: 8 position, 4 flags (1 lost), 4 length, name
+//! ```
+
+use crate::error::OpenError;
+use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
+use crate::log::Slot;
+use crate::media::Media;
+use crate::segment::{FORMAT, id_at, u32_at, u64_at};
+use std::io;
+use std::path::Path;
+
+pub(crate) const LOG: &str = "LOG";
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const EPOCHS: &str = "EPOCHS";
+pub(crate) const SLOTS: &str = "SLOTS";
+pub(crate) const TMP: &str = ".tmp";
+
+const LOG_MAGIC: &[u8; 8] = b"ESKRLOG1";
+const EPOCHS_MAGIC: &[u8; 8] = b"ESKREPO1";
+const SLOTS_MAGIC: &[u8; 8] = b"ESKRSLT1";
+const BODY_AT: usize = 16;
+const EPOCH_LEN: usize = 24;
+/// None of these files is anywhere near this large.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Who a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) log: LogId,
+    pub(crate) node: NodeId,
+    pub(crate) birth: Lsn,
+    pub(crate) chain: ChainHash,
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..12]);
+    hasher.update(&bytes[BODY_AT..]);
+    hasher.finalize()
+}
+
+fn wrap(magic: &[u8; 8], body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BODY_AT + body.len());
+    out.extend_from_slice(magic);
+    out.extend_from_slice(&FORMAT.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(body);
+    let crc = crc(&out);
+    out[12..16].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Replaces `dir/name` by `bytes`, durably.
+pub(crate) fn replace(media: &dyn Media, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let tmp = dir.join(format!("{name}{TMP}"));
+    match media.remove(&tmp) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let file = media.create(&tmp, bytes.len() as u64)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync()?;
+    media.rename(&tmp, &dir.join(name))?;
+    media.sync_dir(dir)
+}
+
+/// The body of `dir/name`, verified; `None` when there is no such file.
+fn load(
+    media: &dyn Media,
+    dir: &Path,
+    name: &'static str,
+    magic: &[u8; 8],
+) -> Result<Option<Vec<u8>>, OpenError> {
+    let path = dir.join(name);
+    let io = |doing, source| OpenError::Io {
+        doing,
+        path: path.clone(),
+        source,
+    };
+    let file = match media.open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io("opening", e)),
+    };
+    let len = file.len().map_err(|e| io("reading the length of", e))?;
+    let damaged = |what: String, stored, computed| OpenError::Corrupt {
+        path: path.clone(),
+        segment: SegmentId(0),
+        at: Lsn::ZERO,
+        synced: Lsn::ZERO,
+        what,
+        stored,
+        computed,
+    };
+    if len < BODY_AT as u64 || len > FILE_BYTES_MAX {
+        return Err(damaged(format!("a {name} file of {len} bytes"), 0, 0));
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(|e| io("reading", e))?;
+    if &bytes[..8] != magic {
+        return Err(damaged(format!("not a {name} file"), 0, 0));
+    }
+    let (stored, computed) = (u32_at(&bytes, 12), crc(&bytes));
+    let format = u32_at(&bytes, 8);
+    if format > FORMAT {
+        return Err(OpenError::NewerFormat {
+            path,
+            found: format,
+            supported: FORMAT,
+        });
+    }
+    if stored != computed {
+        return Err(damaged(format!("the {name} file"), stored, computed));
+    }
+    bytes.drain(..BODY_AT);
+    Ok(Some(bytes))
+}
+
+fn malformed(dir: &Path, name: &'static str) -> OpenError {
+    OpenError::Corrupt {
+        path: dir.join(name),
+        segment: SegmentId(0),
+        at: Lsn::ZERO,
+        synced: Lsn::ZERO,
+        what: format!("the {name} file has an impossible length"),
+        stored: 0,
+        computed: 0,
+    }
+}
+
+impl Meta {
+    pub(crate) fn store(&self, media: &dyn Media, dir: &Path) -> io::Result<()> {
+        let mut body = Vec::new();
+        body.extend_from_slice(&self.log.to_bytes());
+        body.extend_from_slice(&self.node.to_bytes());
+        body.extend_from_slice(&self.birth.0.to_le_bytes());
+        body.extend_from_slice(&self.chain.0.to_le_bytes());
+        replace(media, dir, LOG, &wrap(LOG_MAGIC, &body))
+    }
+
+    pub(crate) fn load(media: &dyn Media, dir: &Path) -> Result<Option<Meta>, OpenError> {
+        let Some(body) = load(media, dir, LOG, LOG_MAGIC)? else {
+            return Ok(None);
+        };
+        if body.len() != 56 {
+            return Err(malformed(dir, LOG));
+        }
+        Ok(Some(Meta {
+            log: LogId::from_bytes(id_at(&body, 0)),
+            node: NodeId::from_bytes(id_at(&body, 16)),
+            birth: Lsn(u64_at(&body, 32)),
+            chain: ChainHash(u128::from_le_bytes(id_at(&body, 40))),
+        }))
+    }
+}
+
+pub(crate) fn store_epochs(media: &dyn Media, dir: &Path, epochs: &[EpochStart]) -> io::Result<()> {
+    let mut body = Vec::with_capacity(8 + epochs.len() * EPOCH_LEN);
+    body.extend_from_slice(&(epochs.len() as u64).to_le_bytes());
+    for start in epochs {
+        body.extend_from_slice(&start.epoch.number.to_le_bytes());
+        body.extend_from_slice(&start.epoch.id.to_le_bytes());
+        body.extend_from_slice(&start.begin.0.to_le_bytes());
+    }
+    replace(media, dir, EPOCHS, &wrap(EPOCHS_MAGIC, &body))
+}
+
+pub(crate) fn load_epochs(
+    media: &dyn Media,
+    dir: &Path,
+) -> Result<Option<Vec<EpochStart>>, OpenError> {
+    let Some(body) = load(media, dir, EPOCHS, EPOCHS_MAGIC)? else {
+        return Ok(None);
+    };
+    if body.len() < 8
+        || (body.len() - 8) % EPOCH_LEN != 0
+        || u64_at(&body, 0) != ((body.len() - 8) / EPOCH_LEN) as u64
+    {
+        return Err(malformed(dir, EPOCHS));
+    }
+    let epochs = body[8..].chunks_exact(EPOCH_LEN).map(|e| EpochStart {
+        epoch: Epoch {
+            number: u64_at(e, 0),
+            id: u64_at(e, 8),
+        },
+        begin: Lsn(u64_at(e, 16)),
+    });
+    Ok(Some(epochs.collect()))
+}
+
+pub(crate) fn store_slots<'a>(
+    media: &dyn Media,
+    dir: &Path,
+    slots: impl ExactSizeIterator<Item = &'a Slot>,
+) -> io::Result<()> {
+    let mut body = Vec::new();
+    body.extend_from_slice(&(slots.len() as u64).to_le_bytes());
+    for slot in slots {
+        body.extend_from_slice(&slot.position.0.to_le_bytes());
+        body.extend_from_slice(&u32::from(slot.lost).to_le_bytes());
+        body.extend_from_slice(&(slot.name.len() as u32).to_le_bytes());
+        body.extend_from_slice(slot.name.as_bytes());
+    }
+    replace(media, dir, SLOTS, &wrap(SLOTS_MAGIC, &body))
+}
+
+pub(crate) fn load_slots(media: &dyn Media, dir: &Path) -> Result<Vec<Slot>, OpenError> {
+    let Some(body) = load(media, dir, SLOTS, SLOTS_MAGIC)? else {
+        return Ok(Vec::new());
+    };
+    let bad = || malformed(dir, SLOTS);
+    let mut rest = body.get(8..).ok_or_else(bad)?;
+    let mut slots = Vec::new();
+    for _ in 0..u64_at(&body, 0) {
+        let head = rest.get(..16).ok_or_else(bad)?;
+        let name_len = u32_at(head, 12) as usize;
+        let name = rest
+            .get(16..)
+            .and_then(|r| r.get(..name_len))
+            .ok_or_else(bad)?;
+        slots.push(Slot {
+            name: String::from_utf8(name.to_vec()).map_err(|_| bad())?,
+            position: Lsn(u64_at(head, 0)),
+            lost: head[8] & 1 != 0,
+        });
+        rest = &rest[16 + name_len..];
+    }
+    if !rest.is_empty() {
+        return Err(bad());
+    }
+    Ok(slots)
+}

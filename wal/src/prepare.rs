@@ -1,0 +1,77 @@
+//! Making files ready before they are needed (W8, S1).
+//!
+//! A new file is made as `<id>.tmp` (space allocated and zeroed), its header synced, renamed to
+//! `<id>.seg`, the directory synced. A released file keeps its space: its header is reset under a new id
+//! and synced, then it is renamed. A crash in between leaves a `.tmp` that open removes, or a prepared file under
+//! its old name: the header decides what a file is, not the name.
+
+use crate::media::Media;
+use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
+use std::io;
+use std::path::Path;
+
+/// Header sector and two empty mark sectors.
+fn fresh_head(identity: Identity) -> [u8; 3 * SECTOR] {
+    let mut head = [0; 3 * SECTOR];
+    let header = SegmentHeader {
+        identity,
+        active: None,
+        chain: None,
+    };
+    head[..SECTOR].copy_from_slice(&header.encode());
+    head
+}
+
+/// Makes a new file.
+pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::Result<Prepared> {
+    let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
+    let path = dir.join(file_name(identity.id));
+    let made = (|| {
+        let file = media.create(&tmp, identity.bytes)?;
+        file.write_all_at(&fresh_head(identity), 0)?;
+        file.sync()?;
+        media.rename(&tmp, &path)?;
+        media.sync_dir(dir)?;
+        let map = file.map(identity.bytes as usize)?;
+        Ok(Prepared {
+            identity,
+            path: path.clone(),
+            file,
+            map,
+        })
+    })();
+    if made.is_err() {
+        // Best effort: open removes what stays. After a failed rename or sync either name may be there.
+        let _ = media.remove(&tmp);
+        let _ = media.remove(&path);
+    }
+    made
+}
+
+/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity.
+pub(crate) fn recycle(
+    media: &dyn Media,
+    dir: &Path,
+    from: &Path,
+    identity: Identity,
+) -> io::Result<Prepared> {
+    let path = dir.join(file_name(identity.id));
+    let file = media.open_rw(from)?;
+    file.write_all_at(&fresh_head(identity), 0)?;
+    file.sync()?;
+    media.rename(from, &path)?;
+    media.sync_dir(dir)?;
+    let map = file.map(identity.bytes as usize)?;
+    Ok(Prepared {
+        identity,
+        path,
+        file,
+        map,
+    })
+}
+
+/// Populates the beginning of a prepared file for writing.
+pub(crate) fn warm(prepared: &Prepared, window: u64) {
+    let len = prepared.identity.bytes.min(FRAMES_AT + window);
+    prepared.map.populate(0, len as usize);
+}

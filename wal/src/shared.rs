@@ -1,0 +1,300 @@
+//! What all handles, workers and reservations of a log share.
+//!
+//! | rank | lock               | guards                              | while held                        |
+//! |------|--------------------|-------------------------------------|-----------------------------------|
+//! |    1 | `Shared::append`   | the order of LSNs, the active segment, prepared ones | nothing that blocks; may wait on `room` |
+//! |    2 | `Shared::retention`| release point, slots, readers' pins | nothing that blocks               |
+//! |    3 | `Shared::table`    | the list of segments                | nothing that blocks               |
+//! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
+//! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
+//! |    - | `Shared::slots_file`, `Shared::marks` | the writing of those | file calls; taken with no other held |
+//!
+//! The group's leadership is like a lock too: the leader syncs, takes `table` for a moment, and calls the watchers
+//! after it has handed over.
+
+use crate::error::{LogError, Poison};
+use crate::frame::Header;
+use crate::ids::{EpochStart, Lsn, SegmentId};
+use crate::log::{Slot, Watcher};
+use crate::media::LockGuard;
+use crate::meta::Meta;
+use crate::options::{LogOptions, Workers as WorkerMode};
+use crate::segment::{Identity, Prepared, Segment};
+use esker_sync::bell::Bell;
+use esker_sync::group::CommitGroup;
+use esker_sync::tail::{Tail, Turn, Words};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Rank 1.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) turn: Turn,
+    pub(crate) active: Option<Arc<Segment>>,
+    pub(crate) prepared: VecDeque<Prepared>,
+    /// Why no segment could be prepared; healed by the next that can.
+    pub(crate) no_space: Option<Arc<io::Error>>,
+    pub(crate) closed: bool,
+    /// An epoch is being begun: nobody else reserves.
+    pub(crate) held: bool,
+    /// Whether this node opens epochs and appends by itself.
+    pub(crate) writer: bool,
+    pub(crate) appends: u64,
+    pub(crate) rotations: u64,
+}
+
+/// Rank 2.
+#[derive(Debug, Default)]
+pub(crate) struct Retention {
+    pub(crate) release: Lsn,
+    pub(crate) slots: BTreeMap<String, Slot>,
+    /// The slots changed since they were written.
+    pub(crate) slots_dirty: bool,
+    pub(crate) pins: BTreeMap<u64, Arc<AtomicU64>>,
+    pub(crate) next_pin: u64,
+}
+
+/// Functions to be called when something moves.
+#[derive(Default)]
+pub(crate) struct Watchers {
+    count: AtomicUsize,
+    list: Mutex<Vec<(u64, Watcher)>>,
+    next: AtomicU64,
+}
+
+impl std::fmt::Debug for Watchers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watchers")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watchers {
+    pub(crate) fn add(&self, watcher: Watcher) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut list = self.list.lock();
+        list.push((id, watcher));
+        self.count.store(list.len(), Ordering::Release);
+        id
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        let mut list = self.list.lock();
+        list.retain(|(other, _)| *other != id);
+        self.count.store(list.len(), Ordering::Release);
+    }
+
+    /// Calls them, outside of the lock.
+    pub(crate) fn call(&self) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let list: Vec<Watcher> = self.list.lock().iter().map(|(_, w)| w.clone()).collect();
+        for watcher in list {
+            watcher();
+        }
+    }
+}
+
+/// Counters that no lock guards.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) voids: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) sync_nanos: AtomicU64,
+    pub(crate) stalls: AtomicU64,
+    pub(crate) recycled: AtomicU64,
+}
+
+/// The last mark that reached the disk outside of a frame.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    pub(crate) sequence: u64,
+    pub(crate) synced: Lsn,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    // Fixed.
+    pub(crate) dir: PathBuf,
+    pub(crate) options: LogOptions,
+    pub(crate) meta: Meta,
+    /// Where appends began in this life.
+    pub(crate) opened_at: Lsn,
+    // Positions.
+    pub(crate) tail: Tail,
+    /// Its position is `synced`.
+    pub(crate) group: CommitGroup,
+    pub(crate) oldest: AtomicU64,
+    // Locks; see the module for their order.
+    pub(crate) append: Mutex<Append>,
+    /// With `append`: room came back, or the end came.
+    pub(crate) room: Condvar,
+    pub(crate) room_wanted: AtomicBool,
+    pub(crate) retention: Mutex<Retention>,
+    pub(crate) table: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) epochs: Mutex<Vec<EpochStart>>,
+    pub(crate) chores: Mutex<Chores>,
+    pub(crate) slots_file: Mutex<()>,
+    pub(crate) marks: Mutex<Marks>,
+    /// Free once closed (W9).
+    pub(crate) dir_lock: Mutex<Option<Box<dyn LockGuard>>>,
+    // Ends.
+    pub(crate) poison: OnceLock<Poison>,
+    pub(crate) closed: AtomicBool,
+    // Flusher.
+    pub(crate) flush_bell: Bell,
+    pub(crate) requested: AtomicU64,
+    /// Synced since the last idle mark.
+    pub(crate) unmarked: AtomicBool,
+    pub(crate) synced_at: AtomicU64,
+    // Preparer.
+    pub(crate) prepare_bell: Bell,
+    /// LSN up to which the active segment's window is populated for writing.
+    pub(crate) populated: AtomicU64,
+    /// Some closed segment still has its mapping; changed under `table`.
+    pub(crate) closing: AtomicBool,
+    // Watchers.
+    pub(crate) watchers: Watchers,
+    pub(crate) room_watchers: Watchers,
+    pub(crate) counters: Counters,
+}
+
+/// What the preparer has to do; whoever holds it does it.
+#[derive(Debug, Default)]
+pub(crate) struct Chores {
+    /// Prepared files found at open, not yet under a new id.
+    pub(crate) spares: Vec<PathBuf>,
+    pub(crate) next_id: u64,
+    /// When preparing may be tried again after a failure, by the log's clock.
+    pub(crate) retry_at: Option<std::time::Duration>,
+}
+
+impl Shared {
+    pub(crate) fn stepped(&self) -> bool {
+        self.options.workers == WorkerMode::Stepped
+    }
+
+    pub(crate) fn synced(&self) -> Lsn {
+        Lsn(self.group.position().get())
+    }
+
+    /// Looks how far the log is published.
+    pub(crate) fn published(&self) -> Lsn {
+        Lsn(self.tail.advance(&mut TableWords {
+            table: &self.table,
+            at: None,
+        }))
+    }
+
+    pub(crate) fn reserved(&self) -> Lsn {
+        Lsn(self.tail.reserved())
+    }
+
+    pub(crate) fn identity(&self, id: SegmentId) -> Identity {
+        Identity {
+            log: self.meta.log,
+            node: self.meta.node,
+            id,
+            bytes: self.options.segment_bytes,
+        }
+    }
+
+    pub(crate) fn current_epoch(&self) -> Option<EpochStart> {
+        self.epochs.lock().last().copied()
+    }
+
+    /// The error of one who comes or waits after the end.
+    pub(crate) fn ended(&self) -> LogError {
+        match self.poison.get() {
+            Some(poison) => LogError::Poisoned(poison.clone()),
+            None => LogError::Closed,
+        }
+    }
+
+    /// Poisons the log (W6): nothing is acknowledged from here on.
+    pub(crate) fn poison(&self, doing: &'static str, path: &Path, source: io::Error) -> Poison {
+        let poison = Poison {
+            doing,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        };
+        if self.poison.set(poison.clone()).is_ok() {
+            tracing::error!(%poison, "log poisoned");
+        }
+        self.end_waits();
+        self.poison.get().expect("set above").clone()
+    }
+
+    /// Wakes everybody who waits for something that will not come any more.
+    pub(crate) fn end_waits(&self) {
+        self.tail.stop();
+        self.group.stop();
+        // Under the lock: who tests for the end before sleeping on `room` does so under it.
+        drop(self.append.lock());
+        self.room.notify_all();
+        self.watchers.call();
+        self.room_watchers.call();
+    }
+
+    /// Room may have come back.
+    pub(crate) fn room_came(&self) {
+        if self.room_wanted.swap(false, Ordering::AcqRel) {
+            drop(self.append.lock());
+            self.room.notify_all();
+            self.room_watchers.call();
+        }
+    }
+
+    /// The segment that holds `lsn`, or will.
+    pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<Arc<Segment>> {
+        find(&self.table.read(), lsn).cloned()
+    }
+
+    pub(crate) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+        move |source| LogError::Io {
+            doing,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+/// The last segment whose base is at or below `lsn`.
+pub(crate) fn find(table: &[Arc<Segment>], lsn: Lsn) -> Option<&Arc<Segment>> {
+    table[..table.partition_point(|s| s.base() <= lsn)].last()
+}
+
+/// The words of frames, wherever their segments are.
+pub(crate) struct TableWords<'a> {
+    pub(crate) table: &'a RwLock<Vec<Arc<Segment>>>,
+    pub(crate) at: Option<Arc<Segment>>,
+}
+
+impl Words for TableWords<'_> {
+    fn load(&mut self, at: u64, f: impl Fn(&AtomicU64) -> u64) -> Option<u64> {
+        let at = Lsn(at);
+        if self
+            .at
+            .as_ref()
+            .is_none_or(|s| s.end() <= at || s.base() > at)
+        {
+            self.at = find(&self.table.read(), at).cloned();
+        }
+        let segment = self.at.as_ref()?;
+        // A segment without a mapping was published and synced to its end.
+        if segment.end() <= at || segment.map().is_none() {
+            return None;
+        }
+        segment.frame_word(at).map(f)
+    }
+
+    fn span(word: u64) -> u64 {
+        Header::span(word)
+    }
+}

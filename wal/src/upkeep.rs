@@ -1,0 +1,372 @@
+//! The preparer's work: segments ahead of need, footers, mappings given back, released segments
+//! recycled, slots written.
+//!
+//! - U1: footers are written in order, each from the chain hash of the one before; no append or sync waits
+//!   for them, and recovery writes those that are missing (by leaving them to this worker).
+//! - U2: a segment is removed only when it is closed, synced, below every position that holds it, and the
+//!   next has the chain hash at its base in its header, synced (W4).
+//! - U3: a file that a reader still has open is removed, not recycled.
+
+use crate::cursor::{Cursor, Step};
+use crate::error::LogError;
+use crate::frame::fold;
+use crate::ids::{ChainHash, Lsn, SegmentId};
+use crate::meta;
+use crate::prepare;
+use crate::segment::{FOOTER_LEN, Footer, SECTOR, Segment};
+use crate::shared::{Chores, Retention, Shared};
+use esker_sync::stop::StopToken;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Recycled files kept beyond the segments prepared ahead.
+const RECYCLED_AHEAD: usize = 4;
+/// Slack from which giving it back is worth a call.
+const PUNCH_MIN: u64 = 1 << 20;
+/// Between two tries to prepare a segment on a full disk.
+const RETRY: Duration = Duration::from_millis(200);
+/// A slot that moved is on disk after this at the latest.
+const SLOTS_EVERY: Duration = Duration::from_millis(500);
+
+impl Shared {
+    /// Prepares one segment if fewer are ready than wanted; false when there was nothing to do or it failed.
+    pub(crate) fn prepare_one(&self) -> bool {
+        let mut chores = self.chores.lock();
+        let ready = self.append.lock().prepared.len();
+        if ready >= self.options.segments_ahead.max(1) {
+            return false;
+        }
+        let now = self.options.clock.now();
+        if !self.stepped() && chores.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        let identity = self.identity(SegmentId(chores.next_id));
+        chores.next_id += 1;
+        let media = &*self.options.media;
+        let made = match chores.spares.pop() {
+            Some(from) => prepare::recycle(media, &self.dir, &from, identity),
+            None => prepare::create(media, &self.dir, identity),
+        };
+        match made {
+            Ok(prepared) => {
+                prepare::warm(&prepared, crate::append::POPULATE_WINDOW);
+                chores.retry_at = None;
+                self.offer(prepared);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(dir = %self.dir.display(), %error, "no segment could be prepared");
+                chores.retry_at = Some(now + RETRY);
+                self.append.lock().no_space = Some(Arc::new(error));
+                // Those who wait get the error instead.
+                self.room.notify_all();
+                false
+            }
+        }
+    }
+
+    /// Puts a prepared segment into the queue.
+    fn offer(&self, prepared: crate::segment::Prepared) {
+        let mut append = self.append.lock();
+        append.prepared.push_back(prepared);
+        append.no_space = None;
+        drop(append);
+        self.room.notify_all();
+        self.room_came();
+    }
+
+    /// The chain hash at the base of `segment`.
+    pub(crate) fn chain_base(&self, segment: &Arc<Segment>) -> Result<ChainHash, LogError> {
+        if let Some(chain) = segment.chain.get() {
+            return Ok(*chain);
+        }
+        if segment.base() == self.meta.birth {
+            return Ok(*segment.chain.get_or_init(|| self.meta.chain));
+        }
+        let before = {
+            let table = self.table.read();
+            let at = table.partition_point(|s| s.base() < segment.base());
+            at.checked_sub(1).map(|at| table[at].clone())
+        };
+        let before = before.ok_or_else(|| LogError::Released {
+            lsn: segment.base(),
+            oldest: Lsn(self.oldest.load(Ordering::Acquire)),
+        })?;
+        let footer = self.footer_of(&before)?;
+        Ok(*segment.chain.get_or_init(|| footer.chain))
+    }
+
+    /// The footer of a closed segment whose frames are all published, computed where it is not known.
+    fn footer_of(&self, segment: &Arc<Segment>) -> Result<Footer, LogError> {
+        if let Some(footer) = segment.footer.get() {
+            return Ok(*footer);
+        }
+        let chain = self.chain_base(segment)?;
+        let footer = self.fold_to(segment, chain, segment.end())?;
+        Ok(*segment.footer.get_or_init(|| footer))
+    }
+
+    /// Folds the frames of `segment` below `end`, which is published.
+    pub(crate) fn fold_to(
+        &self,
+        segment: &Segment,
+        chain: ChainHash,
+        end: Lsn,
+    ) -> Result<Footer, LogError> {
+        let base = segment.base();
+        let mut footer = Footer {
+            base,
+            end: base,
+            chain,
+            frames: 0,
+            punched: false,
+        };
+        let mut cursor = Cursor::new(segment);
+        while footer.end < end {
+            let step = cursor
+                .read(footer.end, end)
+                .map_err(Shared::io_error("reading", &segment.path))?;
+            match step {
+                Step::Frame { header, .. } => {
+                    footer.chain = fold(footer.chain, segment.active.epoch.epoch, &header);
+                    footer.end = header.end();
+                    footer.frames += 1;
+                }
+                Step::Broken(broken) => {
+                    return Err(LogError::Corrupt {
+                        path: segment.path.clone(),
+                        at: footer.end,
+                        what: broken.what.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(footer)
+    }
+
+    /// Writes the footer of the oldest closed segment that lacks one; false when there is none.
+    fn write_a_footer(&self) -> Result<bool, LogError> {
+        let published = self.published();
+        let Some(segment) = self
+            .table
+            .read()
+            .iter()
+            .find(|s| s.end() <= published && !s.footer_written.load(Ordering::Acquire))
+            .cloned()
+        else {
+            return Ok(false);
+        };
+        let mut footer = self.footer_of(&segment)?;
+        let slack = segment.capacity_end().since(footer.end);
+        footer.punched = slack >= PUNCH_MIN && segment.end() <= self.synced();
+        let at = segment.identity.bytes - FOOTER_LEN;
+        segment
+            .file
+            .write_all_at(&footer.encode(segment.identity.id), at)
+            .map_err(Shared::io_error("writing the footer of", &segment.path))?;
+        if footer.punched {
+            // A file with a hole must never be taken for a whole one: the flag first.
+            segment
+                .file
+                .sync()
+                .map_err(|e| LogError::Poisoned(self.poison("syncing", &segment.path, e)))?;
+            // Best effort: slack that stays is not wrong, only wasted.
+            let from = segment.offset(footer.end).next_multiple_of(4096);
+            let until = at / 4096 * 4096;
+            if until > from {
+                let _ = segment.file.punch(from, until - from);
+            }
+        }
+        segment.footer_written.store(true, Ordering::Release);
+        Ok(true)
+    }
+
+    /// Gives the mapping of the oldest segment back that needs it no more.
+    fn unmap_one(&self) -> bool {
+        let synced = self.synced();
+        let mut table = self.table.write();
+        let place = table.iter_mut().find(|s| {
+            s.map().is_some() && s.end() <= synced && s.footer_written.load(Ordering::Acquire)
+        });
+        let Some(place) = place else {
+            if !table.iter().any(|s| s.map().is_some() && s.is_closed()) {
+                self.closing.store(false, Ordering::Release);
+            }
+            return false;
+        };
+        let closed = Arc::new(place.unmapped());
+        let mapped = std::mem::replace(place, closed);
+        drop(table);
+        // Unmapping takes a while: not under the lock.
+        drop(mapped);
+        true
+    }
+
+    /// The LSN below which nothing is needed any more.
+    fn floor(&self, retention: &mut Retention) -> Lsn {
+        let reserved = self.reserved();
+        let synced = self.synced();
+        let mut floor = retention
+            .release
+            .min(synced)
+            .min(Lsn(reserved.0.saturating_sub(self.options.keep_bytes)));
+        for pin in retention.pins.values() {
+            floor = floor.min(Lsn(pin.load(Ordering::Acquire)));
+        }
+        let cap = self.options.slot_bytes_max;
+        let mut lost = false;
+        for slot in retention.slots.values_mut().filter(|s| !s.lost) {
+            if reserved.0.saturating_sub(slot.position.0) > cap {
+                tracing::warn!(slot = slot.name, position = %slot.position, "slot is past its cap and lost");
+                slot.lost = true;
+                lost = true;
+            } else {
+                floor = floor.min(slot.position);
+            }
+        }
+        retention.slots_dirty |= lost;
+        floor
+    }
+
+    /// Removes the oldest segment if nothing holds it; recycles its file where another is wanted.
+    fn release_one(&self, chores: &mut Chores) -> Result<bool, LogError> {
+        let floor = self.floor(&mut self.retention.lock());
+        let (oldest, next) = {
+            let table = self.table.read();
+            let [oldest, next, ..] = &table[..] else {
+                return Ok(false);
+            };
+            let done = oldest.end() <= floor
+                && oldest.map().is_none()
+                && oldest.footer_written.load(Ordering::Acquire);
+            if !done {
+                return Ok(false);
+            }
+            (oldest.clone(), next.clone())
+        };
+        // A slot found lost is lost on disk before the log is.
+        self.write_slots()?;
+        let chain = self.chain_base(&next)?;
+        next.file
+            .write_all_at(&next.header(chain).encode(), 0)
+            .map_err(Shared::io_error("writing the header of", &next.path))?;
+        next.file
+            .sync()
+            .map_err(|e| LogError::Poisoned(self.poison("syncing", &next.path, e)))?;
+        {
+            // Who takes a slot or a pin tests `oldest` under this lock: it comes before, and holds, or after.
+            let mut retention = self.retention.lock();
+            if self.floor(&mut retention) < oldest.end() {
+                return Ok(false);
+            }
+            self.table.write().remove(0);
+            self.oldest.store(next.base().0, Ordering::Release);
+        }
+        let ready = self.append.lock().prepared.len();
+        let whole = oldest.identity.bytes == self.options.segment_bytes
+            && !oldest.footer.get().is_some_and(|f| f.punched);
+        let wanted = ready < self.options.segments_ahead + RECYCLED_AHEAD;
+        let path = oldest.path.clone();
+        // Nobody can get at it any more; who had it (a reader, or a reservation through the mapped segment that
+        // this one replaced in the table) still shares the file.
+        let alone = Arc::strong_count(&oldest.file) == 1 && Arc::strong_count(&oldest) == 1;
+        drop(oldest);
+        let media = &*self.options.media;
+        if whole && wanted && alone {
+            let identity = self.identity(SegmentId(chores.next_id));
+            chores.next_id += 1;
+            let prepared = prepare::recycle(media, &self.dir, &path, identity)
+                .map_err(Shared::io_error("recycling", &path))?;
+            prepare::warm(&prepared, crate::append::POPULATE_WINDOW);
+            self.counters.recycled.fetch_add(1, Ordering::Relaxed);
+            self.offer(prepared);
+        } else {
+            media
+                .remove(&path)
+                .map_err(Shared::io_error("removing", &path))?;
+            media
+                .sync_dir(&self.dir)
+                .map_err(Shared::io_error("syncing", &self.dir))?;
+        }
+        Ok(true)
+    }
+
+    /// Writes the slots if they changed.
+    pub(crate) fn write_slots(&self) -> Result<(), LogError> {
+        let _file = self.slots_file.lock();
+        let slots: Vec<_> = {
+            let mut retention = self.retention.lock();
+            if !std::mem::take(&mut retention.slots_dirty) {
+                return Ok(());
+            }
+            retention.slots.values().cloned().collect()
+        };
+        meta::store_slots(&*self.options.media, &self.dir, slots.iter()).map_err(|source| {
+            self.retention.lock().slots_dirty = true;
+            Shared::io_error("writing the slots in", &self.dir)(source)
+        })
+    }
+
+    /// One piece of the preparer's work. False when there is none, or the one there is fails for now.
+    pub(crate) fn upkeep_step(&self) -> bool {
+        if self.poison.get().is_some() {
+            return false;
+        }
+        if self.prepare_one() {
+            return true;
+        }
+        self.populate_ahead();
+        let mut chores = self.chores.lock();
+        let done =
+            (|| Ok(self.write_a_footer()? || self.unmap_one() || self.release_one(&mut chores)?))();
+        done.unwrap_or_else(|error: LogError| {
+            tracing::warn!(%error, "log upkeep");
+            false
+        })
+    }
+
+    /// The preparer thread.
+    pub(crate) fn run_preparer(&self, stop: &StopToken) {
+        let mut slots_at = Instant::now() + SLOTS_EVERY;
+        while !stop.is_stopped() {
+            if self.upkeep_step() {
+                continue;
+            }
+            let dirty = self.retention.lock().slots_dirty;
+            if dirty && Instant::now() >= slots_at {
+                if let Err(error) = self.write_slots() {
+                    tracing::warn!(%error, "log slots");
+                }
+                slots_at = Instant::now() + SLOTS_EVERY;
+                continue;
+            }
+            let retry = self.chores.lock().retry_at.map(|at| {
+                Instant::now()
+                    + at.saturating_sub(self.options.clock.now())
+                    + Duration::from_millis(1)
+            });
+            let slots = dirty.then_some(slots_at);
+            let deadline = match (retry, slots) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            self.prepare_bell.wait(deadline);
+        }
+    }
+
+    /// Whether the log still holds `position`. Taken under the retention lock, the answer stays true for whom a
+    /// slot or pin is registered there.
+    pub(crate) fn holdable(&self, _: &Retention, position: Lsn) -> Result<(), LogError> {
+        let oldest = Lsn(self.oldest.load(Ordering::Acquire));
+        if position < oldest {
+            return Err(LogError::Released {
+                lsn: position,
+                oldest,
+            });
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(FOOTER_LEN == SECTOR as u64);
