@@ -63,7 +63,10 @@ pub trait Media: Send + Sync + fmt::Debug {
 pub trait LockGuard: Send + Sync + fmt::Debug {}
 
 /// An open file.
-#[expect(clippy::len_without_is_empty, reason = "no caller asks whether a file is empty")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "no caller asks whether a file is empty"
+)]
 pub trait MediaFile: Send + Sync + fmt::Debug {
     /// Bytes.
     fn len(&self) -> io::Result<u64>;

@@ -1,0 +1,304 @@
+//! What the log promises (W1-W10), on files of the operating system.
+
+use esker_wal::*;
+use std::path::Path;
+use std::time::Duration;
+
+fn options(segment_bytes: u64) -> LogOptions {
+    LogOptions {
+        create: Some(Create {
+            log: LogId(7),
+            node: NodeId(9),
+            base: Lsn::ZERO,
+        }),
+        segment_bytes,
+        ..LogOptions::default()
+    }
+}
+
+fn open(dir: &Path) -> (Log, Recovered) {
+    Log::open(dir, options(16 << 10)).unwrap()
+}
+
+fn payloads(log: &Log, from: Lsn) -> Vec<(Lsn, Vec<u8>)> {
+    let mut reader = log.reader(from, ReadLimit::Published).unwrap();
+    let mut out = Vec::new();
+    while let Some(frame) = reader.next().unwrap() {
+        if frame.header.kind == Kind::Data {
+            out.push((frame.header.lsn, frame.payload.to_vec()));
+        }
+    }
+    out
+}
+
+/// W1, W5, W10.
+#[test]
+fn synced_appends_are_there_after_reopening_each_at_its_own_lsn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, recovered) = open(dir.path());
+    assert!(recovered.created);
+    let mut expected = Vec::new();
+    for n in 0..500_u32 {
+        let payload = vec![n as u8; (n as usize * 7) % 300];
+        let appended = log
+            .append(&[&payload[..payload.len() / 2], &payload[payload.len() / 2..]])
+            .unwrap();
+        expected.push((appended.lsn, payload));
+        if n % 50 == 0 {
+            log.sync_up_to(appended.end).unwrap();
+            assert!(log.synced() >= appended.end);
+        }
+    }
+    assert_eq!(payloads(&log, Lsn::ZERO), expected);
+    let chain = log.chain_at(log.published()).unwrap();
+    log.close().unwrap();
+    log.close().unwrap();
+    assert!(matches!(log.append(&[b"late"]), Err(LogError::Closed)));
+
+    let (log, recovered) = open(dir.path());
+    assert!(recovered.clean && !recovered.created, "{recovered:?}");
+    assert_eq!(log.epochs().len(), 1, "a clean close keeps the epoch");
+    assert_eq!(payloads(&log, Lsn::ZERO), expected);
+    assert_eq!(log.chain_at(log.published()).unwrap(), chain);
+    log.append(&[b"more"]).unwrap();
+}
+
+/// W3, W5: what a killed process leaves.
+#[test]
+fn a_log_that_was_not_closed_keeps_what_was_published_and_begins_an_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    for n in 0..200_u32 {
+        log.append(&[&n.to_le_bytes(), &[1; 200]]).unwrap();
+    }
+    let expected = payloads(&log, Lsn::ZERO);
+    assert_eq!(expected.len(), 200);
+    // The files as they are, without a close.
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    for round in 2..6 {
+        let (log, recovered) = open(copy.path());
+        assert!(!recovered.clean);
+        assert_eq!(payloads(&log, Lsn::ZERO), expected);
+        assert_eq!(log.epochs().len(), round);
+        assert_eq!(log.epoch().number, 1);
+        let again = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(copy.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), again.path().join(entry.file_name())).unwrap();
+        }
+        drop(log);
+        for entry in std::fs::read_dir(copy.path()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        for entry in std::fs::read_dir(again.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// W1, W2.
+#[test]
+fn many_threads_append_and_sync_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let threads: Vec<_> = (0..8_u32)
+        .map(|t| {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                for n in 0..100_u32 {
+                    let appended = log
+                        .append(&[&t.to_le_bytes(), &n.to_le_bytes(), &[7; 90]])
+                        .unwrap();
+                    log.sync_up_to(appended.end).unwrap();
+                    assert!(log.synced() >= appended.end);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(payloads(&log, Lsn::ZERO).len(), 800);
+    let stats = log.stats();
+    assert!(stats.syncs <= 900 && stats.rotations > 3, "{stats:?}");
+    log.close().unwrap();
+}
+
+/// W8: a reservation that is given up.
+#[test]
+fn a_dropped_reservation_becomes_a_void_frame_and_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let given_up = log.reserve(100).unwrap();
+    let short = log.reserve(10).unwrap();
+    let kept = log.append(&[b"kept"]).unwrap();
+    drop(given_up);
+    assert!(matches!(
+        short.publish(&[b"9 bytes.."]),
+        Err(LogError::WrongLength {
+            got: 9,
+            reserved: 10
+        })
+    ));
+    log.sync_up_to(kept.end).unwrap();
+    assert_eq!(payloads(&log, Lsn::ZERO), [(kept.lsn, b"kept".to_vec())]);
+    assert_eq!(log.stats().voids, 2);
+}
+
+/// W9.
+#[test]
+fn a_directory_is_opened_once_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    assert!(matches!(
+        Log::open(dir.path(), options(16 << 10)),
+        Err(OpenError::Locked { .. })
+    ));
+    log.close().unwrap();
+    open(dir.path());
+}
+
+/// Slots hold segments back; release recycles.
+#[test]
+fn released_segments_are_recycled_and_slots_hold_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    log.set_slot("replica", Lsn::ZERO).unwrap();
+    let mut last = Lsn::ZERO;
+    for _ in 0..400 {
+        last = log.append(&[&[3; 500]]).unwrap().end;
+    }
+    log.sync_up_to(last).unwrap();
+    log.release(last);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(log.oldest(), Lsn::ZERO);
+    log.set_slot("replica", last).unwrap();
+    let begun = std::time::Instant::now();
+    while log.stats().segments > 1 && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(
+        log.oldest() > Lsn::ZERO && log.stats().recycled > 0,
+        "{:?}",
+        log.stats()
+    );
+    let chain = log.chain_at(last).unwrap();
+    for _ in 0..400 {
+        last = log.append(&[&[4; 500]]).unwrap().end;
+    }
+    let data = payloads(&log, log.oldest());
+    assert!(data.len() >= 400);
+    let oldest = log.oldest();
+    log.close().unwrap();
+    let (log, _) = open(dir.path());
+    assert_eq!(log.oldest(), oldest);
+    assert_eq!(payloads(&log, oldest), data);
+    assert!(log.chain_at(last).is_ok() && chain != log.chain_at(last).unwrap());
+    assert_eq!(log.slots()[0].name, "replica");
+    assert!(matches!(
+        log.reader(Lsn::ZERO, ReadLimit::Synced),
+        Err(LogError::Released { .. })
+    ));
+}
+
+/// A tailing reader sees what comes, and the end.
+#[test]
+fn a_tailing_reader_waits_for_more_and_ends_with_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let mut reader = log.reader(log.published(), ReadLimit::Synced).unwrap();
+    assert!(
+        reader
+            .next_wait(Some(Duration::from_millis(5)))
+            .unwrap()
+            .is_none()
+    );
+    let thread = std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        loop {
+            match reader.next_wait(None) {
+                Ok(Some(frame)) => seen.push(frame.payload.to_vec()),
+                Ok(None) => unreachable!("no timeout was given"),
+                Err(LogError::Closed) => return seen,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    for n in 0..100_u32 {
+        let appended = log.append(&[&n.to_le_bytes(), &[0; 300]]).unwrap();
+        log.sync_up_to(appended.end).unwrap();
+    }
+    // The reader may be behind: wait until it pins nothing below the end.
+    std::thread::sleep(Duration::from_millis(200));
+    log.close().unwrap();
+    assert_eq!(thread.join().unwrap().len(), 100);
+}
+
+/// R1's half in the log: a follower takes the very frames, at the same LSNs.
+#[test]
+fn a_follower_holds_the_same_frames_and_chain_and_can_be_promoted() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (primary, _) = open(a.path());
+    let follower_options = || LogOptions {
+        role: OpenRole::Follower,
+        create: Some(Create {
+            log: LogId(7),
+            node: NodeId(10),
+            base: Lsn::ZERO,
+        }),
+        ..options(32 << 10)
+    };
+    let (follower, _) = Log::open(b.path(), follower_options()).unwrap();
+    assert!(matches!(
+        follower.append(&[b"own"]),
+        Err(LogError::NotWriter)
+    ));
+    for n in 0..300_u32 {
+        primary.append(&[&n.to_le_bytes(), &[5; 250]]).unwrap();
+    }
+    let mut reader = primary.reader(Lsn::ZERO, ReadLimit::Published).unwrap();
+    let ship = |reader: &mut Reader, follower: &Log| {
+        while let Some(frame) = reader.next().unwrap() {
+            let wire = WireFrame {
+                header: frame.header,
+                payload: &frame.payload,
+            };
+            follower.append_replicated(wire).unwrap();
+        }
+    };
+    ship(&mut reader, &follower);
+    assert_eq!(follower.epoch(), primary.epoch());
+    let end = primary.published();
+    assert_eq!(
+        follower.chain_at(end).unwrap(),
+        primary.chain_at(end).unwrap()
+    );
+    // A follower's restarts, clean or not, open no epoch.
+    follower.close().unwrap();
+    let (follower, recovered) = Log::open(b.path(), follower_options()).unwrap();
+    assert!(recovered.clean && recovered.end == end);
+    assert_eq!(follower.epochs(), primary.epochs());
+    for n in 0..300_u32 {
+        primary.append(&[&n.to_le_bytes(), &[6; 250]]).unwrap();
+    }
+    ship(&mut reader, &follower);
+    assert!(matches!(
+        follower.begin_epoch(1),
+        Err(LogError::NotNext { .. })
+    ));
+    let start = follower.begin_epoch(2).unwrap();
+    assert_eq!((follower.epoch(), start.epoch.number), (start.epoch, 2));
+    follower.append(&[b"mine"]).unwrap();
+    follower.close().unwrap();
+    let (follower, _) = Log::open(b.path(), options(32 << 10)).unwrap();
+    assert_eq!(follower.epochs().len(), 2);
+    assert_eq!(
+        payloads(&follower, start.begin),
+        [(start.begin.advance(56), b"mine".to_vec())]
+    );
+}
