@@ -195,7 +195,9 @@ mod tests {
                 for thread in 0..8_u8 {
                     let log = &log;
                     scope.spawn(move || {
-                        (0..50).for_each(|_| drop(log.append(&[thread; 99]).unwrap()))
+                        (0..50).for_each(|_| {
+                            log.append(&[thread; 99]).unwrap();
+                        })
                     });
                 }
             });
