@@ -8,12 +8,16 @@
 //! Not here: TLS, users and passwords, several databases, Lua, data types other than strings.
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod commands;
+pub mod config;
 pub mod control;
 pub mod engine;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod resp;
+pub mod roles;
 pub mod server;
 pub mod session;
 mod stats;

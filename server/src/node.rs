@@ -93,12 +93,34 @@ pub trait Peers: Send + Sync {
     fn position(&self, ack: Ack, n: usize) -> Lsn;
     /// Connected ones at or beyond `lsn`.
     fn count_at(&self, ack: Ack, lsn: Lsn) -> usize;
+    /// Where they connect.
+    fn endpoint(&self) -> Option<String> {
+        None
+    }
+    /// The safe position, to be sent along.
+    fn set_safe(&self, safe: Lsn) {
+        let _ = safe;
+    }
+    /// Somebody begins (true) or ends (false) to wait for durable acknowledgements.
+    fn want_durable(&self, wanted: bool) {
+        let _ = wanted;
+    }
+    /// Number of a newer epoch that was heard of (R4).
+    fn replaced_by(&self) -> Option<u64> {
+        None
+    }
+    /// Ends serving them. Blocks.
+    fn close(&self) {}
 }
 
 /// The primary of a replica.
 pub trait Upstream: Send + Sync {
     /// Host, port, link state, as ROLE shows them.
     fn link(&self) -> (String, u16, &'static str);
+    /// What the primary has synced and is not applied here, as last heard.
+    fn lag_bytes(&self) -> u64 {
+        0
+    }
     /// Ends following and makes this node the writer; the peers it then serves, if any. Blocks.
     fn promote(&self) -> Result<Option<Arc<dyn Peers>>, String>;
 }
@@ -250,6 +272,11 @@ impl Node {
         }
         if let Some(why) = self.failure() {
             return Err(WriteRefusal::Misconf(why));
+        }
+        if let Some(epoch) = self.peers().and_then(|peers| peers.replaced_by()) {
+            return Err(WriteRefusal::Misconf(format!(
+                "another node was promoted to epoch {epoch}; this one must not write any more"
+            )));
         }
         if self.too_few_replicas() {
             return Err(WriteRefusal::NoReplicas);

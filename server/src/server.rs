@@ -206,7 +206,11 @@ fn control_loop(
             && !shared.node.is_replica()
         {
             // What a stuck safe position still shows must survive compaction.
-            engine.store().keep_from(shared.node.safe());
+            let safe = shared.node.safe();
+            engine.store().keep_from(safe);
+            if let Some(peers) = shared.node.peers() {
+                peers.set_safe(safe);
+            }
         }
     }
 }
