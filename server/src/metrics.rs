@@ -323,9 +323,9 @@ impl Collector for Numbers {
                 log.sync_nanos,
             )?;
             counter(
-                "esker_log_synced_frames",
-                "Frames made durable",
-                log.synced_frames,
+                "esker_log_synced_bytes",
+                "Bytes of frames made durable",
+                log.synced_bytes,
             )?;
             counter("esker_log_stalls", "Appends that met a bound", log.stalls)?;
             counter("esker_log_rotations", "Segments begun", log.rotations)?;
