@@ -13,13 +13,11 @@
 
 use crate::SeqNo;
 use crate::batch::{BatchReader, Op};
-use crate::iter::{Cursor, RangeTombstone, RangeTombstones};
+use crate::iter::{Cursor, GrowingRanges, RangeTombstone};
 use crate::table::{KeyRef, TableError, VersionKind};
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 use esker_wal::Lsn;
-use parking_lot::Mutex;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
@@ -167,50 +165,7 @@ pub(crate) struct MemTable {
     map: SkipMap<Node, ()>,
     bytes: AtomicUsize,
     entries: AtomicU64,
-    ranges: Ranges,
-}
-
-/// Range tombstones: a list that writers append to, and the fragments that readers made of it.
-#[derive(Default)]
-struct Ranges {
-    /// Of `list`; stored with release after the push.
-    count: AtomicUsize,
-    list: Mutex<Vec<RangeTombstone>>,
-    /// Fragments of the first `.0` of `list`.
-    fragments: ArcSwapOption<(usize, Arc<RangeTombstones>)>,
-}
-
-impl Ranges {
-    fn push(&self, tombstone: RangeTombstone) {
-        let mut list = self.list.lock();
-        list.push(tombstone);
-        self.count.store(list.len(), Atomic::Release);
-    }
-
-    /// Fragments of everything pushed before the call; `None` when nothing was.
-    fn fragments(&self) -> Option<Arc<RangeTombstones>> {
-        // Acquire pairs with the release in `push`: who saw a write made sees its tombstone.
-        let count = self.count.load(Atomic::Acquire);
-        if count == 0 {
-            return None;
-        }
-        if let Some(made) = &*self.fragments.load()
-            && made.0 >= count
-        {
-            return Some(made.1.clone());
-        }
-        let list = self.list.lock();
-        // Made under the lock: of several readers that find it stale, one does the work.
-        if let Some(made) = &*self.fragments.load()
-            && made.0 >= list.len()
-        {
-            return Some(made.1.clone());
-        }
-        let made = Arc::new(RangeTombstones::new(list.clone()));
-        self.fragments
-            .store(Some(Arc::new((list.len(), made.clone()))));
-        Some(made)
-    }
+    ranges: GrowingRanges,
 }
 
 /// What a memtable or a table says about a key: its newest version there, or the tombstone over it.
@@ -266,7 +221,7 @@ impl MemTable {
             map: SkipMap::new(),
             bytes: AtomicUsize::new(0),
             entries: AtomicU64::new(0),
-            ranges: Ranges::default(),
+            ranges: GrowingRanges::default(),
         }
     }
 
@@ -297,7 +252,7 @@ impl MemTable {
 
     /// Holds neither a version nor a range tombstone.
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.is_empty() && self.ranges.count.load(Atomic::Acquire) == 0
+        self.map.is_empty() && self.ranges.is_empty()
     }
 
     /// What the insert of a payload of `len` bytes may add to `bytes`, about.
@@ -348,16 +303,12 @@ impl MemTable {
                 )
             })
         });
-        let range = self
-            .ranges
-            .fragments()
-            .and_then(|ranges| ranges.covering(key, at));
-        Hit::decide(point, range)
+        Hit::decide(point, self.ranges.covering(key, at))
     }
 
-    /// Fragments of its range tombstones; `None` when there is none.
-    pub(crate) fn ranges(&self) -> Option<Arc<RangeTombstones>> {
-        self.ranges.fragments()
+    /// Its range tombstones.
+    pub(crate) fn ranges(&self) -> &GrowingRanges {
+        &self.ranges
     }
 
     /// A cursor over its point versions.

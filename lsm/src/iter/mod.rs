@@ -5,6 +5,7 @@
 //! and without what a range tombstone covers ([`RangeTombstones`]). [`ReadPoints`] says which versions some reader
 //! can still ask for, for flush and compaction.
 
+mod growing;
 mod level;
 mod merge;
 mod points;
@@ -13,10 +14,11 @@ mod ranges;
 mod tests;
 mod visible;
 
+pub use growing::GrowingRanges;
 pub use level::LevelCursor;
 pub use merge::MergeCursor;
 pub use points::ReadPoints;
-pub use ranges::{Covering, RangeTombstone, RangeTombstones};
+pub use ranges::{RangeTombstone, RangeTombstones};
 pub use visible::Visible;
 
 use crate::SeqNo;

@@ -31,6 +31,12 @@ impl ReadPoints {
         self.snapshots.get(first).is_some_and(|s| *s < newer)
     }
 
+    /// Every SeqNo from here on is a read point.
+    #[must_use]
+    pub fn floor(&self) -> SeqNo {
+        self.floor
+    }
+
     /// The highest read point below `seqno`, if any.
     #[must_use]
     pub fn below(&self, seqno: SeqNo) -> Option<SeqNo> {

@@ -1,13 +1,18 @@
-//! Range tombstones, cut into fragments.
+//! Range tombstones, to be looked up by key.
 //!
-//! - RT1: fragments are disjoint, sorted, not empty; only the last may have no end.
-//! - RT2: each has a SeqNo at least; its SeqNos are sorted, newest first, each once.
+//! - RT1: the list is sorted by start, then newest first. Tombstones may overlap; of one SeqNo they do not even touch
+//!   (pieces that fit together are joined).
+//! - RT2: memory and building are n log n in the tombstones, however they overlap: trimming a queue by ever longer ranges from its
+//!   front costs no more than ranges apart.
+//!
+//! All starts and ends divide the keys into intervals. A segment tree over the intervals holds each tombstone in the log n
+//! nodes that make it up, by SeqNo; a lookup finds the interval, then the answer on the way from it to the root.
 
 use super::ReadPoints;
 use crate::SeqNo;
 use crate::table::KeyBounds;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// Deletes what is older than `seqno` in `start..end`.
@@ -21,254 +26,293 @@ pub struct RangeTombstone {
     pub seqno: SeqNo,
 }
 
-/// Range tombstones as a sorted list of disjoint fragments, each with its SeqNos, newest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Range tombstones, to be looked up by key and SeqNo.
+#[derive(Clone, Debug, Default)]
 pub struct RangeTombstones {
-    fragments: Vec<Fragment>,
+    list: Vec<RangeTombstone>,
+    /// Where intervals begin. The last one has no end.
+    edges: Vec<Bytes>,
+    /// Of node n of the tree, `nodes[offsets[n]..offsets[n + 1]]`. Interval i is node `edges.len() + i`; the parent of node n
+    /// is n / 2, the root 1.
+    offsets: Vec<u32>,
+    /// SeqNo, and number in the list; by SeqNo within a node.
+    nodes: Vec<(SeqNo, u32)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Fragment {
-    start: Bytes,
-    /// Empty: no end.
-    end: Bytes,
-    seqnos: Vec<SeqNo>,
-}
-
-impl Fragment {
-    fn ends_before(&self, key: &[u8]) -> bool {
-        !self.end.is_empty() && self.end.as_ref() <= key
-    }
-
-    fn covering(&self, at: SeqNo) -> Option<SeqNo> {
-        let newer = self.seqnos.partition_point(|s| *s > at);
-        self.seqnos.get(newer).copied()
+impl PartialEq for RangeTombstones {
+    fn eq(&self, other: &Self) -> bool {
+        self.list == other.list
     }
 }
-
-/// Which of the SeqNos over a fragment are kept.
-enum Keep<'a> {
-    All,
-    Points(&'a ReadPoints),
-    Newest,
-}
+impl Eq for RangeTombstones {}
 
 impl RangeTombstones {
     /// All of `tombstones`, in any order, overlapping as they like. Empty ranges are left out.
     #[must_use]
-    pub fn new(tombstones: Vec<RangeTombstone>) -> Self {
-        Self::build(tombstones, &Keep::All)
+    pub fn new(mut list: Vec<RangeTombstone>) -> Self {
+        list.retain(|t| t.end.is_empty() || t.start < t.end);
+        join_pieces(&mut list);
+        list.sort_unstable_by(|a, b| {
+            let by_start = a.start.cmp(&b.start);
+            by_start.then_with(|| b.seqno.cmp(&a.seqno))
+        });
+
+        let mut edges: Vec<Bytes> = Vec::with_capacity(list.len() * 2);
+        for t in &list {
+            edges.push(t.start.clone());
+            if !t.end.is_empty() {
+                edges.push(t.end.clone());
+            }
+        }
+        edges.sort_unstable();
+        edges.dedup();
+
+        let count = edges.len();
+        let place = |key: &Bytes| {
+            edges
+                .binary_search(key)
+                .expect("every start and end is an edge")
+        };
+        let mut held: Vec<(u32, SeqNo, u32)> = Vec::new();
+        for (n, t) in list.iter().enumerate() {
+            let mut low = place(&t.start) + count;
+            let mut high = if t.end.is_empty() {
+                count
+            } else {
+                place(&t.end)
+            } + count;
+            while low < high {
+                if low & 1 == 1 {
+                    held.push((low as u32, t.seqno, n as u32));
+                    low += 1;
+                }
+                if high & 1 == 1 {
+                    high -= 1;
+                    held.push((high as u32, t.seqno, n as u32));
+                }
+                low /= 2;
+                high /= 2;
+            }
+        }
+        held.sort_unstable();
+        let mut offsets = vec![0_u32; if count == 0 { 0 } else { 2 * count + 1 }];
+        for (node, _, _) in &held {
+            offsets[*node as usize + 1] += 1;
+        }
+        for n in 1..offsets.len() {
+            offsets[n] += offsets[n - 1];
+        }
+        Self {
+            list,
+            edges,
+            offsets,
+            nodes: held.into_iter().map(|(_, seqno, n)| (seqno, n)).collect(),
+        }
     }
 
-    /// As `new`, with only what `points` can tell apart: of the SeqNos over a fragment, one per gap between read points. For
-    /// flush and compaction; bounds the memory by fragments times points.
+    /// As `new`, with only what `points` can tell apart: where several cover a key, one per gap between read points. For
+    /// flush and compaction.
     #[must_use]
     pub fn needed_by(tombstones: Vec<RangeTombstone>, points: &ReadPoints) -> Self {
-        Self::build(tombstones, &Keep::Points(points))
-    }
-
-    /// As a reader at `at` sees them: one SeqNo per fragment. For a memtable's list.
-    #[must_use]
-    pub fn seen_at(mut tombstones: Vec<RangeTombstone>, at: SeqNo) -> Self {
-        tombstones.retain(|t| t.seqno <= at);
-        Self::build(tombstones, &Keep::Newest)
-    }
-
-    fn build(mut tombstones: Vec<RangeTombstone>, keep: &Keep<'_>) -> Self {
-        tombstones.retain(|t| t.end.is_empty() || t.start < t.end);
-        // Where something begins or ends: at each such key the set of covering SeqNos changes.
-        let mut edges: Vec<(&Bytes, bool, SeqNo)> = Vec::with_capacity(tombstones.len() * 2);
-        for t in &tombstones {
+        // From the floor on everything is needed. Below, a sweep over the keys finds where each is.
+        let (mut kept, old): (Vec<_>, Vec<_>) = tombstones
+            .into_iter()
+            .partition(|t| t.seqno > points.floor());
+        let mut edges: Vec<(&Bytes, bool, SeqNo)> = Vec::with_capacity(old.len() * 2);
+        for t in old.iter().filter(|t| t.end.is_empty() || t.start < t.end) {
             edges.push((&t.start, true, t.seqno));
             if !t.end.is_empty() {
                 edges.push((&t.end, false, t.seqno));
             }
         }
         edges.sort_unstable();
-        // SeqNo -> how many tombstones of it cover the place reached (one batch may hold a range twice only under
-        // different SeqNos, but clipped parts of one may overlap).
+        // SeqNo -> how many cover the place reached (pieces of one may overlap).
         let mut active: BTreeMap<SeqNo, usize> = BTreeMap::new();
-        let mut list = Self::default();
+        // Those that are needed there, and from where on.
+        let mut open: BTreeMap<SeqNo, Bytes> = BTreeMap::new();
         let mut i = 0;
         while i < edges.len() {
             let at = edges[i].0;
             while i < edges.len() && edges[i].0 == at {
                 let (_, begins, seqno) = edges[i];
-                if begins {
-                    *active.entry(seqno).or_default() += 1;
-                } else if let Some(n) = active.get_mut(&seqno) {
-                    *n -= 1;
-                    if *n == 0 {
-                        active.remove(&seqno);
-                    }
+                let n = active.entry(seqno).or_default();
+                *n = if begins { *n + 1 } else { n.saturating_sub(1) };
+                if *n == 0 {
+                    active.remove(&seqno);
                 }
                 i += 1;
             }
-            if !active.is_empty() {
-                let end = edges.get(i).map_or_else(Bytes::new, |edge| edge.0.clone());
-                list.push(at.clone(), end, kept(&active, keep));
+            let needed = needed(&active, points);
+            open.retain(|seqno, start| {
+                if needed.contains(seqno) {
+                    return true;
+                }
+                kept.push(RangeTombstone {
+                    start: start.clone(),
+                    end: at.clone(),
+                    seqno: *seqno,
+                });
+                false
+            });
+            for seqno in needed {
+                open.entry(seqno).or_insert_with(|| at.clone());
             }
         }
-        list
-    }
-
-    /// Adds a fragment behind all others; joins it with the last where they fit together and say the same.
-    fn push(&mut self, start: Bytes, end: Bytes, seqnos: Vec<SeqNo>) {
-        debug_assert!(end.is_empty() || start < end);
-        match self.fragments.last_mut() {
-            Some(last) if last.end == start && last.seqnos == seqnos => last.end = end,
-            _ => self.fragments.push(Fragment { start, end, seqnos }),
-        }
+        kept.extend(open.into_iter().map(|(seqno, start)| RangeTombstone {
+            start,
+            end: Bytes::new(),
+            seqno,
+        }));
+        Self::new(kept)
     }
 
     /// None?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.fragments.is_empty()
+        self.list.is_empty()
     }
 
-    /// Fragments.
+    /// Tombstones.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.fragments.len()
+        self.list.len()
     }
 
     /// The user keys covered, from the first to the last; `None` when empty.
     #[must_use]
     pub fn bounds(&self) -> Option<KeyBounds> {
-        let (first, last) = (self.fragments.first()?, self.fragments.last()?);
-        Some(KeyBounds {
-            smallest: first.start.clone(),
-            largest: if last.end.is_empty() {
-                Bound::Unbounded
-            } else {
-                Bound::Excluded(last.end.clone())
-            },
-        })
-    }
-
-    /// The first fragment that ends behind `key`: the one that covers it, or the next.
-    fn fragment(&self, key: &[u8]) -> usize {
-        self.fragments.partition_point(|f| f.ends_before(key))
+        let smallest = self.list.first()?.start.clone();
+        let endless = self.list.iter().any(|t| t.end.is_empty());
+        let largest = match self.edges.last() {
+            Some(last) if !endless => Bound::Excluded(last.clone()),
+            _ => Bound::Unbounded,
+        };
+        Some(KeyBounds { smallest, largest })
     }
 
     /// The highest SeqNo at or below `at` that covers `key`. A version of `key` with a lower SeqNo is deleted.
     #[must_use]
     #[inline]
     pub fn covering(&self, key: &[u8], at: SeqNo) -> Option<SeqNo> {
-        self.covering_fragment(key, at).map(|c| c.seqno)
+        self.newest_over(key, at).map(|(seqno, _)| seqno)
     }
 
-    /// As `covering`, with the fragment: all keys in it are covered alike.
+    /// As `covering`, with the whole tombstone: all keys in it are deleted up to its SeqNo at least.
     #[must_use]
-    pub fn covering_fragment(&self, key: &[u8], at: SeqNo) -> Option<Covering<'_>> {
-        let fragment = self.fragments.get(self.fragment(key))?;
-        if fragment.start.as_ref() > key {
+    pub fn covering_tombstone(&self, key: &[u8], at: SeqNo) -> Option<&RangeTombstone> {
+        let (_, n) = self.newest_over(key, at)?;
+        Some(&self.list[n as usize])
+    }
+
+    fn newest_over(&self, key: &[u8], at: SeqNo) -> Option<(SeqNo, u32)> {
+        if self.list.is_empty() {
             return None;
         }
-        Some(Covering {
-            seqno: fragment.covering(at)?,
-            start: &fragment.start,
-            end: &fragment.end,
-        })
+        let interval = self
+            .edges
+            .partition_point(|edge| edge.as_ref() <= key)
+            .checked_sub(1)?;
+        let mut node = self.edges.len() + interval;
+        let mut newest = None;
+        while node > 0 {
+            let held = &self.nodes[self.offsets[node] as usize..self.offsets[node + 1] as usize];
+            if !held.is_empty() {
+                let n = held.partition_point(|(seqno, _)| *seqno <= at);
+                newest = newest.max(n.checked_sub(1).map(|n| held[n]));
+            }
+            node /= 2;
+        }
+        newest
     }
 
-    /// One tombstone per fragment and SeqNo, sorted by start, then newest first.
+    /// All, by start, then newest first.
     pub fn iter(&self) -> impl Iterator<Item = RangeTombstone> + '_ {
-        self.fragments.iter().flat_map(|f| {
-            f.seqnos.iter().map(|seqno| RangeTombstone {
-                start: f.start.clone(),
-                end: f.end.clone(),
-                seqno: *seqno,
-            })
-        })
+        self.list.iter().cloned()
     }
 
     /// What lies within `start..end` (empty end: none), cut there: for an output file of a compaction.
     #[must_use]
     pub fn clip(&self, start: &[u8], end: &[u8]) -> RangeTombstones {
-        let mut list = Self::default();
-        for f in &self.fragments[self.fragment(start)..] {
-            if !end.is_empty() && f.start.as_ref() >= end {
-                break;
-            }
-            let from = if f.start.as_ref() < start {
+        let from = |t: &RangeTombstone| {
+            if t.start.as_ref() < start {
                 Bytes::copy_from_slice(start)
             } else {
-                f.start.clone()
-            };
-            let to = if !end.is_empty() && (f.end.is_empty() || f.end.as_ref() > end) {
+                t.start.clone()
+            }
+        };
+        let to = |t: &RangeTombstone| {
+            if !end.is_empty() && (t.end.is_empty() || t.end.as_ref() > end) {
                 Bytes::copy_from_slice(end)
             } else {
-                f.end.clone()
-            };
-            list.push(from, to, f.seqnos.clone());
-        }
-        list
+                t.end.clone()
+            }
+        };
+        let behind = |t: &RangeTombstone| !end.is_empty() && t.start.as_ref() >= end;
+        let before = |t: &RangeTombstone| !t.end.is_empty() && t.end.as_ref() <= start;
+        let within = self
+            .list
+            .iter()
+            .take_while(|t| !behind(t))
+            .filter(|t| !before(t));
+        Self::new(
+            within
+                .map(|t| RangeTombstone {
+                    start: from(t),
+                    end: to(t),
+                    seqno: t.seqno,
+                })
+                .collect(),
+        )
     }
 
-    /// Without the SeqNos at or below `at` of the fragments that `droppable` says may go, because nothing older lies below
-    /// them. It is asked with start and end (empty: none).
+    /// Without those at or below `at` that `droppable` says may go, because nothing older lies below them. It is asked with start
+    /// and end (empty: none).
     #[must_use]
     pub fn without(
         &self,
         at: SeqNo,
         mut droppable: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> RangeTombstones {
-        let mut list = Self::default();
-        for f in &self.fragments {
-            let newer = f.seqnos.partition_point(|s| *s > at);
-            let mut seqnos = f.seqnos.clone();
-            if newer < seqnos.len() && droppable(&f.start, &f.end) {
-                seqnos.truncate(newer);
-            }
-            if !seqnos.is_empty() {
-                list.push(f.start.clone(), f.end.clone(), seqnos);
-            }
-        }
-        list
+        let stays = |t: &&RangeTombstone| t.seqno > at || !droppable(&t.start, &t.end);
+        Self::new(self.list.iter().filter(stays).cloned().collect())
     }
 
     /// Bytes of memory, about.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.fragments
-            .iter()
-            .map(|f| size_of::<Fragment>() + f.start.len() + f.end.len() + f.seqnos.len() * 8)
-            .sum()
+        let keys: usize = self.list.iter().map(|t| t.start.len() + t.end.len()).sum();
+        keys + size_of_val(&self.list[..])
+            + size_of_val(&self.edges[..])
+            + size_of_val(&self.offsets[..])
+            + size_of_val(&self.nodes[..])
     }
 }
 
-/// What covers a key, and how far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Covering<'a> {
-    /// The highest SeqNo at or below the one asked for.
-    pub seqno: SeqNo,
-    /// Keys from here,
-    pub start: &'a Bytes,
-    /// to before here (empty: no end), are covered alike.
-    pub end: &'a Bytes,
+/// Joins tombstones of one SeqNo that touch or overlap: a clipped one whose pieces meet again.
+fn join_pieces(list: &mut Vec<RangeTombstone>) {
+    list.sort_unstable_by(|a, b| a.seqno.cmp(&b.seqno).then_with(|| a.start.cmp(&b.start)));
+    list.dedup_by(|next, last| {
+        let joined = next.seqno == last.seqno && (last.end.is_empty() || next.start <= last.end);
+        if joined && !last.end.is_empty() && (next.end.is_empty() || next.end > last.end) {
+            last.end = next.end.clone();
+        }
+        joined
+    });
 }
 
-/// The SeqNos of `active` to keep, newest first.
-fn kept(active: &BTreeMap<SeqNo, usize>, keep: &Keep<'_>) -> Vec<SeqNo> {
-    match keep {
-        Keep::All => active.keys().rev().copied().collect(),
-        Keep::Newest => active.keys().next_back().copied().into_iter().collect(),
-        Keep::Points(points) => {
-            let mut seqnos: Vec<SeqNo> = Vec::new();
-            let mut below = Bound::Unbounded;
-            while let Some((seqno, _)) = active.range((Bound::Unbounded, below)).next_back() {
-                seqnos.push(*seqno);
-                // The next that some reader sees although this one exists is the newest at the highest point below this.
-                match points.below(*seqno) {
-                    Some(point) => below = Bound::Included(point),
-                    None => break,
-                }
-            }
-            seqnos
+/// Which of the SeqNos over a key some reader at or below the floor sees.
+fn needed(active: &BTreeMap<SeqNo, usize>, points: &ReadPoints) -> BTreeSet<SeqNo> {
+    let mut needed = BTreeSet::new();
+    let mut below = Bound::Unbounded;
+    while let Some((seqno, _)) = active.range((Bound::Unbounded, below)).next_back() {
+        needed.insert(*seqno);
+        // The next that somebody sees although this one exists is the newest at the highest point below this.
+        match points.below(*seqno) {
+            Some(point) => below = Bound::Included(point),
+            None => break,
         }
     }
+    needed
 }
 
 #[cfg(test)]
@@ -284,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_ranges_become_fragments() {
+    fn of_overlapping_ranges_the_newest_at_or_below_is_found() {
         let list = RangeTombstones::new(vec![
             t("b", "f", 5),
             t("d", "h", 3),
@@ -294,12 +338,9 @@ mod tests {
         ]);
         let found: Vec<_> = list.iter().collect();
         let expected = vec![
-            t("b", "d", 5),
-            t("d", "f", 5),
-            t("d", "f", 3),
+            t("b", "f", 5),
+            t("d", "h", 3),
             t("f", "g", 9),
-            t("f", "g", 3),
-            t("g", "h", 3),
             t("x", "", 1),
         ];
         assert_eq!(found, expected);
@@ -357,12 +398,99 @@ mod tests {
         assert_eq!(kept(&[], 75), [90, 80, 70]);
         assert_eq!(kept(&[15], 70), [90, 80, 70, 10]);
         assert_eq!(kept(&[], 0), [90, 80, 70, 60, 50, 40, 30, 20, 10]);
-        assert_eq!(
-            RangeTombstones::seen_at(all(), SeqNo(45))
-                .iter()
-                .map(|t| t.seqno.0)
-                .collect::<Vec<_>>(),
-            [40]
-        );
+    }
+
+    #[test]
+    fn pieces_of_one_tombstone_are_joined_again() {
+        let whole = RangeTombstones::new(vec![t("b", "k", 5), t("d", "", 7)]);
+        let mut pieces = vec![];
+        for (start, end) in [("", "c"), ("c", "e"), ("e", "j"), ("j", "")] {
+            pieces.extend(whole.clip(start.as_bytes(), end.as_bytes()).iter());
+        }
+        assert!(pieces.len() > 2);
+        assert_eq!(RangeTombstones::new(pieces), whole);
+    }
+
+    #[test]
+    fn many_nested_ranges_are_cheap() {
+        let key = |n: u32| Bytes::copy_from_slice(&n.to_be_bytes());
+        let nested = |n: u32| RangeTombstone {
+            start: Bytes::new(),
+            end: key(n + 1),
+            seqno: SeqNo(u64::from(n)),
+        };
+        let list = RangeTombstones::new((0..50_000).map(nested).collect());
+        assert!(list.memory_bytes() < 50_000 * 500);
+        for n in (0..50_000).step_by(99) {
+            assert_eq!(list.covering(&key(n), SeqNo(70_000)), Some(SeqNo(49_999)));
+            assert_eq!(
+                list.covering(&key(n), SeqNo(20_000)),
+                (n <= 20_000).then_some(SeqNo(20_000))
+            );
+        }
+        let points = ReadPoints::new(vec![SeqNo(20_000)], SeqNo(60_000));
+        let needed = RangeTombstones::needed_by(list.iter().collect(), &points);
+        assert_eq!(needed.len(), 2);
+    }
+
+    #[test]
+    fn lookups_and_what_is_needed_agree_with_brute_force() {
+        use crate::table::testing::{random_key, range, with_seeds};
+        use rand::RngExt as _;
+        with_seeds(300, |_, rng| {
+            let count = rng.random_range(0..30);
+            let mut list = vec![];
+            for seqno in 1..=count {
+                let (a, b) = (random_key(rng), random_key(rng));
+                list.push(range(
+                    (&a).min(&b),
+                    if rng.random_bool(0.1) {
+                        b""
+                    } else {
+                        (&a).max(&b)
+                    },
+                    seqno,
+                ));
+            }
+            let brute = |key: &[u8], at: u64| {
+                let over = |t: &&RangeTombstone| {
+                    t.seqno.0 <= at
+                        && t.start.as_ref() <= key
+                        && (t.end.is_empty() || key < t.end.as_ref())
+                        && (t.end.is_empty() || t.start < t.end)
+                };
+                list.iter().filter(over).map(|t| t.seqno).max()
+            };
+            let all = RangeTombstones::new(list.clone());
+            let snapshots: Vec<_> = (0..rng.random_range(0..4))
+                .map(|_| SeqNo(rng.random_range(0..40)))
+                .collect();
+            let points = ReadPoints::new(snapshots.clone(), SeqNo(rng.random_range(0..40)));
+            let needed = RangeTombstones::needed_by(list.clone(), &points);
+            let (low, high) = (random_key(rng), random_key(rng));
+            let clipped = all.clip(&low, &high);
+            for _ in 0..100 {
+                let key = random_key(rng);
+                let at = rng.random_range(0..40);
+                let expected = brute(&key, at);
+                assert_eq!(all.covering(&key, SeqNo(at)), expected);
+                if let Some(t) = all.covering_tombstone(&key, SeqNo(at)) {
+                    assert_eq!(Some(t.seqno), expected);
+                    assert!(t.start <= key && (t.end.is_empty() || t.end > key));
+                }
+                if SeqNo(at) >= points.floor() || snapshots.contains(&SeqNo(at)) {
+                    assert_eq!(
+                        needed.covering(&key, SeqNo(at)),
+                        expected,
+                        "{key:?} at {at}, {points:?}"
+                    );
+                }
+                let inside = key >= low && (high.is_empty() || key < high);
+                assert_eq!(
+                    clipped.covering(&key, SeqNo(at)),
+                    expected.filter(|_| inside)
+                );
+            }
+        });
     }
 }

@@ -3,7 +3,7 @@
 //! Forward, the merge stands on the version shown. Backward, a key's newest visible version is known only once all
 //! its older ones were walked over, so there the merge stands before the key shown.
 
-use super::{Covering, Cursor, MergeCursor, RangeTombstones};
+use super::{Cursor, MergeCursor, RangeTombstone, RangeTombstones};
 use crate::SeqNo;
 use crate::table::{KeyRef, TableError, VersionKind};
 use bytes::Bytes;
@@ -210,9 +210,9 @@ impl Visible {
         ranges: &'a [Arc<RangeTombstones>],
         key: &[u8],
         at: SeqNo,
-    ) -> Option<Covering<'a>> {
+    ) -> Option<&'a RangeTombstone> {
         let all = ranges.iter();
-        all.filter_map(|list| list.covering_fragment(key, at))
+        all.filter_map(|list| list.covering_tombstone(key, at))
             .max_by_key(|covering| covering.seqno)
     }
 
@@ -250,7 +250,7 @@ impl Visible {
                     return Ok(());
                 }
                 None => {}
-                Some(covering) => self.merge.skip_to(covering.end, covering.seqno)?,
+                Some(covering) => self.merge.skip_to(&covering.end, covering.seqno)?,
             }
             self.skip_key()?;
         }
@@ -280,7 +280,7 @@ impl Visible {
                     return Ok(());
                 }
                 None => {}
-                Some(covering) => self.merge.skip_back_to(covering.start, covering.seqno)?,
+                Some(covering) => self.merge.skip_back_to(&covering.start, covering.seqno)?,
             }
         }
         Ok(())

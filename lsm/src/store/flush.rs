@@ -63,9 +63,7 @@ impl Inner {
         let tables = if mem.is_empty() {
             Vec::new()
         } else {
-            let ranges = mem.ranges().map_or_else(RangeTombstones::default, |all| {
-                RangeTombstones::needed_by(all.iter().collect(), &points)
-            });
+            let ranges = RangeTombstones::needed_by(mem.ranges().list(), &points);
             let plan = Plan {
                 points,
                 ranges,

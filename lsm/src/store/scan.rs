@@ -119,7 +119,7 @@ impl Inner {
         };
         let lower = start.map(Bytes::copy_from_slice);
         let upper = end.map(Bytes::copy_from_slice);
-        let mut ranges: Vec<_> = view.mems.iter().filter_map(|m| m.ranges()).collect();
+        let mut ranges: Vec<_> = view.mems.iter().flat_map(|m| m.ranges().runs()).collect();
         let mut touched = |level: usize| -> Result<Vec<Arc<Table>>, StoreError> {
             let mut tables = Vec::new();
             for live in view.levels.level(level) {

@@ -13,7 +13,7 @@
 //! index       a block (`block`) whose every entry is a restart. Key: at or behind the last of a data block and before the first of
 //!             the next; value: v offset, v length of the section. Not there when there are no points
 //! filter      lines (`filter`)
-//! ranges      per fragment and SeqNo: v length, start, v length, end (empty: none), 8 SeqNo
+//! ranges      by start, then newest first: v length, start, v length, end (empty: none), 8 SeqNo
 //! properties  fields: v tag, v length, the field. Unknown tags are skipped
 //!
 //! footer  at  0   8  file number
@@ -204,7 +204,7 @@ pub struct Properties {
     pub keys: u64,
     /// Point tombstones.
     pub deletes: u64,
-    /// Range tombstones (fragments).
+    /// Range tombstones.
     pub range_deletes: u64,
     /// Oldest SeqNo in it, points and ranges.
     pub oldest: SeqNo,

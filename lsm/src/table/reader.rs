@@ -141,7 +141,7 @@ impl Table {
         &self.properties
     }
 
-    /// Its range tombstones, fragmented. The point lookups and cursors of a table do not apply them.
+    /// Its range tombstones. The point lookups and cursors of a table do not apply them.
     #[must_use]
     pub fn ranges(&self) -> &Arc<RangeTombstones> {
         &self.ranges

@@ -229,10 +229,7 @@ fn model_get<'a>(
     (user == key).then_some((*seqno, version))
 }
 
-fn check_cursor(
-    cursor: &dyn Cursor,
-    expected: Option<(&(Vec<u8>, Reverse<u64>), &(VersionKind, Vec<u8>))>,
-) {
+fn check_cursor(cursor: &dyn Cursor, expected: Option<(&ModelKey, &ModelVersion)>) {
     let found = cursor.valid().then(|| {
         let key = cursor.key();
         assert_eq!(&cursor.value()[..], cursor.value_ref());
