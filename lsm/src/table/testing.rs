@@ -150,7 +150,10 @@ pub(crate) fn path(file: u64) -> PathBuf {
 }
 
 /// Versions in their order: the model of a table.
-pub(crate) type Versions = BTreeMap<(Vec<u8>, Reverse<u64>), (VersionKind, Vec<u8>)>;
+pub(crate) type Versions = BTreeMap<ModelKey, ModelVersion>;
+/// User key and SeqNo, newest first.
+pub(crate) type ModelKey = (Vec<u8>, Reverse<u64>);
+pub(crate) type ModelVersion = (VersionKind, Vec<u8>);
 
 /// Writes a table of `versions` and opens it.
 pub(crate) fn table(
