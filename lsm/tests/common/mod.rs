@@ -127,6 +127,8 @@ impl World {
         let media = SimMedia::new(rng.next_u64());
         let clock = Arc::new(ManualClock::default());
         let mut options = options(&media, &clock);
+        options.level_base_bytes = [600, 2 << 10, 6 << 10][rng.below(3) as usize];
+        options.table_bytes = [1 << 10, 3 << 10][rng.below(2) as usize];
         if rng.chance(3) {
             options.bloom_bits_per_key = 0;
         }
