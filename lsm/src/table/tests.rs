@@ -243,7 +243,7 @@ fn check_cursor(cursor: &dyn Cursor, expected: Option<(&ModelKey, &ModelVersion)
 
 /// Walks `cursor` at random beside the model.
 pub(crate) fn walk(rng: &mut StdRng, cursor: &mut dyn Cursor, versions: &Versions, steps: usize) {
-    let mut at: Option<(Vec<u8>, Reverse<u64>)> = None;
+    let mut at: Option<ModelKey> = None;
     for _ in 0..steps {
         let key = if rng.random_bool(0.5) && !versions.is_empty() {
             let n = rng.random_range(0..versions.len());
@@ -556,4 +556,163 @@ fn the_cache_serves_a_block_again_and_keeps_its_capacity() {
     media.fail_reads_after(i64::MAX);
     table.verify().unwrap();
     assert_eq!(context.cache.stats(), stats);
+}
+
+/// What the golden table holds: kinds, shared fronts, versions, a long value, range tombstones.
+fn golden() -> (Versions, Vec<crate::iter::RangeTombstone>) {
+    let mut versions = numbered(100);
+    for seqno in 1..50_u64 {
+        versions.insert(
+            (b"key000100".to_vec(), Reverse(seqno * 1000)),
+            (VersionKind::Put, seqno.to_le_bytes().to_vec()),
+        );
+    }
+    versions.insert((vec![], Reverse(1 << 40)), (VersionKind::Put, vec![]));
+    versions.insert(
+        (b"gone".to_vec(), Reverse(u64::MAX - 1)),
+        (VersionKind::Delete, vec![]),
+    );
+    versions.insert(
+        (b"long".to_vec(), Reverse(78)),
+        (VersionKind::Put, vec![b'l'; 7000]),
+    );
+    versions.insert(
+        (vec![0xff; 300], Reverse(79)),
+        (VersionKind::Put, b"last".to_vec()),
+    );
+    (
+        versions,
+        vec![
+            range(b"key0", b"key000020", 5),
+            range(b"key00001", b"x", 8),
+            range(b"m", b"", 6),
+        ],
+    )
+}
+
+/// lsm/tests/golden/table-v1.tbl was written by the first build of format 1 and is never written again: every later
+/// build reads it.
+#[test]
+fn the_golden_table_is_read_as_it_was_written() {
+    let media = MemMedia::new();
+    media.put(
+        &path(0x2a),
+        include_bytes!("../../tests/golden/table-v1.tbl").to_vec(),
+    );
+    let table = Table::open(&context(&media, 0), &path(0x2a), 0x2a).unwrap();
+    table.verify().unwrap();
+    let (versions, ranges) = golden();
+    let mut cursor = table.cursor(ReadMode::Cached);
+    cursor.seek_to_first().unwrap();
+    for expected in &versions {
+        check_cursor(&cursor, Some(expected));
+        cursor.next().unwrap();
+    }
+    check_cursor(&cursor, None);
+    assert_eq!(**table.ranges(), crate::iter::RangeTombstones::new(ranges));
+    let p = table.properties();
+    assert_eq!(
+        (p.entries, p.keys, p.deletes, p.range_deletes),
+        (153, 104, 1, 5)
+    );
+    assert_eq!((p.oldest.0, p.newest.0), (5, u64::MAX - 1));
+    assert_eq!(p.bounds.largest, Bound::Unbounded);
+    for n in 0..100 {
+        let key = format!("key{:06}", n * 2);
+        assert!(
+            table
+                .get(key.as_bytes(), SeqNo(u64::MAX))
+                .unwrap()
+                .is_some()
+        );
+    }
+}
+
+#[test]
+#[ignore = "wrote the golden table, once"]
+fn write_the_golden_table() {
+    let media = MemMedia::new();
+    let (versions, ranges) = golden();
+    table(&context(&media, 0), 0x2a, options(256), &versions, &ranges);
+    let out = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/table-v1.tbl");
+    let mut file = std::fs::File::create_new(out).unwrap();
+    std::io::Write::write_all(&mut file, &media.bytes(&path(0x2a))).unwrap();
+}
+
+/// The bytes of a small table without compression, spelled out.
+#[test]
+fn a_small_table_has_these_bytes() {
+    let media = MemMedia::new();
+    let mut versions = Versions::new();
+    versions.insert(
+        (b"apple".to_vec(), Reverse(0x105)),
+        (VersionKind::Put, b"red".to_vec()),
+    );
+    versions.insert(
+        (b"apple".to_vec(), Reverse(0x104)),
+        (VersionKind::Delete, vec![]),
+    );
+    versions.insert(
+        (b"apricot".to_vec(), Reverse(0x110)),
+        (VersionKind::Put, b"x".to_vec()),
+    );
+    table(
+        &context(&media, 0),
+        7,
+        options(4096),
+        &versions,
+        &[range(b"b", b"", 0x120)],
+    );
+    let hex: String = media
+        .bytes(&path(7))
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    #[rustfmt::skip]
+    let expected = [
+        "010005038502", // put, 0 shared, 5 of key, 3 of value, SeqNo 0x105 (two bytes)
+        "6170706c65726564", // apple, red
+        "0205000001", // delete, 5 shared, 0 of key, 0 of value, one SeqNo older
+        "0102050118", // put, 2 shared, 5 of key, 1 of value, 12 SeqNos newer
+        "7269636f7478", // ricot, x
+        "0000000001000000", // restarts: at 0; one of them
+        "00", // not compressed
+        "26000000", // 38 bytes
+        "fc373dca", // checksum
+        "00000000000000000000000000000001002000000000001000010000000000400000000004000000002000001000000000000000000000001000010101000000", // filter: a line
+        "00400000006165d7d3", // its trailer
+        "0162002001000000000000", // range tombstones: b, no end, SeqNo 0x120
+        "000b00000094be9edf", // its trailer
+        "0100070200", // index: put, 0 shared, 7 of key, 2 of value, SeqNo 0
+        "61707269636f74", // apricot
+        "002f", // the data block: at 0, 47 bytes
+        "0000000001000000", // restarts: at 0; one of them
+        "001600000022105d94", // its trailer
+        "01056170706c65", // properties: smallest apple
+        "020102", // largest: no end
+        "03080300000000000000", // entries
+        "04080200000000000000", // keys
+        "05080100000000000000", // deletes
+        "06080100000000000000", // range tombstones
+        "07080401000000000000", // oldest
+        "08082001000000000000", // newest
+        "09081100000000000000", // bytes of keys
+        "0a080400000000000000", // bytes of values
+        "0b080100000000000000", // data blocks
+        "0d080600000000000000", // probes
+        "0c022f49", // filter: at 47, 73 bytes
+        "0e027814", // range tombstones: at 120, 20 bytes
+        "0076000000d8078732", // its trailer
+        "0700000000000000", // footer: file 7
+        "8c00000000000000", // index at 0x8c
+        "ab00000000000000", // properties at 0xab
+        "1f000000", // 31 bytes of index
+        "7f000000", // 127 bytes of properties
+        "01000000", // one level of index
+        "000000000000000000000000", // zeros
+        "faa97ef8", // checksum
+        "01000000", // format 1
+        "45534b5254424c31", // ESKRTBL1
+    ];
+    assert_eq!(hex, expected.concat());
 }
