@@ -94,7 +94,7 @@ fn parts() -> Vec<Part> {
     parts.push(Part {
         name: "facade",
         what: "the crate as a user meets it, and the tools",
-        steps: vec![cargo("test --locked -p esker -p xtask")],
+        steps: vec![cargo("test --locked -p esker -p esker-benches -p xtask")],
     });
     if has("loom-tests") {
         let target = target_dir().join("loom");
@@ -106,6 +106,24 @@ fn parts() -> Vec<Part> {
                     .env("RUSTFLAGS", "--cfg esker_loom")
                     .env("CARGO_TARGET_DIR", target.to_string_lossy()),
             ],
+        });
+    }
+    if root().join("server/src/bin").exists() {
+        let xtask = |line: &str| cargo(&format!("run --quiet --locked --package xtask -- {line}"));
+        parts.push(Part {
+            name: "demo",
+            what: "real input, a kill in the middle, every key compared",
+            steps: vec![xtask("demo --dev --lines 8000")],
+        });
+        parts.push(Part {
+            name: "crash",
+            what: "kill -9 and power cuts under load",
+            steps: vec![xtask("crash --dev --rounds 8 --seed 3")],
+        });
+        parts.push(Part {
+            name: "ports",
+            what: "garbage on the ports of a live primary",
+            steps: vec![xtask("fuzz-ports --dev --seeds 1000")],
         });
     }
     parts
