@@ -2,6 +2,7 @@
 //! change everything below them, over range tombstones, and after reopening.
 //!
 //! `ESKER_SEEDS=2000 cargo test -p esker-lsm --test scan_model`; `ESKER_SEED=17` replays one.
+#![expect(clippy::print_stderr, reason = "a failing test says how to repeat it")]
 
 use esker_lsm::{Scan, Snapshot, Store, StoreError, StoreOptions, WriteBatch};
 use esker_wal::media::clock::ManualClock;
