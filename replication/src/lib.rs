@@ -47,5 +47,5 @@ pub fn resume_promotion(
 
 /// Begins an epoch and lets the store step over its control frame.
 pub(crate) fn begin_epoch(store: &Store, number: u64) -> Result<EpochStart, ReplicationError> {
-    Ok(store.log().begin_epoch(number)?)
+    Ok(store.begin_epoch(number)?)
 }

@@ -1,5 +1,9 @@
 //! Primaries and replicas in temporary directories, with short deadlines.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
 
 use esker_lsm::{Store, StoreOptions, WriteBatch};
 use esker_replication::datadir::{DataDir, Role, RoleRecord};
