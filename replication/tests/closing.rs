@@ -21,7 +21,9 @@ fn descriptors() -> usize {
 
 fn mappings_of(dir: &std::path::Path) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().filter(|l| l.contains(dir.to_str().unwrap())).count()
+    maps.lines()
+        .filter(|l| l.contains(dir.to_str().unwrap()))
+        .count()
 }
 
 #[test]
@@ -36,7 +38,10 @@ fn e1_closing_leaves_no_thread_descriptor_or_mapping() {
         caught_up(&follower, end);
         let names = threads();
         for name in ["esker-repl-out", "esker-repl-in", "esker-repl-app"] {
-            assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
+            assert!(
+                names.iter().any(|n| n == name),
+                "{name} is not in {names:?}"
+            );
         }
         nowhere.close().unwrap();
         nowhere.close().unwrap();

@@ -47,7 +47,9 @@ fn garbage_on_the_replication_port_harms_nobody() {
             // A greeting, then garbage: huge lengths among it.
             1 => {
                 let mut stream = TcpStream::connect(&address).unwrap();
-                stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+                stream
+                    .set_read_timeout(Some(Duration::from_millis(20)))
+                    .unwrap();
                 let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
                 greeting.extend_from_slice(b"NULL");
                 greeting.resize(64, 0);

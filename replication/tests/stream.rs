@@ -7,7 +7,7 @@ use common::*;
 use esker_replication::datadir::{DataDir, Role};
 use esker_replication::protocol::{self, FrameIter, Hello, Message, Reason};
 use esker_replication::{Ack, FollowState, Primary, PrimaryOptions, ReplicationError};
-use esker_wal::{ChainHash, Lsn, NodeId};
+use esker_wal::{Lsn, NodeId};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -80,7 +80,11 @@ fn r1_a_replica_follows_a_primary_that_was_restarted_cleanly_or_crashed() {
     let end = node.write("two", 300);
     caught_up(&replica, end);
     assert_equal(&node.store, &replica.store().unwrap());
-    assert_eq!(node.store.log().epochs().len(), 1, "a clean restart adds no epoch");
+    assert_eq!(
+        node.store.log().epochs().len(),
+        1,
+        "a clean restart adds no epoch"
+    );
 
     copy_dir(&dir.path("p"), &dir.path("crashed"));
     node.close();
@@ -110,7 +114,14 @@ fn r1_other_stores_and_histories_that_part_are_refused_by_name() {
     let lost = replica(&dir.path("r"), &other.primary.endpoint());
     let refusal = refused(&lost);
     assert_eq!(refusal.reason, Reason::OtherStore);
-    assert!(lost.store().unwrap().get(b"one000001").unwrap().value.is_some());
+    assert!(
+        lost.store()
+            .unwrap()
+            .get(b"one000001")
+            .unwrap()
+            .value
+            .is_some()
+    );
     lost.close().unwrap();
     drop(lost);
 
@@ -127,7 +138,10 @@ fn r1_other_stores_and_histories_that_part_are_refused_by_name() {
     options.listen = "tcp://127.0.0.1:*".into();
     options.timing = timing();
     let a_primary = Primary::start(options).unwrap();
-    assert_eq!(a_store.log().epoch().number, node.store.log().epoch().number + 1);
+    assert_eq!(
+        a_store.log().epoch().number,
+        node.store.log().epoch().number + 1
+    );
 
     // The old primary went on writing: it and the promoted node have parted.
     node.write("lost", 10);
@@ -162,7 +176,10 @@ fn r1_a_primary_that_was_replaced_is_told_so_by_a_replica_of_the_newer_epoch() {
     std::fs::remove_file(dir.path("r").join("role")).unwrap();
     let back = replica(&dir.path("r"), &node.primary.endpoint());
     assert_eq!(refused(&back).reason, Reason::StalePrimary);
-    assert_eq!(node.primary.replaced_by(), Some(node.store.log().epoch().number + 1));
+    assert_eq!(
+        node.primary.replaced_by(),
+        Some(node.store.log().epoch().number + 1)
+    );
     back.close().unwrap();
     node.close();
 }
@@ -188,7 +205,10 @@ fn r1_log_that_is_no_longer_held_is_refused_with_the_oldest_lsn() {
     assert_eq!(refusal.reason, Reason::Released);
     assert_eq!(refusal.at, node.store.log().oldest());
     assert!(empty.store().is_none());
-    assert!(matches!(empty.promote(), Err(ReplicationError::NothingToPromote)));
+    assert!(matches!(
+        empty.promote(),
+        Err(ReplicationError::NothingToPromote)
+    ));
     empty.close().unwrap();
     node.close();
 }
@@ -354,7 +374,9 @@ impl Puppet {
         }
     }
     fn say(&self, message: &Message<'_>) {
-        self.socket.send(protocol::encode(self.session, message), 0).unwrap();
+        self.socket
+            .send(protocol::encode(self.session, message), 0)
+            .unwrap();
     }
     fn hello(&self, node: &Node, node_id: u128) {
         self.say(&Message::Hello(Hello {
@@ -362,7 +384,7 @@ impl Puppet {
             log: Some(node.store.log().log_id()),
             node: NodeId(node_id),
             end: Lsn::ZERO,
-            chain: node.store.log().chain_at(Lsn::ZERO).unwrap_or(ChainHash::default()),
+            chain: node.store.log().chain_at(Lsn::ZERO).unwrap_or_default(),
             name: format!("puppet{node_id}"),
             epochs: vec![],
         }));
@@ -372,7 +394,9 @@ impl Puppet {
         let mut end = from;
         let deadline = Instant::now() + Duration::from_millis(400);
         while Instant::now() < deadline {
-            let Ok(bytes) = self.socket.recv_bytes(0) else { break };
+            let Ok(bytes) = self.socket.recv_bytes(0) else {
+                break;
+            };
             if let Ok((99, Message::Frames { first, frames, .. })) = protocol::decode(&bytes) {
                 assert_eq!(first, end, "no gap, no reorder");
                 for frame in FrameIter::new(first, frames) {
@@ -404,13 +428,20 @@ fn r2_a_slow_replica_is_held_by_credit_and_does_not_slow_another() {
     let fast = replica(&dir.path("r"), &node.primary.endpoint());
     let end = node.write("much", 3000);
     caught_up(&fast, end);
-    assert_eq!(slow.drain(Lsn::ZERO, Lsn::ZERO), Lsn::ZERO, "no credit, no frames");
+    assert_eq!(
+        slow.drain(Lsn::ZERO, Lsn::ZERO),
+        Lsn::ZERO,
+        "no credit, no frames"
+    );
     let mut at = Lsn::ZERO;
     for step in [4096, 8192, 100_000] {
         let granted = Lsn(at.0 + step);
         slow.ack(at, granted);
         at = slow.drain(at, granted);
-        assert!(at >= granted.min(end), "credit is used up: {at} of {granted}");
+        assert!(
+            at >= granted.min(end),
+            "credit is used up: {at} of {granted}"
+        );
     }
     let known = node.primary.replicas();
     let slow_status = known.iter().find(|r| r.node == NodeId(5)).unwrap();
@@ -443,8 +474,16 @@ fn a_replica_that_falls_silent_is_taken_for_dead() {
     let context = zmq::Context::new();
     let puppet = Puppet::connect(&context, &node.primary.endpoint());
     puppet.hello(&node, 7);
-    wait_for("it to follow", || node.primary.connected() == 1, String::new);
-    wait_for("it to be dead", || node.primary.connected() == 0, String::new);
+    wait_for(
+        "it to follow",
+        || node.primary.connected() == 1,
+        String::new,
+    );
+    wait_for(
+        "it to be dead",
+        || node.primary.connected() == 0,
+        String::new,
+    );
     node.close();
 }
 
@@ -482,10 +521,21 @@ fn the_expiry_clock_and_the_safe_position_reach_the_replica() {
         }));
     });
     caught_up(&replica, end);
-    wait_for("what is synced to count as safe", || replica.status().primary_safe == end, String::new);
-    assert_eq!(heard.load(std::sync::atomic::Ordering::Relaxed), 1_234_567_890_123);
+    wait_for(
+        "what is synced to count as safe",
+        || replica.status().primary_safe == end,
+        String::new,
+    );
+    assert_eq!(
+        heard.load(std::sync::atomic::Ordering::Relaxed),
+        1_234_567_890_123
+    );
     node.primary.set_safe(Lsn(8));
-    wait_for("the safe position", || replica.status().primary_safe == Lsn(8), String::new);
+    wait_for(
+        "the safe position",
+        || replica.status().primary_safe == Lsn(8),
+        String::new,
+    );
     replica.close().unwrap();
     node.close();
 }

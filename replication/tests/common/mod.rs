@@ -192,7 +192,10 @@ pub fn refused(replica: &Replica) -> esker_replication::Refusal {
 pub fn assert_equal(a: &Store, b: &Store) {
     let end = a.log().published();
     assert_eq!(end, b.log().published());
-    assert_eq!(a.log().chain_at(end).unwrap(), b.log().chain_at(end).unwrap());
+    assert_eq!(
+        a.log().chain_at(end).unwrap(),
+        b.log().chain_at(end).unwrap()
+    );
     assert_eq!(a.log().epochs(), b.log().epochs());
     assert_eq!(a.log().log_id(), b.log().log_id());
     assert_ne!(a.log().node_id(), b.log().node_id());
