@@ -494,8 +494,8 @@ impl Shared {
         })?;
         *self.epochs.lock() = epochs;
         if let Some(empty) = empty {
-            // Best effort: the next open removes what is outranked.
-            let _ = self.options.media.remove(&empty.path);
+            self.leftovers.lock().push(empty.path.clone());
+            self.prepare_bell.ring();
         }
         Ok(appended)
     }

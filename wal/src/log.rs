@@ -221,8 +221,9 @@ impl Log {
                     .map_err(|e| io("removing a leftover in", e))?;
             }
         }
-        let recovery = recovery::recover(dir, &options)?;
+        // Before recovery: what is refused has changed nothing.
         let slots = meta::load_slots(media, dir)?;
+        let recovery = recovery::recover(dir, &options)?;
         let report = recovery.report.clone();
         let mode = options.workers;
         let shared = Arc::new(share(dir, options, recovery, slots, lock));
@@ -463,6 +464,7 @@ impl Log {
             let mut retention = shared.retention.lock();
             shared.holdable(&retention, position)?;
             retention.slots_dirty = true;
+            let failed = retention.slots_failed;
             match retention.slots.get_mut(name) {
                 Some(slot) if slot.lost => {
                     slot.position = position;
@@ -471,7 +473,7 @@ impl Log {
                 }
                 Some(slot) => {
                     slot.position = slot.position.max(position);
-                    false
+                    failed
                 }
                 None => {
                     let name = name.to_owned();
@@ -494,16 +496,18 @@ impl Log {
     /// Removes a slot, durably.
     pub fn drop_slot(&self, name: &str) -> Result<bool, LogError> {
         let shared = self.shared();
-        {
+        let was = {
             let mut retention = shared.retention.lock();
-            if retention.slots.remove(name).is_none() {
+            let was = retention.slots.remove(name).is_some();
+            if !was && !retention.slots_failed {
                 return Ok(false);
             }
             retention.slots_dirty = true;
-        }
+            was
+        };
         shared.write_slots()?;
         shared.prepare_bell.ring();
-        Ok(true)
+        Ok(was)
     }
 
     /// All slots.
@@ -590,6 +594,8 @@ impl Handle {
         } else {
             Ok(())
         };
+        // Best effort: the next open removes what is outranked.
+        while shared.poison.get().is_none() && shared.remove_a_leftover().unwrap_or(false) {}
         let marked = match (&flushed, &joined) {
             (Ok(()), Ok(())) => shared.write_mark(true),
             _ => Ok(()),
@@ -685,6 +691,7 @@ fn share(
             retry_at: None,
         }),
         slots_file: Mutex::new(()),
+        leftovers: Mutex::new(Vec::new()),
         marks: Mutex::new(Marks {
             sequence: recovery.mark_sequence,
             synced: Lsn::ZERO,

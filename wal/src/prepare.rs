@@ -1,9 +1,9 @@
 //! Making files ready before they are needed (W8, S1).
 //!
 //! A new file is made as `<id>.tmp` (space allocated and zeroed), its header synced, renamed to
-//! `<id>.seg`, the directory synced. A released file keeps its space: its header is reset under a new id
-//! and synced, then it is renamed. A crash in between leaves a `.tmp` that open removes, or a prepared file under
-//! its old name: the header decides what a file is, not the name.
+//! `<id>.seg`, the directory synced. A released file keeps its space: renamed to `<id>.tmp`, the directory
+//! synced, its header is reset under a new id and synced, then it is renamed. A crash or a failed call
+//! in between leaves a `.tmp` that open removes: a header that was half written never has a segment's name.
 
 use crate::media::Media;
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
@@ -55,11 +55,14 @@ pub(crate) fn recycle(
     from: &Path,
     identity: Identity,
 ) -> io::Result<Prepared> {
+    let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
     let path = dir.join(file_name(identity.id));
     let file = media.open_rw(from)?;
+    media.rename(from, &tmp)?;
+    media.sync_dir(dir)?;
     file.write_all_at(&fresh_head(identity), 0)?;
     file.sync()?;
-    media.rename(from, &path)?;
+    media.rename(&tmp, &path)?;
     media.sync_dir(dir)?;
     let map = file.map(identity.bytes as usize)?;
     Ok(Prepared {

@@ -469,6 +469,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
     } = walked;
     let cut_bytes = written_end.0.saturating_sub(end.0);
     // From here on the disk may be changed.
+    let nothing_cut = cut.is_empty();
     dead.extend(cut);
     let torn = kept.last().map(|k| torn_bytes(k)).transpose()?.unwrap_or(0);
     // An epoch's control frame may be there without the history knowing yet.
@@ -485,7 +486,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         .and_then(|k| k.found.marks.iter().max_by_key(|m| m.sequence))
         .copied();
     let mark_sequence = highest.map_or(0, |m| m.sequence);
-    let clean = dead.is_empty() && highest.is_some_and(|m| m.clean && m.synced == end);
+    let clean = nothing_cut && highest.is_some_and(|m| m.clean && m.synced == end);
     let fresh = kept.is_empty();
     let goes_on = clean
         && (options.role == OpenRole::Follower || highest.is_some_and(|m| m.writer))

@@ -7,6 +7,7 @@
 //! |    3 | `Shared::table`    | the list of segments                | nothing that blocks               |
 //! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
+//! |    - | `Shared::leftovers`| files to be removed                | nothing                           |
 //! |    - | `Shared::slots_file`, `Shared::marks` | the writing of those | file calls; taken with no other held |
 //!
 //! The group's leadership is like a lock too: the leader syncs, takes `table` for a moment, and calls the watchers
@@ -54,6 +55,8 @@ pub(crate) struct Retention {
     pub(crate) slots: BTreeMap<String, Slot>,
     /// The slots changed since they were written.
     pub(crate) slots_dirty: bool,
+    /// Their last writing failed: what was promised to be durable may not be.
+    pub(crate) slots_failed: bool,
     pub(crate) pins: BTreeMap<u64, Arc<AtomicU64>>,
     pub(crate) next_pin: u64,
 }
@@ -141,6 +144,8 @@ pub(crate) struct Shared {
     pub(crate) epochs: Mutex<Vec<EpochStart>>,
     pub(crate) chores: Mutex<Chores>,
     pub(crate) slots_file: Mutex<()>,
+    /// Files of segments that are no more, still to be removed.
+    pub(crate) leftovers: Mutex<Vec<PathBuf>>,
     pub(crate) marks: Mutex<Marks>,
     /// Free once closed (W9).
     pub(crate) dir_lock: Mutex<Option<Box<dyn LockGuard>>>,

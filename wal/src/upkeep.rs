@@ -5,7 +5,9 @@
 //!   for them, and recovery writes those that are missing (by leaving them to this worker).
 //! - U2: a segment is removed only when it is closed, synced, below every position that holds it, and the
 //!   next has the chain hash at its base in its header, synced (W4).
-//! - U3: a file that a reader still has open is removed, not recycled.
+//! - U3: the file of a segment that is no more is gone, durably, before another segment goes. Else a crash
+//!   could leave it with a gap behind it, which recovery has to take for damage.
+//! - U4: a file that a reader still has open is removed, not recycled.
 
 use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
@@ -229,6 +231,24 @@ impl Shared {
         floor
     }
 
+    /// Removes a file that should be gone already (U3); false when there is none.
+    pub(crate) fn remove_a_leftover(&self) -> Result<bool, LogError> {
+        let Some(path) = self.leftovers.lock().last().cloned() else {
+            return Ok(false);
+        };
+        let media = &*self.options.media;
+        match media.remove(&path) {
+            // Renamed or removed, perhaps not yet durably.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(Shared::io_error("removing", &path))?,
+        }
+        media
+            .sync_dir(&self.dir)
+            .map_err(Shared::io_error("syncing", &self.dir))?;
+        self.leftovers.lock().retain(|other| *other != path);
+        Ok(true)
+    }
+
     /// Removes the oldest segment if nothing holds it; recycles its file where another is wanted.
     fn release_one(&self, chores: &mut Chores) -> Result<bool, LogError> {
         let floor = self.floor(&mut self.retention.lock());
@@ -272,23 +292,18 @@ impl Shared {
         // this one replaced in the table) still shares the file.
         let alone = Arc::strong_count(&oldest.file) == 1 && Arc::strong_count(&oldest) == 1;
         drop(oldest);
-        let media = &*self.options.media;
-        if whole && wanted && alone {
-            let identity = self.identity(SegmentId(chores.next_id));
-            chores.next_id += 1;
-            let prepared = prepare::recycle(media, &self.dir, &path, identity)
-                .map_err(Shared::io_error("recycling", &path))?;
-            prepare::warm(&prepared, crate::append::POPULATE_WINDOW);
-            self.counters.recycled.fetch_add(1, Ordering::Relaxed);
-            self.offer(prepared);
-        } else {
-            media
-                .remove(&path)
-                .map_err(Shared::io_error("removing", &path))?;
-            media
-                .sync_dir(&self.dir)
-                .map_err(Shared::io_error("syncing", &self.dir))?;
+        self.leftovers.lock().push(path.clone());
+        if !(whole && wanted && alone) {
+            return self.remove_a_leftover();
         }
+        let identity = self.identity(SegmentId(chores.next_id));
+        chores.next_id += 1;
+        let prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity)
+            .map_err(Shared::io_error("recycling", &path))?;
+        self.leftovers.lock().retain(|other| *other != path);
+        prepare::warm(&prepared, crate::append::POPULATE_WINDOW);
+        self.counters.recycled.fetch_add(1, Ordering::Relaxed);
+        self.offer(prepared);
         Ok(true)
     }
 
@@ -302,10 +317,11 @@ impl Shared {
             }
             retention.slots.values().cloned().collect()
         };
-        meta::store_slots(&*self.options.media, &self.dir, slots.iter()).map_err(|source| {
-            self.retention.lock().slots_dirty = true;
-            Shared::io_error("writing the slots in", &self.dir)(source)
-        })
+        let stored = meta::store_slots(&*self.options.media, &self.dir, slots.iter());
+        let mut retention = self.retention.lock();
+        retention.slots_failed = stored.is_err();
+        retention.slots_dirty |= stored.is_err();
+        stored.map_err(Shared::io_error("writing the slots in", &self.dir))
     }
 
     /// One piece of the preparer's work. False when there is none, or the one there is fails for now.
@@ -318,8 +334,12 @@ impl Shared {
         }
         self.populate_ahead();
         let mut chores = self.chores.lock();
-        let done =
-            (|| Ok(self.write_a_footer()? || self.unmap_one() || self.release_one(&mut chores)?))();
+        let done = (|| {
+            Ok(self.write_a_footer()?
+                || self.unmap_one()
+                || self.remove_a_leftover()?
+                || self.release_one(&mut chores)?)
+        })();
         done.unwrap_or_else(|error: LogError| {
             tracing::warn!(%error, "log upkeep");
             false
