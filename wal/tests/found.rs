@@ -1,0 +1,135 @@
+//! Failures that the random runs found, each as a short test.
+
+mod harness;
+
+use esker_wal::media::Media;
+use esker_wal::media::clock::ManualClock;
+use esker_wal::media::sim::{CallKind, Fault, SimMedia};
+use esker_wal::{Log, LogId, Lsn};
+use harness::{options, read_all};
+use std::path::Path;
+use std::sync::Arc;
+
+const ID: LogId = LogId(79);
+
+fn medium() -> SimMedia {
+    let media = SimMedia::new(1);
+    media.create_dir_all(Path::new("log")).unwrap();
+    media
+}
+
+fn open(media: &SimMedia) -> Log {
+    let clock = Arc::new(ManualClock::default());
+    Log::open(Path::new("log"), options(media, &clock, ID))
+        .unwrap()
+        .0
+}
+
+/// Appends and syncs until `segments` more were begun.
+fn fill(log: &Log, segments: u64) {
+    let until = log.stats().rotations + segments;
+    while log.stats().rotations < until {
+        let end = log.append(&[&[7; 2000]]).unwrap().end;
+        log.sync_up_to(end).unwrap();
+        while log.step() {}
+    }
+}
+
+/// The header of a released segment was reset in place; a write that failed half-way left a file with a
+/// segment's name and no intact header, which the next open took for damage.
+#[test]
+fn a_half_written_header_of_a_recycled_file_is_no_damage() {
+    for seed in 0..40 {
+        let media = medium();
+        let log = open(&media);
+        fill(&log, 2);
+        media.fail(Fault::nth(2 + seed % 4).of(CallKind::Write));
+        log.release(log.synced());
+        while log.step() {}
+        match seed % 3 {
+            0 => media.kill(),
+            _ => media.power_cut(seed),
+        }
+        drop(log);
+        media.heal();
+        open(&media);
+    }
+}
+
+/// The removal of the oldest segment failed, and the next one went all the same: the crash after it left
+/// a gap, which the next open took for damage.
+#[test]
+fn a_segment_whose_removal_failed_leaves_no_gap() {
+    for kind in [CallKind::Rename, CallKind::Remove, CallKind::SyncDir] {
+        for seed in 0..40 {
+            let media = medium();
+            let log = open(&media);
+            fill(&log, 3);
+            media.fail(Fault::nth(1).of(kind).times(1 + seed % 3));
+            log.release(log.synced());
+            for _ in 0..20 {
+                log.step();
+            }
+            let synced = log.synced();
+            media.power_cut(seed);
+            drop(log);
+            media.heal();
+            let log = open(&media);
+            assert!(read_all(&log).unwrap().last().unwrap().lsn >= synced);
+        }
+    }
+}
+
+/// A promotion right after open replaces a segment without frames; its file stayed, and once the log
+/// before and after it was released, the next open took it for damage.
+#[test]
+fn a_replaced_empty_segment_is_gone_before_its_neighbours() {
+    let media = medium();
+    let log = open(&media);
+    log.close().unwrap();
+    let log = open(&media);
+    log.begin_epoch(2).unwrap();
+    log.begin_epoch(3).unwrap();
+    fill(&log, 3);
+    log.release(log.synced());
+    while log.step() {}
+    assert!(log.oldest() > Lsn::ZERO);
+    media.kill();
+    drop(log);
+    open(&media);
+}
+
+/// The first writing of a new slot failed; set again, it was there already and not written.
+#[test]
+fn a_slot_is_durable_once_set_slot_has_succeeded() {
+    let media = medium();
+    let log = open(&media);
+    media.fail(Fault::nth(1).of(CallKind::Create));
+    log.set_slot("a", Lsn::ZERO).unwrap_err();
+    log.set_slot("a", Lsn::ZERO).unwrap();
+    media.power_cut(1);
+    drop(log);
+    let log = open(&media);
+    assert_eq!(log.slots().len(), 1);
+    media.fail(Fault::nth(1).of(CallKind::Create));
+    log.drop_slot("a").unwrap_err();
+    assert!(!log.drop_slot("a").unwrap());
+    media.power_cut(2);
+    drop(log);
+    assert!(open(&media).slots().is_empty());
+}
+
+/// Recovery came before the slots were read: what was refused for them had changed the log already.
+#[test]
+fn damaged_slots_are_refused_before_anything_changes() {
+    let media = medium();
+    let log = open(&media);
+    log.set_slot("a", Lsn::ZERO).unwrap();
+    media.kill();
+    drop(log);
+    media.flip(Path::new("log/SLOTS"), 20, 1).unwrap();
+    let before = media.image();
+    let clock = Arc::new(ManualClock::default());
+    Log::open(Path::new("log"), options(&media, &clock, ID)).unwrap_err();
+    assert_eq!(media.image(), before);
+}
