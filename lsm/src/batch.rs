@@ -344,7 +344,7 @@ mod tests {
         batch.delete_range(b"a", Bound::Excluded(b"b"));
         for cut in 2..batch.encoded_len() {
             let cut = &batch.payload()[..cut];
-            if cut.len() != 12 {
+            if cut.len() != 13 {
                 assert!(BatchReader::new(cut).is_err(), "{cut:?}");
             }
         }

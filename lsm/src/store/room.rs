@@ -281,6 +281,10 @@ impl Inner {
                 Verdict::Later(wait) => wait,
                 Verdict::Stop => {
                     if let Some(failure) = self.room.failure() {
+                        // Stepped, nobody else tries again.
+                        if self.stepped && block && self.step() {
+                            continue;
+                        }
                         return Err(failure.error());
                     }
                     Duration::from_secs(3600)

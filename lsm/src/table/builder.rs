@@ -250,9 +250,11 @@ impl TableBuilder {
         let footer = footer.encode(&self.seed, self.offset());
         self.out.extend_from_slice(&footer);
         self.write_out()?;
-        self.handle
-            .sync()
-            .map_err(|e| TableError::io("syncing", &self.path, e))?;
+        if !crate::sabotage::on(crate::sabotage::TABLE_NOT_SYNCED) {
+            self.handle
+                .sync()
+                .map_err(|e| TableError::io("syncing", &self.path, e))?;
+        }
         self.finished = true;
         Ok((meta.properties, self.written))
     }

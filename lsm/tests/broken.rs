@@ -1,0 +1,43 @@
+//! Deliberately broken builds: the model test must catch each of them within 500 seeds.
+//!
+//! `cargo test -p esker-lsm --features sabotage --test broken`
+#![cfg(feature = "sabotage")]
+
+mod common;
+
+use esker_lsm::sabotage::{self, Switch};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+fn is_caught(name: &str, switch: Switch) {
+    // The panics are wanted; their messages would drown the rest.
+    let caught = (0..common::env("ESKER_BROKEN_SEEDS", 500)).find(|seed| {
+        let _broken = sabotage::enable(switch);
+        catch_unwind(AssertUnwindSafe(|| common::run(*seed, 160))).is_err()
+    });
+    match caught {
+        Some(seed) => println!("{name}: caught by seed {seed}"),
+        None => panic!("{name}: not caught"),
+    }
+}
+
+macro_rules! broken {
+    ($($test:ident: $switch:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                is_caught(stringify!($test), sabotage::$switch);
+            }
+        )*
+    };
+}
+
+broken! {
+    a_table_installed_before_the_log_is_synced_is_caught: TABLE_BEFORE_LOG,
+    a_manifest_that_is_not_synced_is_caught: MANIFEST_NOT_SYNCED,
+    a_table_that_is_not_synced_is_caught: TABLE_NOT_SYNCED,
+    a_directory_that_is_not_synced_is_caught: DIR_NOT_SYNCED,
+    a_tombstone_dropped_too_early_is_caught: TOMBSTONE_DROPPED_EARLY,
+    inputs_removed_before_the_edit_are_caught: INPUTS_REMOVED_BEFORE_EDIT,
+    a_flushed_lsn_too_high_is_caught: FLUSHED_TOO_HIGH,
+    snapshots_ignored_by_compaction_are_caught: SNAPSHOTS_IGNORED,
+}

@@ -1,0 +1,219 @@
+//! Commands on the connection: PING, HELLO, CLIENT and so on.
+
+use super::args::{integer, is, shown};
+use super::error::{CommandError, SYNTAX};
+use super::{REDIS_VERSION, num};
+use crate::{Ctx, Flow, Protocol, Reply};
+
+type Control = Result<Flow, CommandError>;
+
+pub(super) fn ping(_: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    match argv {
+        [_] => out.simple("PONG"),
+        [_, text] => out.bulk(text),
+        _ => return Err("ERR wrong number of arguments for 'ping' command".into()),
+    }
+    Ok(Flow::Done)
+}
+
+pub(super) fn echo(_: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    out.bulk(argv[1]);
+    Ok(Flow::Done)
+}
+
+pub(super) fn quit(_: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
+    out.ok();
+    Ok(Flow::Close)
+}
+
+pub(super) fn select(_: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    match i32::try_from(integer(argv[1])?) {
+        Ok(0) => out.ok(),
+        Ok(_) => return Err("ERR DB index is out of range".into()),
+        Err(_) => return Err(super::error::NOT_AN_INTEGER.into()),
+    }
+    Ok(Flow::Done)
+}
+
+pub(super) fn reset(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
+    super::transactions::forget(ctx);
+    let session = &mut *ctx.session;
+    session.name.clear();
+    session.no_evict = false;
+    session.no_touch = false;
+    session.protocol = Protocol::Resp2;
+    out.set_protocol(Protocol::Resp2);
+    out.simple("RESET");
+    Ok(Flow::Done)
+}
+
+fn valid_name(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+pub(super) fn hello(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    let mut protocol = ctx.session.protocol;
+    let mut args = argv[1..].iter();
+    if let Some(version) = args.next() {
+        protocol = match num::parse_i64(version) {
+            None => return Err("ERR Protocol version is not an integer or out of range".into()),
+            Some(2) => Protocol::Resp2,
+            Some(3) => Protocol::Resp3,
+            Some(_) => return Err("NOPROTO unsupported protocol version".into()),
+        };
+    }
+    let mut name = None;
+    while let Some(arg) = args.next() {
+        if is(arg, "auth") && args.len() >= 2 {
+            // There are no passwords: the default user is let in with any, as in Redis without `requirepass`.
+            let user = args.next();
+            let _ = args.next();
+            if user.is_none_or(|user| *user != b"default") {
+                return Err("WRONGPASS invalid username-password pair or user is disabled.".into());
+            }
+        } else if is(arg, "setname")
+            && let Some(wanted) = args.next()
+        {
+            if !valid_name(wanted) {
+                return Err(BAD_NAME.into());
+            }
+            name = Some(*wanted);
+        } else {
+            return Err(format!("ERR Syntax error in HELLO option '{}'", shown(arg)).into());
+        }
+    }
+    if let Some(name) = name {
+        ctx.session.name = name.to_vec();
+    }
+    ctx.session.protocol = protocol;
+    out.set_protocol(protocol);
+    out.map(7);
+    out.bulk(b"server");
+    out.bulk(b"redis");
+    out.bulk(b"version");
+    out.bulk(REDIS_VERSION.as_bytes());
+    out.bulk(b"proto");
+    out.integer(i64::from(protocol.number()));
+    out.bulk(b"id");
+    out.integer(ctx.session.id as i64);
+    out.bulk(b"mode");
+    out.bulk(b"standalone");
+    out.bulk(b"role");
+    out.bulk(if ctx.server.is_replica() {
+        b"replica"
+    } else {
+        b"master"
+    });
+    out.bulk(b"modules");
+    out.array(0);
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_id(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
+    out.integer(ctx.session.id as i64);
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_getname(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
+    let name = &ctx.session.name;
+    out.bulk_or_null(Some(&name[..]).filter(|name| !name.is_empty()));
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_setname(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    if !valid_name(argv[2]) {
+        return Err(BAD_NAME.into());
+    }
+    ctx.session.name = argv[2].to_vec();
+    out.ok();
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_setinfo(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    let (name, field) = if is(argv[2], "lib-name") {
+        ("lib-name", &mut ctx.session.lib_name)
+    } else if is(argv[2], "lib-ver") {
+        ("lib-ver", &mut ctx.session.lib_ver)
+    } else {
+        return Err(format!("ERR Unrecognized option '{}'", shown(argv[2])).into());
+    };
+    if !valid_name(argv[3]) {
+        return Err(
+            format!("ERR {name} cannot contain spaces, newlines or special characters.").into(),
+        );
+    }
+    *field = argv[3].to_vec();
+    out.ok();
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_info(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
+    let line = ctx.server.client_line(ctx.session) + "\n";
+    out.verbatim("txt", line.as_bytes());
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_list(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    let mut ids: Option<Vec<i64>> = None;
+    let mut normal = true;
+    match &argv[2..] {
+        [] => {}
+        [option, kind] if is(option, "type") => {
+            normal = is(kind, "normal");
+            if !normal
+                && !["master", "replica", "slave", "pubsub"]
+                    .iter()
+                    .any(|known| is(kind, known))
+            {
+                return Err(format!("ERR Unknown client type '{}'", shown(kind)).into());
+            }
+        }
+        [option, list @ ..] if is(option, "id") && !list.is_empty() => {
+            let parsed: Option<Vec<i64>> = list.iter().map(|id| num::parse_i64(id)).collect();
+            ids = Some(parsed.ok_or("ERR Invalid client ID")?);
+        }
+        _ => return Err(SYNTAX.into()),
+    }
+    let mut text = String::new();
+    for client in ctx.server.clients() {
+        let id = client
+            .line
+            .strip_prefix("id=")
+            .and_then(|rest| rest.split(' ').next())
+            .and_then(|id| id.parse().ok());
+        if normal
+            && ids
+                .as_ref()
+                .is_none_or(|ids| id.is_some_and(|id| ids.contains(&id)))
+        {
+            text.push_str(&client.line);
+            text.push('\n');
+        }
+    }
+    out.verbatim("txt", text.as_bytes());
+    Ok(Flow::Done)
+}
+
+fn on_off(arg: &[u8]) -> Result<bool, CommandError> {
+    if is(arg, "on") {
+        Ok(true)
+    } else if is(arg, "off") {
+        Ok(false)
+    } else {
+        Err(SYNTAX.into())
+    }
+}
+
+pub(super) fn client_no_evict(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    ctx.session.no_evict = on_off(argv[2])?;
+    out.ok();
+    Ok(Flow::Done)
+}
+
+pub(super) fn client_no_touch(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    ctx.session.no_touch = on_off(argv[2])?;
+    out.ok();
+    Ok(Flow::Done)
+}

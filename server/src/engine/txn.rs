@@ -1,0 +1,471 @@
+//! One command's (or one EXEC's) work on the store: reads, and writes that are gathered into one batch.
+//!
+//! - N1: nothing is appended before [`Txn::commit`], and that appends one batch or nothing.
+//! - N2: with an overlay (EXEC) a read sees what the same transaction wrote before; without one, a command reads a key
+//!   before it writes it and never again.
+//! - N3: a key whose deadline the clock has reached reads as missing, whoever asks.
+//! - N4: `newest` is at or above SeqNo + 1 of each version, and of each tombstone behind a miss, that was read.
+
+use super::Inner;
+use super::keys::{CLOCK_KEY, StoredKey, USER_START};
+use super::locks::Held;
+use super::value::{Head, Value};
+use super::watch::Dirty;
+use bytes::Bytes;
+use esker_lsm::{Snapshot, StoreError, WriteBatch};
+use esker_wal::Lsn;
+use smallvec::SmallVec;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::atomic::Ordering;
+
+/// Memory of a batch that is worth keeping for the next command.
+const BATCH_KEEP_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static BATCH: Cell<Option<WriteBatch>> = const { Cell::new(None) };
+}
+
+/// What EXEC wrote so far, by stored key; `None` is deleted.
+#[derive(Debug, Default)]
+struct Overlay {
+    /// Everything below was flushed.
+    cleared: bool,
+    keys: BTreeMap<Box<[u8]>, Option<Value>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Txn<'a> {
+    engine: &'a Inner,
+    /// Where reads look; `None` is the latest applied state.
+    view: Option<Snapshot>,
+    held: Held<'a>,
+    holds_all: bool,
+    batch: Option<WriteBatch>,
+    overlay: Option<Overlay>,
+    now: Option<i64>,
+    newest: u64,
+    /// The latest deadline that made a key read as missing.
+    expired: i64,
+    dirty: Vec<Dirty>,
+}
+
+/// What [`Txn::commit`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The position that must be safe before anybody hears of this.
+    pub touched: Lsn,
+    /// End of the frame, where the command wrote one.
+    pub end: Option<Lsn>,
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn new(
+        engine: &'a Inner,
+        view: Option<Snapshot>,
+        held: Held<'a>,
+        holds_all: bool,
+    ) -> Self {
+        Txn {
+            engine,
+            view,
+            held,
+            holds_all,
+            batch: None,
+            overlay: None,
+            now: None,
+            newest: 0,
+            expired: i64::MIN,
+            dirty: Vec::new(),
+        }
+    }
+
+    /// From here on reads see this transaction's own writes.
+    pub fn with_overlay(mut self) -> Self {
+        self.overlay = Some(Overlay::default());
+        self
+    }
+
+    /// The expiry clock, one reading for the whole transaction, in milliseconds since 1970.
+    pub fn now(&mut self) -> Result<i64, StoreError> {
+        if let Some(now) = self.now {
+            return Ok(now);
+        }
+        let now = self.engine.clock_now()?;
+        self.now = Some(now);
+        Ok(now)
+    }
+
+    /// Reads a key for the user: counts as a hit or a miss.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        let found = self.peek(key)?;
+        let counter = if found.is_some() {
+            &self.engine.hits
+        } else {
+            &self.engine.misses
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// Reads a key on the way to writing it.
+    pub fn peek(&mut self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        self.peek_stored(&StoredKey::new(key))
+    }
+
+    fn peek_stored(&mut self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        if let Some(overlay) = &self.overlay {
+            if let Some(value) = overlay.keys.get(key) {
+                return match value.clone() {
+                    Some(value) => self.alive(value),
+                    None => Ok(None),
+                };
+            }
+            if overlay.cleared {
+                return Ok(None);
+            }
+        }
+        let found = match &self.view {
+            None => self.engine.store.get(key)?,
+            Some(view) => self.engine.store.get_at(view, key)?,
+        };
+        if found.seqno.0 > 0 {
+            self.newest = self.newest.max(found.seqno.0 + 1);
+        }
+        match found.value {
+            Some(stored) => {
+                let value = decode(key, stored)?;
+                self.alive(value)
+            }
+            None => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn alive(&mut self, value: Value) -> Result<Option<Value>, StoreError> {
+        let Some(deadline) = value.deadline else {
+            return Ok(Some(value));
+        };
+        if deadline <= self.now()? {
+            self.expired = self.expired.max(deadline);
+            return Ok(None);
+        }
+        Ok(Some(value))
+    }
+
+    /// Writes a key: its data is the concatenation of `parts`.
+    pub fn put(&mut self, key: &[u8], deadline: Option<i64>, parts: &[&[u8]]) {
+        let key = StoredKey::new(key);
+        let head = Head::new(deadline);
+        if deadline.is_some() {
+            self.engine.deadlines_in_use();
+        }
+        let mut stored: SmallVec<[&[u8]; 6]> = SmallVec::new();
+        stored.push(head.as_bytes());
+        stored.extend_from_slice(parts);
+        self.batch().put_parts(&key, &stored);
+        if self.engine.watches.any() {
+            self.engine.watches.collect(&key, &mut self.dirty);
+        }
+        if let Some(overlay) = &mut self.overlay {
+            overlay
+                .keys
+                .insert((*key).into(), Some(Value::from_parts(deadline, parts)));
+        }
+    }
+
+    /// Deletes a key that is there.
+    pub fn delete(&mut self, key: &[u8]) {
+        let key = StoredKey::new(key);
+        self.batch().delete(&key);
+        if self.engine.watches.any() {
+            self.engine.watches.collect(&key, &mut self.dirty);
+        }
+        if let Some(overlay) = &mut self.overlay {
+            overlay.keys.insert((*key).into(), None);
+        }
+    }
+
+    /// Deletes all keys. All stripes must be held.
+    pub fn clear(&mut self) -> Result<(), StoreError> {
+        debug_assert!(self.holds_all, "a flush holds all stripes");
+        if self.engine.watches.any() {
+            for key in self.engine.watches.keys() {
+                if self.peek_stored(&key)?.is_some() {
+                    self.engine.watches.collect(&key, &mut self.dirty);
+                }
+            }
+        }
+        self.batch().delete_range(USER_START, Bound::Unbounded);
+        if let Some(overlay) = &mut self.overlay {
+            overlay.cleared = true;
+            overlay.keys.clear();
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self) -> &mut WriteBatch {
+        self.batch
+            .get_or_insert_with(|| BATCH.take().unwrap_or_default())
+    }
+
+    /// Walks the stored keys behind `after` (from the first where it is `None`) in their order, with the value or
+    /// `None` where the deadline has passed, until `each` breaks.
+    pub fn scan(
+        &mut self,
+        after: Option<&[u8]>,
+        each: impl FnMut(&[u8], Option<&Value>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let start = after.map_or(Bound::Included(USER_START), Bound::Excluded);
+        self.scan_from(start, each)
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let snapshot = match &self.view {
+            Some(view) => view.clone(),
+            // Behind all stripes no write is on its way: the snapshot is not older than what a plain read saw.
+            None if self.holds_all => self.engine.store.snapshot(),
+            None => {
+                let _all = self.engine.stripes.all();
+                self.engine.store.snapshot()
+            }
+        };
+        self.newest = self.newest.max(snapshot.seqno().0);
+        snapshot
+    }
+
+    fn scan_from(
+        &mut self,
+        start: Bound<&[u8]>,
+        mut each: impl FnMut(&[u8], Option<&Value>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let overlay = self.overlay.take();
+        let result = self.merge(start, overlay.as_ref(), &mut each);
+        self.overlay = overlay;
+        result
+    }
+
+    fn merge(
+        &mut self,
+        start: Bound<&[u8]>,
+        overlay: Option<&Overlay>,
+        each: &mut dyn FnMut(&[u8], Option<&Value>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let now = self.now()?;
+        let mut expired = self.expired;
+        let mut show = |key: &[u8], value: &Value| {
+            if value.is_past(now) {
+                expired = expired.max(value.deadline.unwrap_or(i64::MIN));
+                each(key, None)
+            } else {
+                each(key, Some(value))
+            }
+        };
+        let mut ours = overlay.map(|overlay| {
+            overlay
+                .keys
+                .range::<[u8], _>((start, Bound::Unbounded))
+                .peekable()
+        });
+        if !overlay.is_some_and(|overlay| overlay.cleared) {
+            let snapshot = self.snapshot();
+            'store: for entry in self.engine.store.scan(&snapshot, start, Bound::Unbounded)? {
+                let entry = entry?;
+                if let Some(ours) = &mut ours {
+                    while let Some((key, value)) = ours.next_if(|(key, _)| ***key <= *entry.key) {
+                        if let Some(value) = value
+                            && show(key, value).is_break()
+                        {
+                            self.expired = expired;
+                            return Ok(());
+                        }
+                        if **key == *entry.key {
+                            continue 'store;
+                        }
+                    }
+                }
+                let value = decode(&entry.key, entry.value)?;
+                if show(&entry.key, &value).is_break() {
+                    self.expired = expired;
+                    return Ok(());
+                }
+            }
+        }
+        for (key, value) in ours.into_iter().flatten() {
+            if let Some(value) = value
+                && show(key, value).is_break()
+            {
+                break;
+            }
+        }
+        self.expired = expired;
+        Ok(())
+    }
+
+    /// Some stored key that is there, by `random`: a place between the first and the last key is drawn, and a few
+    /// keys are skipped from there. Not uniform.
+    pub fn random_key(&mut self, mut random: u64) -> Result<Option<Box<[u8]>>, StoreError> {
+        let place = {
+            let snapshot = self.snapshot();
+            let mut scan =
+                self.engine
+                    .store
+                    .scan(&snapshot, Bound::Included(USER_START), Bound::Unbounded)?;
+            let first = scan.next().transpose()?.map(|entry| entry.key);
+            let last = scan.next_back().transpose()?.map(|entry| entry.key);
+            match (first, last) {
+                (Some(first), Some(last)) => between(&first, &last, random),
+                _ => Vec::new(),
+            }
+        };
+        random = random.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut skip = random >> 60;
+        let mut chosen: Option<Box<[u8]>> = None;
+        for from in [Bound::Included(&place[..]), Bound::Included(USER_START)] {
+            let from = if place.is_empty() {
+                Bound::Included(USER_START)
+            } else {
+                from
+            };
+            self.scan_from(from, |key, value| {
+                if value.is_some() {
+                    chosen = Some(key.into());
+                    if skip == 0 {
+                        return ControlFlow::Break(());
+                    }
+                    skip -= 1;
+                }
+                ControlFlow::Continue(())
+            })?;
+            if chosen.is_some() {
+                break;
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The version that decides about a stored key now, and its deadline (`None`: missing, or none).
+    pub(crate) fn version(&mut self, key: &[u8]) -> Result<Version, StoreError> {
+        let before = self.newest;
+        self.newest = 0;
+        let found = self.peek_stored(key)?;
+        let seqno = self.newest;
+        self.newest = before.max(seqno);
+        Ok(Version {
+            seqno,
+            exists: found.is_some(),
+            deadline: found.and_then(|value| value.deadline),
+        })
+    }
+
+    /// SCAN's places.
+    #[must_use]
+    pub fn cursors(&self) -> &'a super::cursors::Cursors {
+        &self.engine.cursors
+    }
+
+    /// Whether anything is to be written.
+    #[must_use]
+    pub fn has_writes(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| !batch.is_empty())
+    }
+
+    /// Appends the batch, if there is one, and frees the locks. `Busy`: nothing was done.
+    pub fn commit(mut self) -> Result<Done, StoreError> {
+        let mut touched = Lsn(self.newest);
+        let wrote = self.has_writes();
+        let keep_clock = self.view.is_none()
+            && self.expired > self.engine.clock.kept()
+            && self.engine.is_writer();
+        if !wrote && !keep_clock {
+            return Ok(Done { touched, end: None });
+        }
+        let mut end = None;
+        {
+            // Readings reach the store in rising order.
+            let clock_write = keep_clock.then(|| self.engine.clock_write.lock());
+            let mut kept = None;
+            if clock_write.is_some() && self.expired > self.engine.clock.kept() {
+                let now = self.now()?;
+                self.batch().put(CLOCK_KEY, &now.to_le_bytes());
+                kept = Some(now);
+            }
+            if wrote || kept.is_some() {
+                match self.engine.store.try_write(self.batch()) {
+                    Ok(written) => {
+                        touched = touched.max(written.end);
+                        end = wrote.then_some(written.end);
+                        if let Some(now) = kept {
+                            self.engine.clock.observe(now);
+                        }
+                    }
+                    Err(error) if wrote || is_busy(&error) => return Err(error),
+                    // The read itself is sound; the server's own checks report what ails the log.
+                    Err(_) => {}
+                }
+            }
+        }
+        for dirty in self.dirty.drain(..) {
+            dirty.store(true, Ordering::Release);
+        }
+        self.held = Held::None;
+        Ok(Done { touched, end })
+    }
+}
+
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        if let Some(mut batch) = self.batch.take()
+            && batch.encoded_len() <= BATCH_KEEP_BYTES
+        {
+            batch.clear();
+            BATCH.set(Some(batch));
+        }
+    }
+}
+
+/// What [`Txn::version`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// SeqNo + 1 of what decided.
+    pub(crate) seqno: u64,
+    pub(crate) exists: bool,
+    pub(crate) deadline: Option<i64>,
+}
+
+/// Whether an error means: try again when there is room.
+#[must_use]
+pub fn is_busy(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Busy | StoreError::Log(esker_wal::LogError::Busy)
+    )
+}
+
+fn decode(key: &[u8], stored: Bytes) -> Result<Value, StoreError> {
+    Value::from_stored(stored).ok_or_else(|| StoreError::Corrupt {
+        path: "the store".into(),
+        offset: 0,
+        what: format!(
+            "the value of key {:?} was not written by this version of Esker; read it with the one that did",
+            String::from_utf8_lossy(&key[..key.len().min(64)])
+        ),
+    })
+}
+
+/// A byte string between two keys, drawn by `random`: their common prefix and eight bytes.
+fn between(first: &[u8], last: &[u8], random: u64) -> Vec<u8> {
+    let common = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+    let word = |key: &[u8]| {
+        let mut bytes = [0; 8];
+        for (to, from) in bytes.iter_mut().zip(&key[common..]) {
+            *to = *from;
+        }
+        u64::from_be_bytes(bytes)
+    };
+    let (low, high) = (word(first), word(last));
+    let drawn = low + (u128::from(random) * u128::from(high.saturating_sub(low)) >> 64) as u64;
+    [&first[..common], &drawn.to_be_bytes()].concat()
+}
