@@ -131,7 +131,7 @@ impl Levels {
             if !touched {
                 continue;
             }
-            let gone = |file: u64| removed.iter().any(|r| *r == (level, file));
+            let gone = |file: u64| removed.contains(&(level, file));
             let before = self.levels[level].len();
             let mut tables: Vec<_> = self.levels[level]
                 .iter()

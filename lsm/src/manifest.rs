@@ -660,3 +660,186 @@ impl Manifest {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use esker_wal::media::sim::SimMedia;
+
+    fn meta(file: u64) -> TableMeta {
+        TableMeta {
+            file,
+            bytes: 1000 + file,
+            entries: 10,
+            deletes: 2,
+            range_deletes: 1,
+            oldest: SeqNo(file * 100),
+            newest: SeqNo(file * 100 + 99),
+            bounds: KeyBounds {
+                smallest: Bytes::from_static(b"a"),
+                largest: match file % 3 {
+                    0 => Bound::Included(Bytes::from_static(b"k")),
+                    1 => Bound::Excluded(Bytes::from_static(b"l")),
+                    _ => Bound::Unbounded,
+                },
+            },
+        }
+    }
+
+    fn add(file: u64) -> Edit {
+        Edit {
+            flushed: Some(Lsn(file * 8)),
+            added: vec![(0, meta(file))],
+            ..Edit::default()
+        }
+    }
+
+    const LOG: LogId = LogId(5);
+
+    /// A manifest with `edits` records behind record 0.
+    fn written(edits: u64) -> (Arc<dyn Media>, SimMedia, Manifest, PathBuf) {
+        let sim = SimMedia::new(1);
+        let media: Arc<dyn Media> = Arc::new(sim.clone());
+        let dir = Path::new("tables");
+        media.create_dir_all(dir).unwrap();
+        let mut manifest = Manifest::create(&media, dir, LOG, Lsn(0));
+        manifest.renew().unwrap();
+        for file in 1..=edits {
+            manifest.append(add(file)).unwrap();
+        }
+        let path = dir.join(manifest_name(1));
+        (media, sim, manifest, path)
+    }
+
+    fn read(media: &Arc<dyn Media>) -> Result<Listed, OpenError> {
+        Ok(Manifest::read(media, Path::new("tables"), LOG)?
+            .expect("CURRENT is there")
+            .listed)
+    }
+
+    #[test]
+    fn edits_come_back_and_garbage_is_no_edit() {
+        let edit = Edit {
+            flushed: Some(Lsn(80)),
+            next_file: Some(9),
+            added: (1..7).map(|f| (f as usize % LEVELS, meta(f))).collect(),
+            removed: vec![(1, 5), (6, 300)],
+        };
+        let bytes = edit.encode();
+        assert_eq!(Edit::decode(&bytes).unwrap(), edit);
+        for cut in 0..bytes.len() {
+            // Some cuts end between two fields; none panics.
+            let _ = Edit::decode(&bytes[..cut]);
+        }
+        assert_eq!(Edit::decode(&[9]), None);
+        assert_eq!(Edit::decode(&[REMOVE as u8, LEVELS as u8, 1]), None);
+    }
+
+    #[test]
+    fn the_bytes_of_a_record_are_frozen() {
+        let edit = Edit {
+            flushed: Some(Lsn(0x100)),
+            removed: vec![(1, 2)],
+            ..Edit::default()
+        };
+        let hex: String = record(LOG, 3, 4, &edit)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!(&hex[..24], "454d52430400000006000000");
+        assert_eq!(&hex[32..], "018002040102");
+        assert_eq!(current_line(LOG, 3).len(), 25 + 1 + 32 + 1 + 8 + 1);
+    }
+
+    #[test]
+    fn a_torn_last_record_is_cut_and_a_broken_one_before_an_intact_one_is_damage() {
+        let (media, sim, manifest, path) = written(3);
+        let whole = manifest.listed.clone();
+        drop(manifest);
+        assert_eq!(read(&media).unwrap(), whole);
+        let bytes = sim.read(&path).unwrap();
+        let starts: Vec<_> = (0..bytes.len() - 4)
+            .filter(|at| &bytes[*at..at + 4] == RECORD_MAGIC)
+            .collect();
+        assert_eq!(starts.len(), 4);
+        for len in starts[3]..bytes.len() {
+            sim.put(&path, &bytes[..len]).unwrap();
+            assert_eq!(read(&media).unwrap().flushed, Lsn(16), "cut to {len}");
+        }
+        for at in starts[0]..starts[3] {
+            let mut broken = bytes.clone();
+            broken[at] ^= 0x10;
+            sim.put(&path, &broken).unwrap();
+            assert!(
+                matches!(read(&media), Err(OpenError::Corrupt { .. })),
+                "byte {at}"
+            );
+        }
+        for at in starts[3]..bytes.len() {
+            let mut broken = bytes.clone();
+            broken[at] ^= 0x10;
+            sim.put(&path, &broken).unwrap();
+            assert_eq!(read(&media).unwrap().flushed, Lsn(16), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn after_a_failed_append_the_next_edit_goes_into_a_new_manifest() {
+        use esker_wal::media::sim::{CallKind, Fault};
+        let (media, sim, mut manifest, path) = written(1);
+        sim.fail(Fault::nth(1).of(CallKind::SyncFile));
+        assert!(manifest.append(add(2)).is_err());
+        assert_eq!(manifest.number(), None);
+        manifest.append(add(3)).unwrap();
+        assert!(!media.exists(&path).unwrap());
+        let files: Vec<_> = read(&media)
+            .unwrap()
+            .tables
+            .iter()
+            .map(|(_, m)| m.file)
+            .collect();
+        assert_eq!(files, [1, 3]);
+    }
+
+    #[test]
+    fn a_newer_format_and_another_store_are_told_from_damage() {
+        let (media, sim, manifest, path) = written(1);
+        drop(manifest);
+        assert!(matches!(
+            Manifest::read(&media, Path::new("tables"), LogId(6)),
+            Err(OpenError::Corrupt { .. })
+        ));
+        let mut bytes = sim.read(&path).unwrap();
+        bytes[8] = 2;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&bytes[..12]);
+        hasher.update(&bytes[16..HEADER_LEN]);
+        let crc = hasher.finalize().to_le_bytes();
+        bytes[12..16].copy_from_slice(&crc);
+        sim.put(&path, &bytes).unwrap();
+        assert!(matches!(
+            read(&media),
+            Err(OpenError::NewerFormat { found: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn a_large_manifest_is_written_anew() {
+        let (media, sim, mut manifest, _) = written(0);
+        let key = Bytes::from(vec![b'k'; 100_000]);
+        for file in 1..40 {
+            let mut edit = add(file);
+            edit.added[0].1.bounds = KeyBounds {
+                smallest: key.clone(),
+                largest: Bound::Included(key.clone()),
+            };
+            if file > 1 {
+                edit.removed.push((0, file - 1));
+            }
+            manifest.append(edit).unwrap();
+        }
+        assert!(manifest.number().unwrap() > 1);
+        assert!(sim.used_bytes() < 3 << 20);
+        assert_eq!(read(&media).unwrap(), manifest.listed);
+    }
+}

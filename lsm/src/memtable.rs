@@ -472,3 +472,123 @@ impl Cursor for MemCursor {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WriteBatch;
+    use std::collections::BTreeSet;
+    use std::ops::Bound;
+
+    fn put(mem: &MemTable, lsn: u64, key: &[u8]) {
+        let mut batch = WriteBatch::new();
+        batch.put(key, &lsn.to_le_bytes());
+        mem.insert(Lsn(lsn), BatchReader::trusted(&batch));
+    }
+
+    #[test]
+    fn keys_stand_in_bytewise_order_whatever_their_length() {
+        let keys: Vec<&[u8]> = vec![
+            b"",
+            b"\0",
+            b"\0\0",
+            b"a",
+            b"a\0",
+            b"a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"key:000000000001",
+            b"key:0000000000010",
+            b"key:000000000001a",
+            b"key:000000000002",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ];
+        let mem = Arc::new(MemTable::new(Lsn(0)));
+        for (i, key) in keys.iter().rev().enumerate() {
+            put(&mem, 8 * (1 + i as u64), key);
+            put(&mem, 8 * (101 + i as u64), key);
+        }
+        let want: Vec<_> = keys
+            .iter()
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let mut cursor = mem.cursor();
+        cursor.seek_to_first().unwrap();
+        let mut got: Vec<Vec<u8>> = Vec::new();
+        while cursor.valid() {
+            let KeyRef { user, seqno } = cursor.key();
+            if seqno.0 >= 800 {
+                got.push(user.to_vec());
+            } else {
+                assert_eq!(got.last().unwrap(), user, "the newer version comes first");
+            }
+            cursor.next().unwrap();
+        }
+        assert_eq!(got, want);
+        cursor.seek_to_last().unwrap();
+        for key in want.iter().rev() {
+            assert_eq!(cursor.key().user, *key);
+            cursor.prev().unwrap();
+            cursor.prev().unwrap();
+        }
+        assert!(!cursor.valid());
+        for key in &keys {
+            assert!(mem.get(key, SeqNo::MAX).unwrap().seqno.0 >= 800);
+            assert!(mem.get(key, SeqNo(799)).unwrap().seqno.0 < 800);
+            assert!(mem.get(key, SeqNo(7)).is_none());
+        }
+        assert!(mem.get(b"key:00000000000", SeqNo::MAX).is_none());
+    }
+
+    #[test]
+    fn a_range_tombstone_is_seen_by_the_next_lookup() {
+        let mem = MemTable::new(Lsn(0));
+        for round in 0..20u64 {
+            put(&mem, 100 * round + 8, b"k");
+            assert!(mem.get(b"k", SeqNo::MAX).unwrap().value.is_some());
+            let mut batch = WriteBatch::new();
+            batch.delete_range(b"a", Bound::Excluded(b"z"));
+            mem.insert(Lsn(100 * round + 48), BatchReader::trusted(&batch));
+            let hit = mem.get(b"k", SeqNo::MAX).unwrap();
+            assert_eq!((hit.value, hit.seqno), (None, SeqNo(100 * round + 48)));
+            assert!(
+                mem.get(b"k", SeqNo(100 * round + 20))
+                    .unwrap()
+                    .value
+                    .is_some()
+            );
+        }
+        assert!(!mem.is_empty());
+        assert_eq!(mem.entries(), 20);
+        assert!(mem.bytes() > 20 * RANGE_OVERHEAD);
+    }
+
+    #[test]
+    fn inserts_by_many_threads_are_all_there() {
+        let mem = Arc::new(MemTable::new(Lsn(0)));
+        std::thread::scope(|scope| {
+            for t in 0..4u64 {
+                let mem = &mem;
+                scope.spawn(move || {
+                    for i in 0..500u64 {
+                        put(
+                            mem,
+                            8 * (1 + i * 4 + t),
+                            format!("{:03}", i % 100).as_bytes(),
+                        );
+                    }
+                });
+            }
+        });
+        let mut cursor = mem.cursor();
+        cursor.seek_to_first().unwrap();
+        let mut n = 0;
+        while cursor.valid() {
+            n += 1;
+            cursor.next().unwrap();
+        }
+        assert_eq!((n, mem.entries()), (2000, 2000));
+    }
+}
