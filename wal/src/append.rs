@@ -13,6 +13,7 @@ use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, Mark, checksum, frame_len
 use crate::ids::{Epoch, EpochStart, Lsn};
 use crate::log::{Appended, WireFrame};
 use crate::meta;
+use crate::sabotage::{self, Sabotage};
 use crate::segment::{Activation, Segment, capacity};
 use crate::shared::{Append, Shared};
 use parking_lot::MutexGuard;
@@ -131,7 +132,13 @@ impl Shared {
             }
             if !append.held {
                 match self.room(&mut append, len) {
-                    Ok(true) => return Ok(self.take(&mut append, len)),
+                    Ok(true) => {
+                        let stretch = self.take(&mut append, len);
+                        if sabotage::on(Sabotage::PublishedBeforeCopy) {
+                            self.publish_void(&stretch);
+                        }
+                        return Ok(stretch);
+                    }
                     Ok(false) => {}
                     Err(error) => return Err(error),
                 }
@@ -210,9 +217,11 @@ impl Shared {
         let segment = append.active.as_ref().expect("room was found").clone();
         let synced = self.synced();
         let end = self.reserved().advance(bytes);
-        let lsn = Lsn(self
-            .tail
-            .reserve(&mut append.turn, bytes, segment.frame_word(end)));
+        let mut word_behind = segment.frame_word(end);
+        if sabotage::on(Sabotage::StaleWordKept) {
+            word_behind = None;
+        }
+        let lsn = Lsn(self.tail.reserve(&mut append.turn, bytes, word_behind));
         append.appends += 1;
         // Relaxed: a hint; the window is populated a little later or twice at worst.
         if end.0 > self.populated.load(Ordering::Relaxed) {
@@ -274,10 +283,13 @@ impl Shared {
     pub(crate) fn publish(&self, stretch: &Stretch, kind: Kind, parts: &[&[u8]]) -> Appended {
         let segment = &*stretch.segment;
         let epoch = segment.active.epoch.epoch;
-        let mark = Mark {
+        let mut mark = Mark {
             synced: stretch.synced,
+        };
+        if sabotage::on(Sabotage::MarkTooHigh) {
+            mark.synced = stretch.lsn;
         }
-        .encode(self.meta.node, epoch, stretch.lsn);
+        let mark = mark.encode(self.meta.node, epoch, stretch.lsn);
         let word = write_frame(segment, stretch.lsn, kind, parts, &mark);
         let slot = segment.word(segment.offset(stretch.lsn) as usize);
         if self.tail.publish(slot, word) {

@@ -10,6 +10,7 @@ use crate::append::POPULATE_WINDOW;
 use crate::error::{LogError, Poison};
 use crate::ids::Lsn;
 use crate::options::SyncPolicy;
+use crate::sabotage::{self, Sabotage};
 use crate::segment::{SectorMark, Segment};
 use crate::shared::Shared;
 use esker_sync::group::Entered;
@@ -100,8 +101,14 @@ impl Shared {
                 segment.offset(start)
             };
             let end = segment.offset(to.min(segment.end()));
-            map.sync(at as usize, (end - at) as usize)
-                .map_err(|source| self.poison("syncing", &segment.path, source))?;
+            let mut done = match sabotage::on(Sabotage::NoMsync) {
+                true => Ok(()),
+                false => map.sync(at as usize, (end - at) as usize),
+            };
+            if sabotage::on(Sabotage::FailedSyncRetried) && done.is_err() {
+                done = map.sync(at as usize, (end - at) as usize);
+            }
+            done.map_err(|source| self.poison("syncing", &segment.path, source))?;
         }
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         let took = begun.elapsed().as_nanos() as u64;

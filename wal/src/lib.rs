@@ -13,6 +13,10 @@ mod options;
 mod prepare;
 mod reader;
 mod recovery;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+#[cfg(not(feature = "sabotage"))]
+mod sabotage;
 mod segment;
 mod shared;
 mod upkeep;

@@ -13,6 +13,7 @@ use crate::error::OpenError;
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
 use crate::log::Slot;
 use crate::media::Media;
+use crate::sabotage::{self, Sabotage};
 use crate::segment::{FORMAT, id_at, u32_at, u64_at};
 use std::io;
 use std::path::Path;
@@ -69,6 +70,14 @@ pub(crate) fn replace(media: &dyn Media, dir: &Path, name: &str, bytes: &[u8]) -
     file.write_all_at(bytes, 0)?;
     file.sync()?;
     media.rename(&tmp, &dir.join(name))?;
+    sync_dir(media, dir)
+}
+
+/// Makes the entries of the log's directory durable.
+pub(crate) fn sync_dir(media: &dyn Media, dir: &Path) -> io::Result<()> {
+    if sabotage::on(Sabotage::NoDirSync) {
+        return Ok(());
+    }
     media.sync_dir(dir)
 }
 

@@ -6,6 +6,7 @@
 //! in between leaves a `.tmp` that open removes: a header that was half written never has a segment's name.
 
 use crate::media::Media;
+use crate::meta::sync_dir;
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
 use std::io;
 use std::path::Path;
@@ -31,7 +32,7 @@ pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::R
         file.write_all_at(&fresh_head(identity), 0)?;
         file.sync()?;
         media.rename(&tmp, &path)?;
-        media.sync_dir(dir)?;
+        sync_dir(media, dir)?;
         let map = file.map(identity.bytes as usize)?;
         Ok(Prepared {
             identity,
@@ -59,11 +60,11 @@ pub(crate) fn recycle(
     let path = dir.join(file_name(identity.id));
     let file = media.open_rw(from)?;
     media.rename(from, &tmp)?;
-    media.sync_dir(dir)?;
+    sync_dir(media, dir)?;
     file.write_all_at(&fresh_head(identity), 0)?;
     file.sync()?;
     media.rename(&tmp, &path)?;
-    media.sync_dir(dir)?;
+    sync_dir(media, dir)?;
     let map = file.map(identity.bytes as usize)?;
     Ok(Prepared {
         identity,

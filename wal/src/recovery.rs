@@ -30,6 +30,7 @@ use crate::media::MediaFile;
 use crate::meta::{self, Meta};
 use crate::options::{LogOptions, OpenRole};
 use crate::prepare;
+use crate::sabotage::{self, Sabotage};
 use crate::segment::{
     Activation, BadHeader, Footer, Identity, MARK_AT, Prepared, SECTOR, SUFFIX, SectorMark,
     Segment, SegmentHeader, capacity,
@@ -352,10 +353,12 @@ fn rewrite(kept: &[Kept], from: Lsn, to: Lsn) -> Result<(), OpenError> {
                 .file
                 .read_exact_at(&mut buf, offset)
                 .map_err(io_error("reading", path))?;
-            kept.found
-                .file
-                .write_all_at(&buf, offset)
-                .map_err(io_error("rewriting", path))?;
+            if !sabotage::on(Sabotage::TailNotRewritten) {
+                kept.found
+                    .file
+                    .write_all_at(&buf, offset)
+                    .map_err(io_error("rewriting", path))?;
+            }
             at = at.advance(len);
         }
         // The header too: it may be no more durable than the frames.
@@ -488,8 +491,10 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
     let mark_sequence = highest.map_or(0, |m| m.sequence);
     let clean = nothing_cut && highest.is_some_and(|m| m.clean && m.synced == end);
     let fresh = kept.is_empty();
-    let goes_on = clean
-        && (options.role == OpenRole::Follower || highest.is_some_and(|m| m.writer))
+    let goes_on = (clean || sabotage::on(Sabotage::TailNotCut))
+        && (options.role == OpenRole::Follower
+            || highest.is_some_and(|m| m.writer)
+            || sabotage::on(Sabotage::TailNotCut))
         && last.is_some_and(|k| k.found.header.identity.bytes == options.segment_bytes);
     let mut recovery = Recovery {
         meta,
@@ -523,7 +528,9 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             clean: false,
             writer: false,
         };
-        take_mark(&segment, mark, meta.node).map_err(io_error("marking", &path))?;
+        if !sabotage::on(Sabotage::CleanMarkKept) {
+            take_mark(&segment, mark, meta.node).map_err(io_error("marking", &path))?;
+        }
         recovery.active = Some(Arc::new(segment));
     } else {
         if !clean {
@@ -531,6 +538,9 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         }
         let chain = kept.last().map_or(meta.chain, |k| k.footer.chain);
         let start = match options.role {
+            OpenRole::Writer if sabotage::on(Sabotage::EpochNotOpened) && !epochs.is_empty() => {
+                epochs.last().copied()
+            }
             OpenRole::Writer => {
                 let number = epochs.last().map_or(1, |e| e.epoch.number);
                 Some(EpochStart {
@@ -591,7 +601,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         media.remove(path).map_err(io_error("removing", path))?;
     }
     if !dead.is_empty() {
-        media.sync_dir(dir).map_err(io_error("syncing", dir))?;
+        meta::sync_dir(media, dir).map_err(io_error("syncing", dir))?;
     }
     recovery.segments = kept
         .into_iter()

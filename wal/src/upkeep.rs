@@ -15,6 +15,7 @@ use crate::frame::fold;
 use crate::ids::{ChainHash, Lsn, SegmentId};
 use crate::meta;
 use crate::prepare;
+use crate::sabotage::{self, Sabotage};
 use crate::segment::{FOOTER_LEN, Footer, SECTOR, Segment};
 use crate::shared::{Chores, Retention, Shared};
 use esker_sync::stop::StopToken;
@@ -223,7 +224,7 @@ impl Shared {
                 tracing::warn!(slot = slot.name, position = %slot.position, "slot is past its cap and lost");
                 slot.lost = true;
                 lost = true;
-            } else {
+            } else if !sabotage::on(Sabotage::SlotsIgnored) {
                 floor = floor.min(slot.position);
             }
         }
@@ -242,9 +243,7 @@ impl Shared {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             other => other.map_err(Shared::io_error("removing", &path))?,
         }
-        media
-            .sync_dir(&self.dir)
-            .map_err(Shared::io_error("syncing", &self.dir))?;
+        meta::sync_dir(media, &self.dir).map_err(Shared::io_error("syncing", &self.dir))?;
         self.leftovers.lock().retain(|other| *other != path);
         Ok(true)
     }
@@ -268,9 +267,11 @@ impl Shared {
         // A slot found lost is lost on disk before the log is.
         self.write_slots()?;
         let chain = self.chain_base(&next)?;
-        next.file
-            .write_all_at(&next.header(chain).encode(), 0)
-            .map_err(Shared::io_error("writing the header of", &next.path))?;
+        if !sabotage::on(Sabotage::ChainNotKept) {
+            next.file
+                .write_all_at(&next.header(chain).encode(), 0)
+                .map_err(Shared::io_error("writing the header of", &next.path))?;
+        }
         next.file
             .sync()
             .map_err(|e| LogError::Poisoned(self.poison("syncing", &next.path, e)))?;

@@ -6,28 +6,7 @@
 
 mod harness;
 
-use harness::{Tally, World, seeds};
-
-const OPS: u64 = 150;
-
-/// One seed, with its last steps in the error.
-fn run_seed(seed: u64) -> Result<Tally, String> {
-    let mut world = World::new(seed);
-    let result = world.run(OPS);
-    if seeds::from_env("ESKER_SEED").is_some() {
-        for line in &world.story {
-            eprintln!("{line}");
-        }
-    }
-    match result {
-        Ok(()) => Ok(world.tally),
-        Err(e) => {
-            let from = world.story.len().saturating_sub(25);
-            let story = world.story[from..].join("\n  ");
-            Err(format!("{e}\nits last steps:\n  {story}"))
-        }
-    }
-}
+use harness::{Tally, runs::run_seed, seeds};
 
 #[test]
 fn a_recovered_log_is_a_prefix_that_holds_every_synced_frame() {

@@ -7,10 +7,12 @@
 #![allow(
     dead_code,
     clippy::print_stderr,
+    clippy::print_stderr,
     reason = "shared by several test binaries"
 )]
 
 pub(crate) mod model;
+pub(crate) mod runs;
 pub(crate) mod seeds;
 
 use esker_wal::media::Media;
@@ -96,6 +98,8 @@ pub(crate) struct World {
     trouble: bool,
     /// Preparing may have failed in this life; the log tries again after a while only.
     lacked_space: bool,
+    /// Whether an open without its epoch is a failure by itself, or only by what follows from it.
+    pub(crate) epochs_are_counted: bool,
     pub(crate) tally: Tally,
     pub(crate) story: Vec<String>,
 }
@@ -160,6 +164,7 @@ impl World {
             must_if_killed: Lsn::ZERO,
             trouble: false,
             lacked_space: false,
+            epochs_are_counted: true,
             tally: Tally::default(),
             story: Vec::new(),
             rng,
@@ -316,7 +321,8 @@ impl World {
                 log.oldest()
             ));
         }
-        if role == OpenRole::Writer
+        if self.epochs_are_counted
+            && role == OpenRole::Writer
             && may_begin == 1
             && !found.clean
             && self.model.frames.last().map(|f| f.kind) != Some(Kind::Control)
