@@ -474,7 +474,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
     // From here on the disk may be changed.
     let nothing_cut = cut.is_empty();
     dead.extend(cut);
-    let torn = kept.last().map(|k| torn_bytes(k)).transpose()?.unwrap_or(0);
+    let torn = kept.last().map(torn_bytes).transpose()?.unwrap_or(0);
     // An epoch's control frame may be there without the history knowing yet.
     let known = epochs.clone();
     for k in &kept {

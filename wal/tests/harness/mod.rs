@@ -7,7 +7,6 @@
 #![allow(
     dead_code,
     clippy::print_stderr,
-    clippy::print_stderr,
     reason = "shared by several test binaries"
 )]
 
