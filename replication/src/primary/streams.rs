@@ -18,7 +18,7 @@ const READS_PER_TURN: usize = 256;
 const SENDS_PER_TURN: usize = 8;
 /// A replica that has caught up waits no longer than this for what is published and not synced.
 const SYNC_TICK: Duration = Duration::from_millis(20);
-/// A slot follows its replica's acknowledgements at most this often.
+/// A slot follows its replica's acknowledgements at most this often, and is looked at for being lost.
 const SLOT_TICK: Duration = Duration::from_millis(200);
 
 /// A replica that follows.
@@ -71,6 +71,9 @@ pub(super) struct Streams {
     sessions: Vec<Session>,
     /// Whether positions or states changed since the watchers were called.
     moved: bool,
+    /// Whether replicas were told that somebody waits for durable acknowledgements.
+    said_sync_now: bool,
+    slots_seen: Instant,
 }
 
 impl Streams {
@@ -86,6 +89,8 @@ impl Streams {
             shared,
             sessions: Vec::new(),
             moved: false,
+            said_sync_now: false,
+            slots_seen: Instant::now(),
         }
     }
 
@@ -401,6 +406,14 @@ impl Streams {
         let now = Instant::now();
         let timing = self.shared.options.timing;
         let (published, synced) = (self.log.published(), self.log.synced());
+        if now.duration_since(self.slots_seen) >= SLOT_TICK {
+            self.slots_seen = now;
+            self.end_those_whose_slot_is_lost();
+        }
+        let positions = self.positions();
+        // Who begins to wait for durable acknowledgements does not wait for a heartbeat.
+        let at_once = positions.sync_now && !self.said_sync_now;
+        self.said_sync_now = positions.sync_now;
         let mut wants_sync = false;
         let mut at = 0;
         while at < self.sessions.len() {
@@ -411,10 +424,10 @@ impl Streams {
             }
             let next = session.next();
             wants_sync |= next >= synced && session.granted > next;
-            if now.duration_since(session.said) >= timing.heartbeat {
+            if at_once || now.duration_since(session.said) >= timing.heartbeat {
                 let (routing, id) = (session.routing.clone(), session.id);
                 self.sessions[at].said = now;
-                let beat = Message::Heartbeat(self.positions());
+                let beat = Message::Heartbeat(positions);
                 if matches!(self.say(&routing, id, &beat), Sent::Gone) {
                     self.end(at, End::Gone("its connection is gone"));
                     continue;
@@ -424,6 +437,30 @@ impl Streams {
         }
         if wants_sync && published > synced {
             self.log.request_sync(published);
+        }
+    }
+
+    /// A replica past its slot's cap is told to resynchronise (R2); its reader would hold the log for ever.
+    fn end_those_whose_slot_is_lost(&mut self) {
+        for slot in self.log.slots().into_iter().filter(|slot| slot.lost) {
+            let Some(node) = super::slot_node(&slot.name) else {
+                continue;
+            };
+            if let Some(at) = self.sessions.iter().position(|s| s.node == node) {
+                let refused = Refused {
+                    reason: Reason::Released,
+                    at: slot.position,
+                    text: format!(
+                        "the replica fell further behind than its slot's cap allows, at LSN {}; if the log is gone when it comes back, it must be rebuilt: empty its data directory",
+                        slot.position
+                    ),
+                };
+                self.end(at, End::Refuse(refused));
+            }
+            let mut peers = self.shared.peers.lock();
+            if peers.contains(node) {
+                peers.entry(node).slot_lost = true;
+            }
         }
     }
 

@@ -11,7 +11,8 @@
 //! session, and answers the next acknowledgement with `reset`.
 
 use super::Shared;
-use super::inbox::Job;
+use super::inbox::{Failure, Job};
+use crate::datadir::{Role, RoleRecord};
 use crate::error::Refusal;
 use crate::protocol::{
     self, Ack, EPOCHS_MAX, Hello, Message, PROTOCOL, PROTOCOL_MIN, PrimaryPositions, Refused,
@@ -19,7 +20,7 @@ use crate::protocol::{
 };
 use crate::status::FollowState;
 use crate::transport;
-use esker_wal::{ChainHash, Lsn, NodeId};
+use esker_wal::{ChainHash, LogError, Lsn, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -180,7 +181,7 @@ impl Follower {
     fn greet(&mut self) {
         let hello = match self.hello() {
             Ok(hello) => hello,
-            Err(why) => return self.disconnect(why),
+            Err(error) => return self.disconnect(error.to_string()),
         };
         let link = std::mem::replace(
             &mut self.link,
@@ -204,7 +205,7 @@ impl Follower {
         };
     }
 
-    fn hello(&self) -> Result<Hello, String> {
+    fn hello(&self) -> Result<Hello, LogError> {
         let mut hello = Hello {
             protocols: (PROTOCOL_MIN, PROTOCOL),
             log: None,
@@ -218,10 +219,10 @@ impl Follower {
             let log = store.log();
             let end = log.published();
             // What is claimed must outlive this process: the primary counts it as durable.
-            log.sync_up_to(end).map_err(|e| e.to_string())?;
+            log.sync_up_to(end)?;
             hello.log = Some(log.log_id());
             hello.end = end;
-            hello.chain = log.chain_at(end).map_err(|e| e.to_string())?;
+            hello.chain = log.chain_at(end)?;
             hello.epochs = log.epochs();
             let older = hello.epochs.len().saturating_sub(EPOCHS_MAX);
             hello.epochs.drain(..older);
@@ -299,6 +300,15 @@ impl Follower {
                 welcome.protocol
             ));
         }
+        // The epoch heard of is durable before anything of it is taken: a promotion goes above it (R4).
+        let data = &self.shared.options.data;
+        let heard = RoleRecord {
+            role: Role::Replica,
+            epoch: welcome.epoch.max(data.role().map_or(0, |r| r.epoch)),
+        };
+        if let Err(error) = data.set_role(heard) {
+            return self.disconnect(error.to_string());
+        }
         self.link = Link::Following {
             socket,
             session,
@@ -331,7 +341,13 @@ impl Follower {
             self.moved |= view.positions != positions;
             view.positions = positions;
         }
-        shared.sync_now.store(positions.sync_now, Ordering::Relaxed);
+        let before = shared.sync_now.swap(positions.sync_now, Ordering::Relaxed);
+        if positions.sync_now
+            && !before
+            && let Some(store) = shared.store()
+        {
+            store.log().request_sync(store.log().published());
+        }
         if let Some(listener) = &shared.options.expiry_listener {
             listener(positions.expiry_ms);
         }
@@ -420,8 +436,18 @@ impl Follower {
     }
 
     fn check_applier(&mut self) {
-        let Some(failure) = self.shared.inbox.failure() else {
-            return;
+        let poison = self
+            .shared
+            .opened
+            .get()
+            .and_then(|o| o.store.log().poison());
+        let failure = match (poison, self.shared.inbox.failure()) {
+            (Some(poison), _) => Failure {
+                fatal: true,
+                why: poison.to_string(),
+            },
+            (None, Some(failure)) => failure,
+            (None, None) => return,
         };
         if !failure.fatal {
             self.disconnect(failure.why);

@@ -291,6 +291,9 @@ impl Replica {
             return Err(ReplicationError::NothingToPromote);
         };
         self.inner.stop_following(&mut ending, false);
+        shared.view.lock().state = FollowState::Disconnected {
+            why: "stopped to be promoted".into(),
+        };
         let log = store.log();
         log.sync_up_to(log.published())?;
         let data = &shared.options.data;
