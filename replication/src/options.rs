@@ -82,7 +82,7 @@ pub struct PrimaryOptions {
     pub replicas_max: usize,
     /// Somebody always waits for durable acknowledgements: replicas sync at once. Default: no.
     pub sync_now: bool,
-    /// The expiry clock to send along. Default: zero.
+    /// The expiry clock to send along; zero says nothing. Default: zero.
     pub expiry_clock: Option<ExpiryClock>,
     /// Heartbeats and deadlines.
     pub timing: Timing,

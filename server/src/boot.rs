@@ -523,6 +523,15 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
     options.name.clone_from(&args.name);
     options.keys = keys;
     options.store = common.store_options();
+    let clock = Arc::downgrade(&node);
+    // A replica's clock is never behind what it heard (design 7).
+    options.expiry_listener = Some(Arc::new(move |millis| {
+        if let Some(node) = clock.upgrade()
+            && let Some(engine) = node.engine()
+        {
+            engine.clock().observe(millis);
+        }
+    }));
     let begin = Instant::now();
     let replica = Replica::start(options)?;
     let served = (|| {

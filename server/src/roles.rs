@@ -73,6 +73,14 @@ impl ReplicationSide {
         options.allow_remote_plaintext = self.allow_remote_plaintext;
         options.keys.clone_from(&self.keys);
         options.sync_now = self.sync_now;
+        let clock = Weak::clone(node);
+        // Zero: no clock yet, and a replica makes nothing of it.
+        options.expiry_clock = Some(Arc::new(move || {
+            clock
+                .upgrade()
+                .and_then(|node| node.engine().map(|engine| engine.clock().now()))
+                .unwrap_or(0)
+        }));
         let primary = Primary::start(options)?;
         let node = Weak::clone(node);
         let ring: Watcher = Arc::new(move || {

@@ -348,7 +348,9 @@ impl Follower {
         {
             store.log().request_sync(store.log().published());
         }
-        if let Some(listener) = &shared.options.expiry_listener {
+        if let Some(listener) = &shared.options.expiry_listener
+            && positions.expiry_ms != 0
+        {
             listener(positions.expiry_ms);
         }
     }
