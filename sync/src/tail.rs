@@ -89,15 +89,21 @@ impl Tail {
         self.published.is_awaited()
     }
 
+    /// Whether somebody waits for `published`; for who publishes without [`Tail::publish`].
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.published.is_awaited()
+    }
+
     /// Moves `published` over the words stored since, and returns it.
-    pub fn advance(&self, words: &mut impl Words) -> u64 {
+    pub fn advance<W: Words>(&self, words: &mut W) -> u64 {
         let from = self.published.get();
         let mut at = from;
         while let Some(word) = words.load(at, |w| w.load(Ordering::Acquire)) {
             if word == 0 {
                 break;
             }
-            at += span_of(words, word);
+            at += W::span(word);
         }
         if at > from {
             self.published.advance(at);
@@ -115,8 +121,4 @@ impl Tail {
     pub fn stop(&self) {
         self.published.stop();
     }
-}
-
-fn span_of<W: Words>(_words: &W, word: u64) -> u64 {
-    W::span(word)
 }

@@ -167,7 +167,14 @@ impl Shared {
             return Ok(false);
         }
         let Some(active) = &append.active else {
-            return Ok(false);
+            // Opened without room for a segment (W8); the preparer goes on with it as soon as there is some.
+            self.prepare_bell.ring();
+            return match &append.no_space {
+                Some(source) => {
+                    Err(LogError::NoSpace { dir: self.dir.clone(), source: source.clone() })
+                }
+                None => Ok(false),
+            };
         };
         if self.reserved().advance(bytes) <= active.capacity_end() {
             return Ok(true);
@@ -390,15 +397,51 @@ impl Shared {
 
     /// Promotion: begins an epoch with this number.
     pub(crate) fn begin_epoch(&self, number: u64) -> Result<EpochStart, LogError> {
+        let expected = self.reserved();
+        if self
+            .current_epoch()
+            .is_some_and(|current| number <= current.epoch.number)
+        {
+            let why = "a promotion needs a higher epoch number";
+            return Err(LogError::NotNext { lsn: expected, expected, why });
+        }
+        self.begin_own(number)
+    }
+
+    /// Begins an epoch of this node's own.
+    fn begin_own(&self, number: u64) -> Result<EpochStart, LogError> {
         let id = crate::recovery::random_id();
-        let appended = self.begin(None, |begin| EpochStart {
-            epoch: Epoch { number, id },
-            begin,
-        })?;
-        Ok(EpochStart {
-            epoch: Epoch { number, id },
-            begin: appended.lsn,
-        })
+        let epoch = Epoch { number, id };
+        let appended = self.begin(None, |begin| EpochStart { epoch, begin })?;
+        Ok(EpochStart { epoch, begin: appended.lsn })
+    }
+
+    /// Finishes an open that had no room for a segment, now that one is prepared.
+    pub(crate) fn resume(&self) -> Result<(), LogError> {
+        let current = self.current_epoch();
+        {
+            let mut append = self.append.lock();
+            if append.active.is_some()
+                || append.prepared.is_empty()
+                || append.held
+                || append.closed
+            {
+                return Ok(());
+            }
+            if !append.writer {
+                // A follower goes on in its primary's epoch, or has not begun.
+                if let Some(current) = current {
+                    self.rotate(&mut append, current);
+                }
+                drop(append);
+                self.room.notify_all();
+                self.room_came();
+                return Ok(());
+            }
+        }
+        self.begin_own(current.map_or(1, |start| start.epoch.number))?;
+        self.room_came();
+        Ok(())
     }
 
     /// Begins an epoch: everything before is synced, then a segment is begun with the control frame, synced,
@@ -411,6 +454,13 @@ impl Shared {
         let mut append = self.append.lock();
         loop {
             self.check_open(&append)?;
+            if let Some(start) = expected.filter(|_| append.writer) {
+                return Err(LogError::NotNext {
+                    lsn: start.begin,
+                    expected: self.reserved(),
+                    why: "this node writes by itself",
+                });
+            }
             if !append.held {
                 break;
             }
@@ -433,6 +483,18 @@ impl Shared {
         begun
     }
 
+    /// Writes the history if it changed.
+    pub(crate) fn write_epochs(&self) -> std::io::Result<()> {
+        let _file = self.epochs_file.lock();
+        if !self.epochs_dirty.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let epochs = self.epochs.lock().clone();
+        meta::store_epochs(&*self.options.media, &self.dir, &epochs)?;
+        self.epochs_dirty.store(false, Ordering::Release);
+        Ok(())
+    }
+
     fn begin_held(
         &self,
         expected: Option<EpochStart>,
@@ -449,15 +511,6 @@ impl Shared {
             }
         }
         let start = start_at(base);
-        if let Some(current) = self.current_epoch() {
-            if expected.is_none() && start.epoch.number <= current.epoch.number {
-                return Err(LogError::NotNext {
-                    lsn: base,
-                    expected: base,
-                    why: "a promotion needs a higher epoch number",
-                });
-            }
-        }
         self.sync_up_to(base, None)?;
         let mut append = self.append.lock();
         // A segment without frames is replaced by one at the same base.
@@ -499,12 +552,15 @@ impl Shared {
         drop(append);
         let appended = self.publish(&stretch, Kind::Control, &[&control_payload(start)]);
         self.sync_up_to(appended.end, None)?;
-        let mut epochs = self.epochs.lock().clone();
-        epochs.push(start);
-        meta::store_epochs(&*self.options.media, &self.dir, &epochs).map_err(|source| {
-            LogError::Poisoned(self.poison("writing the history in", &self.dir, source))
-        })?;
-        *self.epochs.lock() = epochs;
+        self.epochs.lock().push(start);
+        self.epochs_dirty.store(true, Ordering::Release);
+        if let Err(error) = self.write_epochs() {
+            // On a full disk the segment itself carries the epoch until there is room: none is removed before.
+            if error.kind() != std::io::ErrorKind::StorageFull {
+                let poison = self.poison("writing the history in", &self.dir, error);
+                return Err(LogError::Poisoned(poison));
+            }
+        }
         if let Some(empty) = empty {
             self.leftovers.lock().push(empty.path.clone());
             self.prepare_bell.ring();

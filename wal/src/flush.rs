@@ -217,6 +217,9 @@ impl Shared {
 
     /// When the flusher has something to do by itself.
     fn flush_deadline(&self) -> Option<Instant> {
+        if self.poison.get().is_some() {
+            return None;
+        }
         let idle = self.idle_for();
         let mut after = None;
         if self.unmarked.load(Ordering::Acquire) {

@@ -584,6 +584,8 @@ impl Handle {
         }
         shared.room.notify_all();
         let flushed = self.flush_for_close();
+        // A worker that waits for a frame nobody will publish must not wait on.
+        shared.tail.stop();
         let joined = self.workers.join().map_err(|panic| LogError::Io {
             doing: "joining the workers of",
             path: shared.dir.clone(),
@@ -670,7 +672,7 @@ fn share(
             turn,
             active: recovery.active,
             prepared: VecDeque::new(),
-            no_space: None,
+            no_space: recovery.no_space.map(Arc::new),
             closed: false,
             held: false,
             writer: options.role == OpenRole::Writer,
@@ -692,6 +694,8 @@ fn share(
         }),
         slots_file: Mutex::new(()),
         leftovers: Mutex::new(Vec::new()),
+        epochs_file: Mutex::new(()),
+        epochs_dirty: AtomicBool::new(recovery.epochs_dirty),
         marks: Mutex::new(Marks {
             sequence: recovery.mark_sequence,
             synced: Lsn::ZERO,

@@ -17,6 +17,9 @@
 //! | >= synced | not clean    | follower        | tail above the mark rewritten, synced; same epoch, new segment |
 //! | < synced | any           | any             | `OpenError::Corrupt`                                        |
 //!
+//! Without room for the new segment the log opens for reading; the preparer goes on from there once there is
+//! some (W8).
+//!
 //! Every step may be cut short and done again: the new segment counts only once its header is there, and
 //! from then on outranks what it replaces; dead files are removed after that.
 
@@ -49,6 +52,10 @@ pub(crate) struct Recovery {
     pub(crate) active: Option<Arc<Segment>>,
     pub(crate) end: Lsn,
     pub(crate) epochs: Vec<EpochStart>,
+    /// The history could not be written for want of room.
+    pub(crate) epochs_dirty: bool,
+    /// There was no room for the segment to go on in: open for reading until there is.
+    pub(crate) no_space: Option<io::Error>,
     pub(crate) spares: Vec<PathBuf>,
     pub(crate) next_id: u64,
     pub(crate) mark_sequence: u64,
@@ -502,6 +509,8 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         active: None,
         end,
         epochs: Vec::new(),
+        epochs_dirty: false,
+        no_space: None,
         spares: Vec::new(),
         next_id: 0,
         mark_sequence: mark_sequence + 1,
@@ -553,8 +562,16 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             }
             OpenRole::Follower => epochs.last().copied(),
         };
-        if let Some(start) = start {
-            let prepared = obtain(dir, &meta, options, &mut spares, &mut next_id)?;
+        let prepared = match start.map(|_| obtain(dir, &meta, options, &mut spares, &mut next_id)) {
+            None => None,
+            Some(Ok(prepared)) => Some(prepared),
+            Some(Err(OpenError::Io { source, .. })) if source.kind() == io::ErrorKind::StorageFull => {
+                recovery.no_space = Some(source);
+                None
+            }
+            Some(Err(error)) => return Err(error),
+        };
+        if let (Some(start), Some(prepared)) = (start, prepared) {
             let path = prepared.path.clone();
             let active = Activation {
                 base: end,
@@ -587,14 +604,20 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             recovery.active = Some(Arc::new(segment));
         }
         // A segment without frames that another one replaces at the same base.
-        if recovery.active.is_some() || kept.iter().all(|k| k.end == k.found.active.base) {
+        if recovery.active.is_some()
+            || recovery.no_space.is_none() && kept.iter().all(|k| k.end == k.found.active.base) {
             while kept.last().is_some_and(|k| k.found.active.base == end) {
                 dead.extend(kept.pop().map(|k| k.found.path));
             }
         }
     }
     if epochs != known {
-        meta::store_epochs(media, dir, &epochs).map_err(io_error("writing the history in", dir))?;
+        match meta::store_epochs(media, dir, &epochs) {
+            Ok(()) => {}
+            // The segments carry it until there is room.
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => recovery.epochs_dirty = true,
+            Err(e) => return Err(io_error("writing the history in", dir)(e)),
+        }
     }
     dead.extend(wrong_size);
     for path in &dead {

@@ -9,6 +9,7 @@
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
 //! |    - | `Shared::leftovers`| files to be removed                | nothing                           |
 //! |    - | `Shared::slots_file`, `Shared::marks` | the writing of those | file calls; taken with no other held |
+//! |    - | `Shared::slots_file`, `epochs_file`, `marks` | the writing of those | file calls; taken with none but `chores` held |
 //!
 //! The group's leadership is like a lock too: the leader syncs, takes `table` for a moment, and calls the watchers
 //! after it has handed over.
@@ -146,6 +147,9 @@ pub(crate) struct Shared {
     pub(crate) slots_file: Mutex<()>,
     /// Files of segments that are no more, still to be removed.
     pub(crate) leftovers: Mutex<Vec<PathBuf>>,
+    pub(crate) epochs_file: Mutex<()>,
+    /// The history on disk lacks an epoch; its segments are not removed before it is written.
+    pub(crate) epochs_dirty: AtomicBool,
     pub(crate) marks: Mutex<Marks>,
     /// Free once closed (W9).
     pub(crate) dir_lock: Mutex<Option<Box<dyn LockGuard>>>,

@@ -264,6 +264,8 @@ impl Shared {
             }
             (oldest.clone(), next.clone())
         };
+        // The history must not depend on what goes.
+        self.write_epochs().map_err(Shared::io_error("writing the history in", &self.dir))?;
         // A slot found lost is lost on disk before the log is.
         self.write_slots()?;
         let chain = self.chain_base(&next)?;
@@ -331,6 +333,9 @@ impl Shared {
             return false;
         }
         if self.prepare_one() {
+            if let Err(error) = self.resume() {
+                tracing::warn!(%error, "log opened for reading only");
+            }
             return true;
         }
         self.populate_ahead();

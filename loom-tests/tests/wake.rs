@@ -1,0 +1,128 @@
+//! Watermark, bell and stop token: nobody sleeps through what it waits for.
+#![cfg(esker_loom)]
+
+use esker_loom_tests::assert_caught;
+use esker_sync::bell::Bell;
+use esker_sync::shim::{Arc, Condvar, Mutex};
+use esker_sync::stop::StopToken;
+use esker_sync::watermark::{WaitEnd, Watermark};
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+
+/// A waiter is woken by the advance that reaches its target, whoever advances (WM2).
+#[test]
+fn a_watermark_wakes_who_waits_for_it() {
+    loom::model(|| {
+        let mark = Arc::new(Watermark::new(0));
+        let threads: Vec<_> = [1, 2]
+            .map(|to| {
+                let mark = mark.clone();
+                thread::spawn(move || mark.advance(to))
+            })
+            .into();
+        assert_eq!(mark.wait(2, None, || {}), WaitEnd::Reached);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(mark.get(), 2);
+    });
+}
+
+/// Twin: the advance looks for waiters first.
+#[test]
+fn twin_a_watermark_that_looks_for_waiters_first_loses_one() {
+    assert_caught("broken_a_watermark_that_looks_for_waiters_first_loses_one", &["deadlock"]);
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_watermark_that_looks_for_waiters_first_loses_one() {
+    loom::model(|| {
+        let value = Arc::new(loom::sync::atomic::AtomicU64::new(0));
+        let mark = Arc::new(Watermark::new(0));
+        let thread = {
+            let (mark, value) = (mark.clone(), value.clone());
+            thread::spawn(move || {
+                let awaited = mark.is_awaited();
+                value.store(1, Ordering::Release);
+                if awaited {
+                    mark.advance(1);
+                }
+            })
+        };
+        let look = || {
+            if value.load(Ordering::Acquire) == 1 {
+                mark.advance(1);
+            }
+        };
+        assert_eq!(mark.wait(1, None, look), WaitEnd::Reached);
+        thread.join().unwrap();
+    });
+}
+
+/// A ring is never slept through, and what was done before it is seen (B1, B2).
+#[test]
+fn a_bell_is_heard() {
+    loom::model(|| {
+        let bell = Arc::new(Bell::default());
+        let work = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (bell, work) = (bell.clone(), work.clone());
+            thread::spawn(move || {
+                work.store(true, Ordering::Relaxed);
+                bell.ring();
+            })
+        };
+        assert!(bell.wait(None));
+        assert!(work.load(Ordering::Relaxed));
+        thread.join().unwrap();
+    });
+}
+
+/// Twin: the ringer does not take the mutex between setting and notifying.
+#[test]
+fn twin_a_bell_that_rings_without_the_mutex_is_slept_through() {
+    assert_caught("broken_a_bell_that_rings_without_the_mutex_is_slept_through", &["deadlock"]);
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_bell_that_rings_without_the_mutex_is_slept_through() {
+    loom::model(|| {
+        let shared = Arc::new((AtomicBool::new(false), Mutex::new(()), Condvar::new()));
+        let thread = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.0.store(true, Ordering::Release);
+                shared.2.notify_one();
+            })
+        };
+        let mut guard = shared.1.lock();
+        while !shared.0.load(Ordering::Acquire) {
+            shared.2.wait(&mut guard);
+        }
+        drop(guard);
+        thread.join().unwrap();
+    });
+}
+
+/// A callback runs exactly once, whether it is registered before or after the stop (ST2).
+#[test]
+fn a_stop_callback_runs_exactly_once() {
+    loom::model(|| {
+        let token = StopToken::new();
+        let runs = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        let thread = {
+            let token = token.clone();
+            thread::spawn(move || token.stop())
+        };
+        let child = token.child();
+        let counted = runs.clone();
+        child.on_stop(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        thread.join().unwrap();
+        assert!(child.is_stopped());
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+    });
+}
