@@ -79,7 +79,10 @@ fn what_is_acknowledged_is_published_and_synced() {
 /// Twin: the leader syncs up to what is reserved, not to what is published.
 #[test]
 fn twin_syncing_what_is_only_reserved_acknowledges_too_much() {
-    assert_caught("broken_syncing_what_is_only_reserved_acknowledges_too_much", &["is not there", "Causality violation"]);
+    assert_caught(
+        "broken_syncing_what_is_only_reserved_acknowledges_too_much",
+        &["is not there", "Causality violation"],
+    );
 }
 
 #[test]
@@ -134,7 +137,10 @@ fn leadership_is_handed_to_one_who_still_waits() {
 /// Twin: the leader forgets to hand over.
 #[test]
 fn twin_a_leader_that_does_not_hand_over_leaves_the_queue_asleep() {
-    assert_caught("broken_a_leader_that_does_not_hand_over_leaves_the_queue_asleep", &["deadlock"]);
+    assert_caught(
+        "broken_a_leader_that_does_not_hand_over_leaves_the_queue_asleep",
+        &["deadlock"],
+    );
 }
 
 #[test]
@@ -150,7 +156,10 @@ fn broken_a_leader_that_does_not_hand_over_leaves_the_queue_asleep() {
 /// Twin: the leader says more than it has done.
 #[test]
 fn twin_a_leader_that_announces_before_working_wakes_too_early() {
-    assert_caught("broken_a_leader_that_announces_before_working_wakes_too_early", &["woken too early"]);
+    assert_caught(
+        "broken_a_leader_that_announces_before_working_wakes_too_early",
+        &["woken too early"],
+    );
 }
 
 #[test]
@@ -206,7 +215,10 @@ fn who_gives_up_takes_no_leadership_along() {
 /// Twin: who gives up takes leadership if it can, and forgets it.
 #[test]
 fn twin_leadership_taken_along_by_one_who_gives_up_is_lost() {
-    assert_caught("broken_leadership_taken_along_by_one_who_gives_up_is_lost", &["deadlock", "assertion"]);
+    assert_caught(
+        "broken_leadership_taken_along_by_one_who_gives_up_is_lost",
+        &["deadlock", "assertion"],
+    );
 }
 
 #[test]

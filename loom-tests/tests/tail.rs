@@ -41,7 +41,10 @@ fn what_is_published_is_completely_written() {
 /// Twin: the word is stored without release.
 #[test]
 fn twin_a_word_stored_without_release_lets_half_a_frame_through() {
-    assert_caught("broken_a_word_stored_without_release_lets_half_a_frame_through", &["Causality violation", "assertion"]);
+    assert_caught(
+        "broken_a_word_stored_without_release_lets_half_a_frame_through",
+        &["Causality violation", "assertion"],
+    );
 }
 
 #[test]
@@ -67,7 +70,10 @@ fn stale_words_of_a_recycled_segment_are_never_published() {
 /// Twin: the word behind a reservation is not zeroed.
 #[test]
 fn twin_without_zeroing_ahead_stale_words_are_published() {
-    assert_caught("broken_without_zeroing_ahead_stale_words_are_published", &["is not there", "assertion", "Causality violation"]);
+    assert_caught(
+        "broken_without_zeroing_ahead_stale_words_are_published",
+        &["is not there", "assertion", "Causality violation"],
+    );
 }
 
 #[test]
@@ -114,7 +120,10 @@ fn a_waiter_is_woken_whichever_frame_is_published_last() {
 /// Twin: the publisher looks for waiters before it publishes, not after.
 #[test]
 fn twin_looking_for_waiters_before_publishing_loses_a_wake_up() {
-    assert_caught("broken_looking_for_waiters_before_publishing_loses_a_wake_up", &["deadlock"]);
+    assert_caught(
+        "broken_looking_for_waiters_before_publishing_loses_a_wake_up",
+        &["deadlock"],
+    );
 }
 
 #[test]
@@ -126,7 +135,8 @@ fn broken_looking_for_waiters_before_publishing_loses_a_wake_up() {
             if log.tail.is_awaited() {
                 log.publish(at);
             } else {
-                log.word(at).store(WORD, loom::sync::atomic::Ordering::Release);
+                log.word(at)
+                    .store(WORD, loom::sync::atomic::Ordering::Release);
             }
         } else {
             log.publish(at);
@@ -160,7 +170,11 @@ fn close_against_append(close: fn(&Log) -> u64) {
         assert_eq!(log.tail.wait(end, None, look), WaitEnd::Reached);
         log.check_below(end);
         let last = appender.join().unwrap();
-        assert_eq!(last.map_or(0, |at| at + 1), end, "an append that was taken is not flushed");
+        assert_eq!(
+            last.map_or(0, |at| at + 1),
+            end,
+            "an append that was taken is not flushed"
+        );
         assert_eq!(log.reserve(), None, "append after close");
     });
 }
@@ -178,7 +192,10 @@ fn close_flushes_every_append_that_was_taken() {
 /// Twin: the end is read before the door is shut.
 #[test]
 fn twin_reading_the_end_before_closing_forgets_an_append() {
-    assert_caught("broken_reading_the_end_before_closing_forgets_an_append", &["an append that was taken is not flushed"]);
+    assert_caught(
+        "broken_reading_the_end_before_closing_forgets_an_append",
+        &["an append that was taken is not flushed"],
+    );
 }
 
 #[test]

@@ -31,7 +31,10 @@ fn a_watermark_wakes_who_waits_for_it() {
 /// Twin: the advance looks for waiters first.
 #[test]
 fn twin_a_watermark_that_looks_for_waiters_first_loses_one() {
-    assert_caught("broken_a_watermark_that_looks_for_waiters_first_loses_one", &["deadlock"]);
+    assert_caught(
+        "broken_a_watermark_that_looks_for_waiters_first_loses_one",
+        &["deadlock"],
+    );
 }
 
 #[test]
@@ -82,7 +85,10 @@ fn a_bell_is_heard() {
 /// Twin: the ringer does not take the mutex between setting and notifying.
 #[test]
 fn twin_a_bell_that_rings_without_the_mutex_is_slept_through() {
-    assert_caught("broken_a_bell_that_rings_without_the_mutex_is_slept_through", &["deadlock"]);
+    assert_caught(
+        "broken_a_bell_that_rings_without_the_mutex_is_slept_through",
+        &["deadlock"],
+    );
 }
 
 #[test]

@@ -170,9 +170,10 @@ impl Shared {
             // Opened without room for a segment (W8); the preparer goes on with it as soon as there is some.
             self.prepare_bell.ring();
             return match &append.no_space {
-                Some(source) => {
-                    Err(LogError::NoSpace { dir: self.dir.clone(), source: source.clone() })
-                }
+                Some(source) => Err(LogError::NoSpace {
+                    dir: self.dir.clone(),
+                    source: source.clone(),
+                }),
                 None => Ok(false),
             };
         };
@@ -403,7 +404,11 @@ impl Shared {
             .is_some_and(|current| number <= current.epoch.number)
         {
             let why = "a promotion needs a higher epoch number";
-            return Err(LogError::NotNext { lsn: expected, expected, why });
+            return Err(LogError::NotNext {
+                lsn: expected,
+                expected,
+                why,
+            });
         }
         self.begin_own(number)
     }
@@ -413,7 +418,10 @@ impl Shared {
         let id = crate::recovery::random_id();
         let epoch = Epoch { number, id };
         let appended = self.begin(None, |begin| EpochStart { epoch, begin })?;
-        Ok(EpochStart { epoch, begin: appended.lsn })
+        Ok(EpochStart {
+            epoch,
+            begin: appended.lsn,
+        })
     }
 
     /// Finishes an open that had no room for a segment, now that one is prepared.
@@ -421,10 +429,7 @@ impl Shared {
         let current = self.current_epoch();
         {
             let mut append = self.append.lock();
-            if append.active.is_some()
-                || append.prepared.is_empty()
-                || append.held
-                || append.closed
+            if append.active.is_some() || append.prepared.is_empty() || append.held || append.closed
             {
                 return Ok(());
             }

@@ -565,7 +565,9 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         let prepared = match start.map(|_| obtain(dir, &meta, options, &mut spares, &mut next_id)) {
             None => None,
             Some(Ok(prepared)) => Some(prepared),
-            Some(Err(OpenError::Io { source, .. })) if source.kind() == io::ErrorKind::StorageFull => {
+            Some(Err(OpenError::Io { source, .. }))
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
                 recovery.no_space = Some(source);
                 None
             }
@@ -605,7 +607,8 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         }
         // A segment without frames that another one replaces at the same base.
         if recovery.active.is_some()
-            || recovery.no_space.is_none() && kept.iter().all(|k| k.end == k.found.active.base) {
+            || recovery.no_space.is_none() && kept.iter().all(|k| k.end == k.found.active.base)
+        {
             while kept.last().is_some_and(|k| k.found.active.base == end) {
                 dead.extend(kept.pop().map(|k| k.found.path));
             }

@@ -8,7 +8,6 @@
 //! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
 //! |    - | `Shared::leftovers`| files to be removed                | nothing                           |
-//! |    - | `Shared::slots_file`, `Shared::marks` | the writing of those | file calls; taken with no other held |
 //! |    - | `Shared::slots_file`, `epochs_file`, `marks` | the writing of those | file calls; taken with none but `chores` held |
 //!
 //! The group's leadership is like a lock too: the leader syncs, takes `table` for a moment, and calls the watchers

@@ -265,7 +265,8 @@ impl Shared {
             (oldest.clone(), next.clone())
         };
         // The history must not depend on what goes.
-        self.write_epochs().map_err(Shared::io_error("writing the history in", &self.dir))?;
+        self.write_epochs()
+            .map_err(Shared::io_error("writing the history in", &self.dir))?;
         // A slot found lost is lost on disk before the log is.
         self.write_slots()?;
         let chain = self.chain_base(&next)?;

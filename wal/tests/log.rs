@@ -63,41 +63,41 @@ fn synced_appends_are_there_after_reopening_each_at_its_own_lsn() {
     log.append(&[b"more"]).unwrap();
 }
 
+/// The files as they are now, elsewhere: what a killed process leaves.
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
 /// W3, W5: what a killed process leaves.
 #[test]
 fn a_log_that_was_not_closed_keeps_what_was_published_and_begins_an_epoch() {
-    let dir = tempfile::tempdir().unwrap();
-    let (log, _) = open(dir.path());
+    // Without threads, so that no file moves while it is copied.
+    let stepped = || LogOptions {
+        workers: Workers::Stepped,
+        ..options(16 << 10)
+    };
+    let mut dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), stepped()).unwrap();
     for n in 0..200_u32 {
         log.append(&[&n.to_le_bytes(), &[1; 200]]).unwrap();
     }
     let expected = payloads(&log, Lsn::ZERO);
     assert_eq!(expected.len(), 200);
-    // The files as they are, without a close.
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(dir.path()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    for round in 2..6 {
-        let (log, recovered) = open(copy.path());
+    let mut before = copy(dir.path());
+    for epochs in 2..6 {
+        let (log, recovered) = Log::open(before.path(), stepped()).unwrap();
         assert!(!recovered.clean);
         assert_eq!(payloads(&log, Lsn::ZERO), expected);
-        assert_eq!(log.epochs().len(), round);
+        assert_eq!(log.epochs().len(), epochs);
         assert_eq!(log.epoch().number, 1);
-        let again = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(copy.path()).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), again.path().join(entry.file_name())).unwrap();
-        }
+        dir = copy(before.path());
         drop(log);
-        for entry in std::fs::read_dir(copy.path()).unwrap() {
-            std::fs::remove_file(entry.unwrap().path()).unwrap();
-        }
-        for entry in std::fs::read_dir(again.path()).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-        }
+        before = dir;
     }
 }
 
