@@ -19,7 +19,7 @@ use esker_wal::{Lsn, WatchGuard};
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -136,8 +136,14 @@ pub struct Node {
     upstream: RwLock<Option<Arc<dyn Upstream>>>,
     bells: Mutex<Vec<Arc<Bell>>>,
     guards: Mutex<(Vec<WatchGuard>, Vec<RoomGuard>)>,
+    /// Why a worker of the store failed, as last looked at.
+    background: RwLock<Option<String>>,
     // Flags.
     replica: AtomicBool,
+    // As of the last `refresh`, so that a command costs no lock.
+    refuses_writes: AtomicBool,
+    /// LSN where reads look; `u64::MAX` when they look at the latest state.
+    reads_at: AtomicU64,
 }
 
 impl fmt::Debug for Node {
@@ -173,7 +179,10 @@ impl Node {
             upstream: RwLock::new(None),
             bells: Mutex::new(Vec::new()),
             guards: Mutex::new((Vec::new(), Vec::new())),
+            background: RwLock::new(None),
             replica: AtomicBool::new(replica),
+            refuses_writes: AtomicBool::new(replica),
+            reads_at: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -197,6 +206,7 @@ impl Node {
         guards.0.push(store.log().watch_room(Arc::clone(&ring)));
         guards.1.push(store.watch_room(ring));
         drop(guards);
+        self.refresh();
         self.ring();
     }
 
@@ -265,41 +275,82 @@ impl Node {
         own.min(theirs)
     }
 
+    /// Looks whether writes are refused and whether the safe position is stuck. The event loops call it once
+    /// per turn, so that a command costs no lock; a log that fails within a turn refuses by itself.
+    pub fn refresh(&self) {
+        let refuses = self.refusal().is_some();
+        if refuses != self.refuses_writes.load(Ordering::Relaxed) {
+            self.refuses_writes.store(refuses, Ordering::Relaxed);
+        }
+        let reads_at = if self.is_replica() || !self.is_stuck() {
+            u64::MAX
+        } else {
+            self.safe().0
+        };
+        if reads_at != self.reads_at.load(Ordering::Relaxed) {
+            self.reads_at.store(reads_at, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks for a failure of the store's workers. More work than `refresh`: a few times a second.
+    pub fn look_behind(&self) {
+        if let Some(engine) = self.engine.get() {
+            let found = engine.store().stats().background_error;
+            if *self.background.read() != found {
+                *self.background.write() = found;
+            }
+        }
+    }
+
     /// Why writes are refused before anything is appended, if they are.
     pub fn write_gate(&self) -> Result<(), WriteRefusal> {
+        // Relaxed: it is an early answer; appending to a log that has failed fails.
+        if !self.refuses_writes.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.refusal().map_or(Ok(()), Err)
+    }
+
+    fn refusal(&self) -> Option<WriteRefusal> {
         if self.is_replica() {
-            return Err(WriteRefusal::ReadOnly);
+            return Some(WriteRefusal::ReadOnly);
         }
         if let Some(why) = self.failure() {
-            return Err(WriteRefusal::Misconf(why));
+            return Some(WriteRefusal::Misconf(why));
         }
         if let Some(epoch) = self.peers().and_then(|peers| peers.replaced_by()) {
-            return Err(WriteRefusal::Misconf(format!(
+            return Some(WriteRefusal::Misconf(format!(
                 "another node was promoted to epoch {epoch}; this one must not write any more"
             )));
         }
-        if self.too_few_replicas() {
-            return Err(WriteRefusal::NoReplicas);
-        }
-        Ok(())
+        self.too_few_replicas().then_some(WriteRefusal::NoReplicas)
     }
 
     /// Where reads look while the safe position can't move; see `ServerControl::read_at`.
     #[must_use]
     pub fn read_at(&self) -> Option<Lsn> {
-        if self.is_replica() {
-            return None;
+        match self.reads_at.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            at => Some(Lsn(at)),
         }
-        let stuck = self.too_few_replicas()
-            || (self.promise.durability == Durability::Always && self.failure().is_some());
-        stuck.then(|| self.safe())
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.too_few_replicas()
+            || (self.promise.durability == Durability::Always && self.poison().is_some())
+    }
+
+    /// What made the log refuse writes for good.
+    #[must_use]
+    pub fn poison(&self) -> Option<String> {
+        let log = self.engine.get()?.store().log();
+        log.poison().map(|poison| poison.to_string())
     }
 
     /// What made log or store refuse writes.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        let store = self.engine.get()?.store();
-        store.log().poison().map(|poison| poison.to_string())
+        self.poison().or_else(|| self.background.read().clone())
     }
 
     fn too_few_replicas(&self) -> bool {
@@ -354,6 +405,7 @@ impl Node {
         engine.set_writer();
         // Release pairs with the Acquire in `is_replica`: who sees a primary sees its peers and its epoch.
         self.replica.store(false, Ordering::Release);
+        self.refresh();
         self.ring();
         Ok(())
     }

@@ -202,6 +202,7 @@ fn control_loop(
             return;
         }
         shared.stats.sample(Instant::now());
+        shared.node.look_behind();
         if let Some(engine) = shared.node.engine()
             && !shared.node.is_replica()
         {

@@ -37,8 +37,6 @@ pub struct Session {
     pub last_command: &'static str,
     /// MULTI queue and WATCHes; belongs to the commands.
     pub tx: crate::commands::Tx,
-    /// Commands queued since MULTI, for `CLIENT LIST`; `None` outside of MULTI.
-    pub queued: Option<usize>,
     /// End of the last frame this client wrote: what WAIT and WAITAOF ask about.
     pub last_write: Lsn,
     /// This command: the position that must be safe before its reply leaves. The greatest of the `end` of
@@ -65,7 +63,6 @@ impl Session {
             no_touch: false,
             last_command: "",
             tx: crate::commands::Tx::default(),
-            queued: None,
             last_write: Lsn::ZERO,
             touched: Lsn::ZERO,
             wrote: false,

@@ -10,6 +10,7 @@
 use super::{NetLimits, registry::Entry};
 use crate::commands;
 use crate::control::{Flow, WaitKind, WaitRequest};
+use crate::node::{Node, Peers};
 use crate::resp::{Parsed, Parser, Reply};
 use crate::session::{Ctx, Session};
 use crate::{ServerControl, engine::Engine};
@@ -17,6 +18,7 @@ use esker_wal::Lsn;
 use mio::net::TcpStream;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,9 +43,35 @@ enum Hold {
     /// Log or store have no room.
     Room,
     /// WAIT or WAITAOF.
-    Wait(WaitRequest),
+    Wait {
+        request: WaitRequest,
+        _wish: Option<DurableWish>,
+    },
     /// Another thread answers (promotion), or the server ends.
     Elsewhere,
+}
+
+/// While it lives, replicas are asked to sync as soon as they have received.
+struct DurableWish(Arc<dyn Peers>);
+
+impl DurableWish {
+    fn new(node: &Node) -> Option<Self> {
+        let peers = node.peers()?;
+        peers.want_durable(true);
+        Some(DurableWish(peers))
+    }
+}
+
+impl fmt::Debug for DurableWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DurableWish")
+    }
+}
+
+impl Drop for DurableWish {
+    fn drop(&mut self) {
+        self.0.want_durable(false);
+    }
 }
 
 /// What `Conn::run` asks of the loop.
@@ -75,6 +103,7 @@ pub(super) struct Turn<'a> {
     pub(super) limits: &'a NetLimits,
     pub(super) engine: Option<&'a Engine>,
     pub(super) server: &'a dyn ServerControl,
+    pub(super) node: &'a Node,
     /// The safe position, as read at the start of the turn.
     pub(super) safe: Lsn,
     pub(super) now: Instant,
@@ -167,7 +196,7 @@ impl Conn {
 
     /// Whether it waits for a position, for room or for a count.
     pub(super) fn is_held(&self) -> bool {
-        !self.gates.is_empty() || matches!(self.hold, Some(Hold::Room | Hold::Wait(_)))
+        !self.gates.is_empty() || matches!(self.hold, Some(Hold::Room | Hold::Wait { .. }))
     }
 
     /// Whether something is yet to be answered or sent.
@@ -336,11 +365,23 @@ impl Conn {
                 return None;
             }
             Flow::Wait(request) => {
-                turn.wanted_sync = turn.wanted_sync.max(match request.kind {
-                    WaitKind::Aof { .. } => request.lsn,
-                    WaitKind::Replicas(_) => Lsn::ZERO,
+                let wish = match request.kind {
+                    WaitKind::Aof { replicas, .. } => {
+                        turn.wanted_sync = turn.wanted_sync.max(request.lsn);
+                        (replicas > 0)
+                            .then(|| DurableWish::new(turn.node))
+                            .flatten()
+                    }
+                    WaitKind::Replicas(_) => {
+                        // Replicas get what is synced.
+                        turn.wanted_sync = turn.wanted_sync.max(request.lsn);
+                        None
+                    }
+                };
+                self.hold = Some(Hold::Wait {
+                    request,
+                    _wish: wish,
                 });
-                self.hold = Some(Hold::Wait(request));
                 return Some(Asked::Nothing);
             }
             Flow::Promote => {
@@ -398,7 +439,7 @@ impl Conn {
                 }
                 turn.room
             }
-            Some(Hold::Wait(request)) => {
+            Some(Hold::Wait { request, .. }) => {
                 let Some(answer) = wait_answer(request, turn) else {
                     return false;
                 };

@@ -140,10 +140,12 @@ impl EventLoop {
             }
             let shared = Arc::clone(&self.shared);
             let mut scratch = std::mem::take(&mut self.scratch);
+            shared.node.refresh();
             let mut turn = Turn {
                 limits: &shared.limits,
                 engine: shared.node.engine(),
                 server: &*shared,
+                node: &shared.node,
                 safe: shared.node.safe(),
                 now: Instant::now(),
                 room: false,
@@ -399,7 +401,7 @@ impl EventLoop {
         if self.held.is_empty() {
             return;
         }
-        let failure = self.shared.node.failure();
+        let failure = self.shared.node.poison();
         let mut held = std::mem::take(&mut self.held);
         held.retain(|&at| {
             let Some(conn) = self.conns.get_mut(at) else {

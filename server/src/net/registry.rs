@@ -106,7 +106,7 @@ impl Entry {
         seen.command = session.last_command;
         seen.protocol = session.protocol.number();
         seen.memory = memory;
-        let queued = session.queued;
+        let queued = session.tx.queued();
         seen.multi = queued.map_or(-1, |n| n as i64);
         seen.flags = if queued.is_some() { "x" } else { "N" };
         if seen.name != session.name {
