@@ -2,6 +2,11 @@
 //!
 //! `cargo test -p esker-lsm --features sabotage --test broken`
 #![cfg(feature = "sabotage")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests tell what they did"
+)]
 
 mod common;
 

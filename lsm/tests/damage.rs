@@ -1,5 +1,11 @@
 //! Flipped bits and cut files: reported or harmless, never a wrong answer, never a panic.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests tell what they did"
+)]
+
 mod common;
 
 use common::{DIR, Map, options};
@@ -55,7 +61,7 @@ fn image() -> Image {
     let mut batch = WriteBatch::new();
     batch.delete_range(b"key050", Bound::Unbounded);
     store.write(&batch).unwrap();
-    want.retain(|k, _| &k[..] < &b"key050"[..]);
+    want.retain(|k, _| k[..] < b"key050"[..]);
     store.flush().unwrap();
     for n in 30..33 {
         put(&mut want, n, 3);

@@ -2,6 +2,12 @@
 //!
 //! `ESKER_SEEDS=2000 cargo test -p esker-lsm --test model`; `ESKER_SEED=17 ESKER_TALK=1` replays one and tells its steps.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests tell what they did"
+)]
+
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,11 @@
 //! The store's promises, one by one (L1-L4, L6), and the ways in which stores like this one have failed.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests tell what they did"
+)]
+
 mod common;
 
 use common::{DIR, Map, all, options};

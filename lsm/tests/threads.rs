@@ -1,5 +1,7 @@
 //! The store with its worker threads, on real files.
 
+#![allow(clippy::print_stdout, reason = "tests tell what they did")]
+
 use esker_lsm::{Store, StoreError, StoreOptions, WriteBatch};
 use esker_wal::{Create, LogId, Lsn, NodeId};
 use std::collections::BTreeSet;
