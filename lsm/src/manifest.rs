@@ -625,16 +625,25 @@ impl Manifest {
             let _ = self.media.remove(&path);
             return Err(error);
         }
+        // The name of the manifest first: of two unsynced changes of a directory the later may survive alone.
+        self.sync_names()?;
         step("renaming", &current, self.media.rename(&tmp, &current))?;
-        if !sabotage::on(sabotage::DIR_NOT_SYNCED) {
-            step("syncing", &self.dir, self.media.sync_dir(&self.dir))?;
-        }
+        self.sync_names()?;
         self.file = Some(open);
         if old > 0 {
             // Left behind when it fails; removed at the next open.
             let _ = self.media.remove(&self.dir.join(manifest_name(old)));
         }
         Ok(())
+    }
+
+    fn sync_names(&self) -> Result<(), StoreError> {
+        if sabotage::on(sabotage::DIR_NOT_SYNCED) {
+            return Ok(());
+        }
+        self.media
+            .sync_dir(&self.dir)
+            .map_err(|e| StoreError::io("syncing", &self.dir, e))
     }
 
     fn write_file(&self, path: &Path, number: u64, listed: &Listed) -> Result<Open, StoreError> {

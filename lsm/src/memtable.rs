@@ -1,6 +1,7 @@
 //! The memtable: the newest writes, sorted, in memory.
 //!
-//! Points live in a concurrent skip list in the order of [`KeyRef`]; range tombstones in a list of their own that
+//! Points live in a concurrent skip list in the order of [`KeyRef`], the newest version of each key in a hash index beside
+//! it; range tombstones in a list of their own that
 //! costs a lookup one load when it is empty.
 //!
 //! - M1: a memtable owns the LSNs `start..end`: exactly the frames there are inserted into it. `end` is
@@ -14,6 +15,7 @@
 use crate::SeqNo;
 use crate::batch::{BatchReader, Op};
 use crate::iter::{Cursor, GrowingRanges, RangeTombstone};
+use crate::newest::{KeyHash, Known, Newest};
 use crate::table::{KeyRef, TableError, VersionKind};
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
@@ -26,8 +28,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering as Atomic};
 
 /// Bytes of a key that stand in the node itself: most comparisons need no more.
 const INLINE: usize = 16;
-/// What an entry takes besides its key and value: node, tower, allocation.
-const ENTRY_OVERHEAD: usize = 128;
+/// What an entry takes besides its key and value: node, tower, slot of the index, allocations.
+const ENTRY_OVERHEAD: usize = 256;
 /// What a range tombstone takes besides its keys, generously: a list of many is dear to read, so a memtable
 /// with many of them fills up sooner.
 const RANGE_OVERHEAD: usize = 1024;
@@ -163,6 +165,7 @@ pub(crate) struct MemTable {
     start: Lsn,
     end: AtomicU64,
     map: SkipMap<Node, ()>,
+    newest: Newest,
     bytes: AtomicUsize,
     entries: AtomicU64,
     ranges: GrowingRanges,
@@ -219,6 +222,7 @@ impl MemTable {
             start,
             end: AtomicU64::new(u64::MAX),
             map: SkipMap::new(),
+            newest: Newest::new(),
             bytes: AtomicUsize::new(0),
             entries: AtomicU64::new(0),
             ranges: GrowingRanges::default(),
@@ -282,28 +286,37 @@ impl MemTable {
             };
             bytes += key.len() + value.len() + ENTRY_OVERHEAD;
             entries += 1;
-            self.map.insert(Node::new(key, seqno, kind, value), ());
+            let node = Node::new(key, seqno, kind, value);
+            let data = node.data.clone();
+            self.map.insert(node, ());
+            let hash = KeyHash::of(key);
+            self.newest.put(hash, seqno, kind, key.len() as u32, data);
         }
         self.bytes.fetch_add(bytes, Atomic::Relaxed);
         self.entries.fetch_add(entries, Atomic::Relaxed);
     }
 
-    /// What it says about `key` to a reader at `at` (inclusive).
-    pub(crate) fn get(&self, key: &[u8], at: SeqNo) -> Option<Hit> {
+    /// What it says about `key`, whose hash is `hash`, to a reader at `at` (inclusive).
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8], hash: KeyHash, at: SeqNo) -> Option<Hit> {
+        let point = match self.newest.get(hash, key, at) {
+            Known::Nothing => None,
+            Known::Version(seqno, kind, value) => Some((seqno, kind, value)),
+            Known::Newer => self.search(key, at),
+        };
+        Hit::decide(point, self.ranges.covering(key, at))
+    }
+
+    /// The newest point version of `key` at or below `at`, from the skip list.
+    fn search(&self, key: &[u8], at: SeqNo) -> Option<(SeqNo, VersionKind, Bytes)> {
         let probe = Probe::new(KeyRef::new(key, at));
         let bound: &dyn Probed = &probe;
-        let entry = self.map.lower_bound(std::ops::Bound::Included(bound));
-        let point = entry.and_then(|entry| {
-            let node = entry.key();
-            (node.prefix == probe.prefix && node.user() == key).then(|| {
-                (
-                    node.seqno,
-                    node.kind,
-                    node.data.slice(node.key_len as usize..),
-                )
-            })
-        });
-        Hit::decide(point, self.ranges.covering(key, at))
+        let entry = self.map.lower_bound(std::ops::Bound::Included(bound))?;
+        let node = entry.key();
+        (node.prefix == probe.prefix && node.user() == key).then(|| {
+            let value = node.data.slice(node.key_len as usize..);
+            (node.seqno, node.kind, value)
+        })
     }
 
     /// Its range tombstones.
@@ -535,11 +548,18 @@ mod tests {
         }
         assert!(!cursor.valid());
         for key in &keys {
-            assert!(mem.get(key, SeqNo::MAX).unwrap().seqno.0 >= 800);
-            assert!(mem.get(key, SeqNo(799)).unwrap().seqno.0 < 800);
-            assert!(mem.get(key, SeqNo(7)).is_none());
+            assert!(mem.get(key, KeyHash::of(key), SeqNo::MAX).unwrap().seqno.0 >= 800);
+            assert!(mem.get(key, KeyHash::of(key), SeqNo(799)).unwrap().seqno.0 < 800);
+            assert!(mem.get(key, KeyHash::of(key), SeqNo(7)).is_none());
         }
-        assert!(mem.get(b"key:00000000000", SeqNo::MAX).is_none());
+        assert!(
+            mem.get(
+                b"key:00000000000",
+                KeyHash::of(b"key:00000000000"),
+                SeqNo::MAX
+            )
+            .is_none()
+        );
     }
 
     #[test]
@@ -547,14 +567,19 @@ mod tests {
         let mem = MemTable::new(Lsn(0));
         for round in 0..20u64 {
             put(&mem, 100 * round + 8, b"k");
-            assert!(mem.get(b"k", SeqNo::MAX).unwrap().value.is_some());
+            assert!(
+                mem.get(b"k", KeyHash::of(b"k"), SeqNo::MAX)
+                    .unwrap()
+                    .value
+                    .is_some()
+            );
             let mut batch = WriteBatch::new();
             batch.delete_range(b"a", Bound::Excluded(b"z"));
             mem.insert(Lsn(100 * round + 48), BatchReader::trusted(&batch));
-            let hit = mem.get(b"k", SeqNo::MAX).unwrap();
+            let hit = mem.get(b"k", KeyHash::of(b"k"), SeqNo::MAX).unwrap();
             assert_eq!((hit.value, hit.seqno), (None, SeqNo(100 * round + 48)));
             assert!(
-                mem.get(b"k", SeqNo(100 * round + 20))
+                mem.get(b"k", KeyHash::of(b"k"), SeqNo(100 * round + 20))
                     .unwrap()
                     .value
                     .is_some()

@@ -5,6 +5,7 @@
 
 use super::{Inner, View};
 use crate::memtable::Hit;
+use crate::newest::KeyHash;
 use crate::snapshot::Snapshot;
 use crate::{SeqNo, StoreError};
 use bytes::Bytes;
@@ -32,8 +33,9 @@ impl View {
             value: hit.value,
             seqno: hit.seqno,
         };
+        let hash = KeyHash::of(key);
         for mem in &self.mems {
-            if let Some(hit) = mem.get(key, at) {
+            if let Some(hit) = mem.get(key, hash, at) {
                 return Ok(found(hit));
             }
         }
