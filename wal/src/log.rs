@@ -67,6 +67,9 @@ pub struct Recovered {
     pub marked: Lsn,
     /// Bytes of a torn tail that were cut.
     pub cut_bytes: u64,
+    /// Why the log can only be read for now: there was no room for a segment to go on in. It goes on by itself once
+    /// there is some; [`Log::watch_room`] tells when.
+    pub reading_only: Option<String>,
 }
 
 /// Room for one frame: fill it, then publish. Dropped unpublished it becomes a void frame (W8).

@@ -521,6 +521,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             end,
             marked: marked.min(end),
             cut_bytes: cut_bytes.max(torn),
+            reading_only: None,
         },
     };
     if goes_on {
@@ -634,6 +635,10 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         .map(|k| Arc::new(k.into_closed()))
         .collect();
     recovery.segments.extend(recovery.active.clone());
+    recovery.report.reading_only = recovery
+        .no_space
+        .as_ref()
+        .map(|e| format!("preparing a segment: {e}"));
     recovery.epochs = epochs;
     recovery.spares = spares;
     recovery.next_id = next_id;

@@ -97,6 +97,10 @@ pub(crate) struct World {
     trouble: bool,
     /// Preparing may have failed in this life; the log tries again after a while only.
     lacked_space: bool,
+    /// Opened without room: an epoch begins as soon as there is some.
+    resumes: bool,
+    /// So was this life, whether it went on or not.
+    opened_reading_only: bool,
     /// Whether an open without its epoch is a failure by itself, or only by what follows from it.
     pub(crate) epochs_are_counted: bool,
     pub(crate) tally: Tally,
@@ -163,6 +167,8 @@ impl World {
             must_if_killed: Lsn::ZERO,
             trouble: false,
             lacked_space: false,
+            resumes: false,
+            opened_reading_only: false,
             epochs_are_counted: true,
             tally: Tally::default(),
             story: Vec::new(),
@@ -324,6 +330,7 @@ impl World {
             && role == OpenRole::Writer
             && may_begin == 1
             && !found.clean
+            && found.reading_only.is_none()
             && self.model.frames.last().map(|f| f.kind) != Some(Kind::Control)
         {
             return Err("W5: an unclean open for writing began no epoch".into());
@@ -337,6 +344,8 @@ impl World {
         self.ended = Ended::Killed;
         self.must_if_killed = end;
         self.role = role;
+        self.opened_reading_only = found.reading_only.is_some();
+        self.resumes = found.reading_only.is_some() && role == OpenRole::Writer;
         self.log = Some(log);
         self.lacked_space = trouble;
         if trouble && self.rng.chance(2) {
@@ -448,7 +457,11 @@ impl World {
                     return Err("W10: a poisoned log closed without an error".into());
                 }
                 self.model.synced = self.model.synced.max(published);
-                self.ended = Ended::Clean(self.role);
+                // Without a segment there is nowhere to put a mark.
+                self.ended = match self.opened_reading_only {
+                    true => Ended::Killed,
+                    false => Ended::Clean(self.role),
+                };
             }
             Err(_) if self.trouble || before.is_some() => self.ended = Ended::Killed,
             Err(e) => return Err(format!("close: {e}")),
@@ -603,6 +616,9 @@ impl World {
             return Err(format!(
                 "synced {synced}, published {published}, reserved {reserved}"
             ));
+        }
+        if reserved != self.model.end() && self.resumes {
+            return self.resumed(&log);
         }
         if reserved != self.model.end() {
             return Err(format!(
@@ -1015,6 +1031,32 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// A log that was opened without room has begun its epoch, now that there is some.
+    fn resumed(&mut self, log: &Log) -> Checked {
+        self.resumes = false;
+        let lsn = self.model.end();
+        self.say(format!("went on at {lsn}"));
+        if log.poison().is_some() {
+            return self.crash_unsure(lsn);
+        }
+        let read = (log.reader(lsn, ReadLimit::Synced)).and_then(|mut r| r.next());
+        let frame = match read {
+            Ok(Some(frame)) => frame,
+            Err(_) if self.trouble => return self.crash_unsure(lsn),
+            other => return Err(format!("the control frame after going on: {other:?}")),
+        };
+        let frame = ModelFrame {
+            lsn: frame.header.lsn,
+            epoch: frame.epoch,
+            kind: frame.header.kind,
+            payload: frame.payload.to_vec(),
+        };
+        self.model.name(&frame)?;
+        self.model.push(frame)?;
+        self.model.synced = self.model.synced.max(self.model.end());
+        Ok(())
     }
 
     /// Ends this life with an epoch begun that the model does not know.
