@@ -181,7 +181,9 @@ impl Shared {
             return Ok(true);
         }
         let epoch = active.active.epoch;
-        if self.rotate(append, epoch) {
+        // On a full disk the last prepared segment is the reserve: the next open needs one for its epoch (W8).
+        let reserve = append.no_space.is_some() && append.prepared.len() <= 1;
+        if !reserve && self.rotate(append, epoch) {
             return Ok(true);
         }
         match &append.no_space {
