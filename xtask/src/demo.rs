@@ -219,12 +219,15 @@ fn pipe(primary: &Setup, input: &[u8], part: usize, midway: impl FnOnce() -> Out
     drop(stdin);
     let output = ctx(child.wait_with_output(), "redis-cli")?;
     let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     if sent.is_ok() && output.status.success() && said.contains("errors: 0,") {
         Ok(())
     } else {
+        let complaints: Vec<_> = complaints.lines().take(3).collect();
         Err(format!(
-            "redis-cli --pipe: {said}{}",
-            String::from_utf8_lossy(&output.stderr)
+            "redis-cli --pipe: {}\n{}",
+            said.trim(),
+            complaints.join("\n")
         ))
     }
 }

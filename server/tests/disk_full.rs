@@ -1,0 +1,94 @@
+//! A full disk: writes are refused with a clear error, reads go on, and writes resume when there is room (W8).
+
+use std::time::{Duration, Instant};
+use xtask::disk::Disk;
+use xtask::node::{Binaries, Node, Setup};
+use xtask::resp::Reply;
+
+fn set(node: &Node, key: &str, value: &[u8]) -> Reply {
+    node.client()
+        .unwrap()
+        .command(&[b"SET", key.as_bytes(), value])
+        .unwrap()
+}
+
+/// Fills the disk to the last block.
+fn fill(disk: &Disk) -> std::path::PathBuf {
+    let path = disk.path().join("filler");
+    let mut block = vec![7_u8; 1 << 20];
+    let mut file = std::fs::File::create(&path).unwrap();
+    while block.len() >= 4096 {
+        if std::io::Write::write_all(&mut file, &block).is_err() || file.sync_data().is_err() {
+            block.truncate(block.len() / 4);
+        }
+    }
+    path
+}
+
+#[test]
+fn writes_fail_clearly_reads_go_on_and_writes_resume() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = match Disk::new(dir.path(), 900) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: this machine does not let us mount a disk: {why}"),
+    };
+    let binaries = Binaries {
+        primary: env!("CARGO_BIN_EXE_primary").into(),
+        replica: env!("CARGO_BIN_EXE_replica").into(),
+    };
+    let setup = Setup::primary(
+        &binaries,
+        &disk.path().join("data"),
+        &dir.path().join("out"),
+    );
+    let mut node = setup.start().unwrap();
+    assert!(set(&node, "before", b"there").is_ok());
+    std::thread::sleep(Duration::from_secs(2));
+    let filler = fill(&disk);
+
+    // What is prepared is used up; then the answer is an error, not silence.
+    let value = vec![b'v'; 256 << 10];
+    let mut written = 0;
+    let refusal = loop {
+        match set(&node, &format!("k{written}"), &value) {
+            Reply::Error(error) => break error,
+            reply => assert!(reply.is_ok(), "{}", reply.text()),
+        }
+        written += 1;
+        assert!(written < 4000, "a gigabyte went into a full disk");
+    };
+    assert!(refusal.starts_with("MISCONF"), "{refusal}");
+    assert!(refusal.to_lowercase().contains("space"), "{refusal}");
+    let get = |node: &Node, key: &str| node.client().unwrap().line(&format!("GET {key}")).unwrap();
+    assert_eq!(get(&node, "before").text(), "there");
+    assert_eq!(
+        get(&node, &format!("k{}", written - 1)).bytes(),
+        Some(value.as_slice())
+    );
+
+    // A restart on the full disk does not lose anything, and can at least read.
+    node.kill().unwrap();
+    let node = setup.start().unwrap();
+    assert_eq!(get(&node, "before").text(), "there");
+    assert_eq!(
+        get(&node, &format!("k{}", written - 1)).bytes(),
+        Some(value.as_slice())
+    );
+
+    std::fs::remove_file(filler).unwrap();
+    let began = Instant::now();
+    while !set(&node, "after", b"room").is_ok() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "writes do not resume: {}",
+            set(&node, "after", b"room").text()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut node = node;
+    assert!(
+        node.terminate(Duration::from_secs(30)).unwrap().success(),
+        "{}",
+        node.tail()
+    );
+}
