@@ -1,0 +1,388 @@
+//! The programs as a person runs them: starts, stops, bad input, a replica and its promotion.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PRIMARY: &str = env!("CARGO_BIN_EXE_primary");
+const REPLICA: &str = env!("CARGO_BIN_EXE_replica");
+/// Generous: CI machines are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program that is killed with its test.
+struct Program {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Below the range of outgoing connections, so that it stays free between two starts.
+fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(97).wrapping_add(step) % 9_000);
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn command(program: &str, dir: &Path, port: u16, more: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("--data-dir")
+        .arg(dir)
+        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(["--metrics-listen", "off", "--segment-size", "1MiB"])
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start(program: &str, dir: &Path, port: u16, more: &[&str]) -> Program {
+    let child = command(program, dir, port, more)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut program = Program { child, port };
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(program.child.try_wait().unwrap().is_none(), "it ended");
+        assert!(Instant::now() < deadline, "it did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    program
+}
+
+fn fails(program: &str, dir: &Path, port: u16, more: &[&str]) -> String {
+    let Output { status, stderr, .. } = command(program, dir, port, more).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert!(!status.success(), "{text}");
+    assert!(text.starts_with("error: "), "{text}");
+    text
+}
+
+impl Program {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn client(&self) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(BufReader::new(stream))
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn send(&mut self, line: &str) {
+        self.0
+            .get_mut()
+            .write_all(format!("{line}\r\n").as_bytes())
+            .unwrap();
+    }
+
+    /// One reply; a bulk without its header, an array as its elements joined by blanks.
+    fn receive(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.0.read_line(&mut line).unwrap() > 0, "closed");
+        let line = line.trim_end().to_owned();
+        match line.as_bytes()[0] {
+            b'$' if line != "$-1" => {
+                let mut bytes = vec![0; line[1..].parse::<usize>().unwrap() + 2];
+                self.0.read_exact(&mut bytes).unwrap();
+                bytes.truncate(bytes.len() - 2);
+                String::from_utf8(bytes).unwrap()
+            }
+            b'*' if line != "*-1" => {
+                let count = line[1..].parse().unwrap();
+                let items: Vec<String> = (0..count).map(|_| self.receive()).collect();
+                items.join(" ")
+            }
+            _ => line,
+        }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.receive()
+    }
+
+    fn until(&mut self, line: &str, expected: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.ask(line);
+            if found == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{line}: {found}, not {expected}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn version_names_libzmq_and_whether_curve_is_there() {
+    for program in [PRIMARY, REPLICA] {
+        let output = Command::new(program).arg("--version").output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains("libzmq 4.") && text.contains("with CURVE"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn sigterm_drains_and_ends_well_and_what_was_acknowledged_is_there_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let off = ["--replication-listen", "off"];
+    for round in 0..3 {
+        let mut primary = start(PRIMARY, dir.path(), port, &off);
+        let mut client = primary.client();
+        for earlier in 0..round {
+            assert_eq!(
+                client.ask(&format!("GET k{earlier}")),
+                format!("v{earlier}")
+            );
+        }
+        assert_eq!(client.ask(&format!("SET k{round} v{round}")), "+OK");
+        primary.signal(if round == 1 {
+            Signal::INT
+        } else {
+            Signal::TERM
+        });
+        assert_eq!(primary.wait().code(), Some(0));
+    }
+    let leftovers: Vec<_> = std::fs::read_dir(dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".tmp"))
+        .collect();
+    assert!(leftovers.is_empty(), "{leftovers:?}");
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut primary = start(
+        PRIMARY,
+        dir.path(),
+        free_port(),
+        &["--replication-listen", "off"],
+    );
+    let mut client = primary.client();
+    assert_eq!(client.ask("SET a 1"), "+OK");
+    // It drains for as long as somebody waits, up to ten seconds.
+    client.send("WAIT 1 0");
+    std::thread::sleep(Duration::from_millis(200));
+    primary.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(primary.child.try_wait().unwrap().is_none());
+    let begin = Instant::now();
+    primary.signal(Signal::TERM);
+    let status = primary.wait();
+    assert_eq!(status.code(), Some(128 + 15));
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn shutdown_ends_the_server_and_answers_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut primary = start(
+        PRIMARY,
+        dir.path(),
+        free_port(),
+        &["--replication-listen", "off"],
+    );
+    let mut client = primary.client();
+    client.send("SHUTDOWN");
+    let mut rest = Vec::new();
+    client.0.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    assert_eq!(primary.wait().code(), Some(0));
+}
+
+#[test]
+fn bad_input_gets_one_clear_line_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let off = ["--replication-listen", "off"];
+
+    let foreign = path.join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("photo.jpg"), "x").unwrap();
+    let text = fails(PRIMARY, &foreign, free_port(), &off);
+    assert!(
+        text.contains("photo.jpg") && text.contains("choose an empty directory"),
+        "{text}"
+    );
+    assert_eq!(std::fs::read_dir(&foreign).unwrap().count(), 1);
+
+    let file = path.join("file");
+    std::fs::write(&file, "x").unwrap();
+    let text = fails(PRIMARY, &file, free_port(), &off);
+    assert!(text.contains("--data-dir"), "{text}");
+
+    let used = path.join("used");
+    let primary = start(PRIMARY, &used, free_port(), &off);
+    let text = fails(PRIMARY, &used, free_port(), &off);
+    assert!(text.contains("in use by another process"), "{text}");
+    let text = fails(PRIMARY, &path.join("other"), primary.port, &off);
+    assert!(text.contains("--listen"), "{text}");
+    assert!(
+        !path.join("other").exists(),
+        "the port is looked at before the data"
+    );
+    assert_eq!(primary.client().ask("PING"), "+PONG");
+
+    let text = fails(
+        PRIMARY,
+        &path.join("other"),
+        free_port(),
+        &["--durabilty", "no"],
+    );
+    assert!(text.contains("--durability"), "{text}");
+    let config = path.join("esker.toml");
+    std::fs::write(&config, "listne = \"127.0.0.1:1\"\n").unwrap();
+    let text = fails(
+        PRIMARY,
+        &path.join("other"),
+        free_port(),
+        &["--config", config.to_str().unwrap()],
+    );
+    assert!(text.contains("did you mean `listen`"), "{text}");
+    let text = fails(
+        PRIMARY,
+        &path.join("other"),
+        free_port(),
+        &["--replication-listen", "tcp://0.0.0.0:0"],
+    );
+    assert!(
+        text.contains("--allow-remote-plaintext") || text.contains("keys"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_replica_follows_refuses_writes_and_stays_primary_once_promoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = format!("tcp://127.0.0.1:{}", free_port());
+    let (ours, theirs) = (dir.path().join("primary"), dir.path().join("replica"));
+    let port = free_port();
+    let follow = ["--primary", endpoint.as_str(), "--name", "one"];
+
+    // Started first: it has no store yet and says so.
+    let mut replica = start(REPLICA, &theirs, port, &follow);
+    let mut reader = replica.client();
+    let text = reader.ask("GET a");
+    assert!(text.starts_with("-LOADING"), "{text}");
+    assert!(reader.ask("INFO replication").contains("role:slave"));
+
+    let primary = start(
+        PRIMARY,
+        &ours,
+        free_port(),
+        &["--replication-listen", &endpoint],
+    );
+    let mut writer = primary.client();
+    assert_eq!(writer.ask("SET a 1"), "+OK");
+    assert_eq!(writer.ask("WAIT 1 30000"), ":1");
+    reader.until("GET a", "1");
+    assert_eq!(writer.ask("WAITAOF 1 1 30000"), ":1 :1");
+    assert!(reader.ask("SET b 1").starts_with("-READONLY"));
+    let role = writer.ask("ROLE");
+    assert!(role.starts_with("master "), "{role}");
+    assert!(
+        writer
+            .ask("INFO replication")
+            .contains("connected_slaves:1")
+    );
+
+    drop(primary);
+    assert_eq!(reader.ask("REPLICAOF NO ONE"), "+OK");
+    assert_eq!(reader.ask("SET b 2"), "+OK");
+    assert_eq!(reader.ask("GET a"), "1");
+    assert!(reader.ask("INFO replication").contains("role:master"));
+    replica.signal(Signal::TERM);
+    assert_eq!(replica.wait().code(), Some(0));
+
+    let mut again = start(REPLICA, &theirs, port, &follow);
+    let mut client = again.client();
+    assert!(client.ask("INFO replication").contains("role:master"));
+    assert_eq!(client.ask("GET b"), "2");
+    assert_eq!(client.ask("SET c 3"), "+OK");
+    again.signal(Signal::TERM);
+    assert_eq!(again.wait().code(), Some(0));
+}
+
+#[test]
+fn without_enough_replicas_a_write_is_refused_or_its_outcome_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = format!("tcp://127.0.0.1:{}", free_port());
+    let primary = start(
+        PRIMARY,
+        &dir.path().join("primary"),
+        free_port(),
+        &[
+            "--replication-listen",
+            &endpoint,
+            "--min-sync-replicas",
+            "1",
+            "--ack-timeout",
+            "700ms",
+        ],
+    );
+    let mut client = primary.client();
+    assert!(client.ask("SET a 0").starts_with("-NOREPLICAS"));
+    assert_eq!(client.ask("GET a"), "$-1");
+
+    let replica = start(
+        REPLICA,
+        &dir.path().join("replica"),
+        free_port(),
+        &["--primary", &endpoint],
+    );
+    client.until("SET a 1", "+OK");
+    replica.signal(Signal::STOP);
+    let begin = Instant::now();
+    let text = client.ask("SET a 2");
+    assert!(text.starts_with("-UNKNOWNOUTCOME"), "{text}");
+    assert!(begin.elapsed() >= Duration::from_millis(600));
+    // What nobody acknowledged is not shown as if it were.
+    let text = client.ask("GET a");
+    assert!(text == "1" || text.starts_with("-UNKNOWNOUTCOME"), "{text}");
+    replica.signal(Signal::CONT);
+    client.until("GET a", "2");
+    client.until("SET a 3", "+OK");
+}
