@@ -302,3 +302,280 @@ fn a_follower_holds_the_same_frames_and_chain_and_can_be_promoted() {
         [(start.begin.advance(56), b"mine".to_vec())]
     );
 }
+
+/// W5: every append returns its own LSN, also among many threads.
+#[test]
+fn every_append_returns_its_own_lsn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                (0..160)
+                    .map(|_| log.append(&[b"x"]).unwrap().lsn)
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let mut lsns: Vec<_> = threads
+        .into_iter()
+        .flat_map(|t| t.join().unwrap())
+        .collect();
+    lsns.sort();
+    lsns.dedup();
+    assert_eq!(lsns.len(), 640);
+    let read: Vec<_> = payloads(&log, Lsn::ZERO)
+        .into_iter()
+        .map(|(lsn, _)| lsn)
+        .collect();
+    assert_eq!(read, lsns);
+}
+
+/// W3: appends after a torn tail are there at the next open, and the one after.
+#[test]
+fn appends_after_a_torn_tail_survive_the_next_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let stepped = || LogOptions {
+        workers: Workers::Stepped,
+        ..options(16 << 10)
+    };
+    let (log, _) = Log::open(dir.path(), stepped()).unwrap();
+    let kept = log.append(&[b"kept"]).unwrap();
+    log.sync_up_to(kept.end).unwrap();
+    let torn = log.append(&[b"torn"]).unwrap();
+    let torn_dir = copy(dir.path());
+    // One byte of the last, unsynced frame.
+    let segment = std::fs::read_dir(torn_dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
+        .find(|p| std::fs::read(p).unwrap().windows(4).any(|w| w == b"torn"))
+        .unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(4).position(|w| w == b"torn").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    let (log, recovered) = Log::open(torn_dir.path(), stepped()).unwrap();
+    assert_eq!((recovered.end, recovered.cut_bytes > 0), (torn.lsn, true));
+    let after = log.append(&[b"after"]).unwrap();
+    log.close().unwrap();
+    drop(log);
+    for _ in 0..2 {
+        let (log, recovered) = open(torn_dir.path());
+        assert!(recovered.clean);
+        let expected = [(kept.lsn, b"kept".to_vec()), (after.lsn, b"after".to_vec())];
+        assert_eq!(payloads(&log, Lsn::ZERO), expected);
+    }
+}
+
+/// W3: damage to what was synced is reported with its place, and nothing is changed.
+#[test]
+fn damage_below_the_synced_point_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let hurt = log.append(&[b"some words in the middle"]).unwrap();
+    for _ in 0..200 {
+        log.append(&[&[9; 100]]).unwrap();
+    }
+    log.close().unwrap();
+    let path = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| {
+            std::fs::read(p)
+                .unwrap()
+                .windows(10)
+                .any(|w| w == b"some words")
+        })
+        .unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(10).position(|w| w == b"some words").unwrap();
+    bytes[at] ^= 4;
+    // Without its footer the segment is verified at open; with it, when it is read.
+    let footer = bytes.len() - 512;
+    bytes[footer..].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let list = |dir: &Path| {
+        let mut files: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .map(|p| (p.clone(), std::fs::read(p).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = list(dir.path());
+    match Log::open(dir.path(), options(16 << 10)) {
+        Err(OpenError::Corrupt {
+            at,
+            stored,
+            computed,
+            path: named,
+            ..
+        }) => {
+            assert_eq!((at, named), (hurt.lsn, path));
+            assert_ne!(stored, computed);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        list(dir.path()) == before,
+        "a refused open changed something"
+    );
+}
+
+/// W7: what is not synced is bounded; an oversized payload is refused before it is anywhere.
+#[test]
+fn unsynced_bytes_are_bounded_and_oversized_payloads_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let bound = 8 << 10;
+    let options = LogOptions {
+        sync_policy: SyncPolicy::Manual,
+        unsynced_bytes_max: bound,
+        workers: Workers::Stepped,
+        ..options(16 << 10)
+    };
+    let (log, _) = Log::open(dir.path(), options).unwrap();
+    let mut refused = 0;
+    for _ in 0..100 {
+        match log.try_reserve(500) {
+            Ok(reservation) => {
+                reservation.publish(&[&[1; 500]]).unwrap();
+            }
+            Err(LogError::Busy) => {
+                refused += 1;
+                while log.step() {}
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(log.reserved().since(log.synced()) <= bound);
+    }
+    assert!(refused > 0);
+    // A blocking append makes room itself.
+    for _ in 0..100 {
+        log.append(&[&[2; 500]]).unwrap();
+        assert!(log.reserved().since(log.synced()) <= bound);
+    }
+    let end = log.reserved();
+    assert!(matches!(
+        log.append(&[&[0; 16 << 10]]),
+        Err(LogError::TooLarge { .. })
+    ));
+    assert_eq!(log.reserved(), end);
+}
+
+/// W10: close wakes those who wait.
+#[test]
+fn close_wakes_every_waiter() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let beyond = log.reserved().advance(4096);
+    let waiters: Vec<_> = (0..6)
+        .map(|n| {
+            let log = log.clone();
+            std::thread::spawn(move || match n % 3 {
+                0 => log.wait_published(beyond, None),
+                1 => log.sync_up_to(beyond),
+                _ => {
+                    let mut reader = log.reader(log.published(), ReadLimit::Synced)?;
+                    reader.next_wait(None).map(|_| ())
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(50));
+    let closers: Vec<_> = (0..2)
+        .map(|_| {
+            let log = log.clone();
+            std::thread::spawn(move || log.close())
+        })
+        .collect();
+    for closer in closers {
+        closer.join().unwrap().unwrap();
+    }
+    for waiter in waiters {
+        assert!(matches!(waiter.join().unwrap(), Err(LogError::Closed)));
+    }
+}
+
+/// W10, W8: a reservation that outlives close is waited for, and does not make it hang for ever.
+#[test]
+fn close_waits_for_a_reservation_that_is_published_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let reservation = log.reserve(3).unwrap();
+    let closer = {
+        let log = log.clone();
+        std::thread::spawn(move || log.close())
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    let appended = reservation.publish(&[b"abc"]).unwrap();
+    closer.join().unwrap().unwrap();
+    drop(log);
+    let (log, recovered) = open(dir.path());
+    assert!(recovered.clean);
+    assert_eq!(payloads(&log, Lsn::ZERO), [(appended.lsn, b"abc".to_vec())]);
+}
+
+/// Watchers are called when `synced` moves and when the log closes; a dropped guard ends it.
+#[test]
+fn watchers_are_called_when_synced_moves_and_at_close() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let guard = log.watch(Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    }));
+    let appended = log.append(&[b"x"]).unwrap();
+    log.request_sync(appended.end);
+    let begun = std::time::Instant::now();
+    while log.synced() < appended.end && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::yield_now();
+    }
+    while calls.load(Ordering::Relaxed) == 0 && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::yield_now();
+    }
+    let before = calls.load(Ordering::Relaxed);
+    assert!(before > 0);
+    log.close().unwrap();
+    assert!(calls.load(Ordering::Relaxed) > before);
+    drop(guard);
+}
+
+/// Another log's directory, a missing one, and impossible options are refused by name.
+#[test]
+fn wrong_directories_and_options_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = LogOptions {
+        create: None,
+        ..options(16 << 10)
+    };
+    assert!(matches!(
+        Log::open(&dir.path().join("nowhere"), missing.clone()),
+        Err(OpenError::NotFound { .. })
+    ));
+    assert!(matches!(
+        Log::open(dir.path(), missing),
+        Err(OpenError::NotFound { .. })
+    ));
+    drop(open(dir.path()));
+    let other = LogOptions {
+        expect_log: Some(LogId(8)),
+        ..options(16 << 10)
+    };
+    assert!(matches!(
+        Log::open(dir.path(), other),
+        Err(OpenError::WrongLog { .. })
+    ));
+    assert!(matches!(
+        Log::open(dir.path(), options(5000)),
+        Err(OpenError::Options {
+            option: "segment_bytes",
+            ..
+        })
+    ));
+}
