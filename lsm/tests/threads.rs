@@ -187,6 +187,46 @@ fn a_writer_that_got_busy_is_told_when_there_is_room() {
     store.close().unwrap();
 }
 
+#[test]
+fn close_amid_writers_neither_hangs_nor_loses_what_was_acknowledged() {
+    for round in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let written: Vec<u64> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..3)
+                .map(|w| {
+                    let store = store.clone();
+                    scope.spawn(move || {
+                        let mut batch = WriteBatch::new();
+                        for i in 0u64.. {
+                            batch.clear();
+                            batch.put(format!("{w}-{i:06}").as_bytes(), b"v");
+                            match store.write(&batch) {
+                                Ok(_) => {}
+                                Err(StoreError::Closed) => return i,
+                                Err(StoreError::Log(esker_wal::LogError::Closed)) => return i,
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                        unreachable!()
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(1 + round % 5));
+            store.close().unwrap();
+            writers.into_iter().map(|w| w.join().unwrap()).collect()
+        });
+        drop(store);
+        let store = open(dir.path());
+        for (w, n) in written.iter().enumerate() {
+            for i in 0..*n {
+                let found = store.get(format!("{w}-{i:06}").as_bytes()).unwrap();
+                assert!(found.value.is_some(), "{w}-{i} of {n}");
+            }
+        }
+    }
+}
+
 fn descriptors(dir: &Path) -> Vec<String> {
     let dir = dir.to_string_lossy().into_owned();
     std::fs::read_dir("/proc/self/fd")

@@ -12,7 +12,7 @@
 use super::flush::Turn;
 use super::room::Room;
 use super::{Inner, StoreRecovered, View};
-use crate::batch::BatchReader;
+use crate::batch::{BATCH_FORMAT, BatchError, BatchReader};
 use crate::levels::{Levels, LiveTable};
 use crate::manifest::{FileKind, Manifest, file_kind, table_name};
 use crate::memtable::MemTable;
@@ -176,11 +176,8 @@ impl Inner {
         while let Some(frame) = reader.next().map_err(StoreError::from)? {
             let header = &frame.header;
             if header.kind == Kind::Data {
-                let ops =
-                    BatchReader::new(&frame.payload).map_err(|source| OpenError::Corrupt {
-                        path: self.dir.join("log"),
-                        what: format!("the frame at LSN {} can't be applied: {source}", header.lsn),
-                    })?;
+                let ops = BatchReader::new(&frame.payload)
+                    .map_err(|source| self.unreadable(header.lsn, &source))?;
                 self.replay_rotation(header.lsn)?;
                 self.view.load().mems[0].insert(header.lsn, ops);
                 frames += 1;
@@ -195,6 +192,21 @@ impl Inner {
             });
         }
         Ok(frames)
+    }
+
+    fn unreadable(&self, lsn: Lsn, source: &BatchError) -> OpenError {
+        let path = self.dir.join("log");
+        match *source {
+            BatchError::Format { found } if found > BATCH_FORMAT => OpenError::NewerFormat {
+                path,
+                found: found.into(),
+                supported: BATCH_FORMAT.into(),
+            },
+            _ => OpenError::Corrupt {
+                path,
+                what: format!("the frame at LSN {lsn} can't be applied: {source}"),
+            },
+        }
     }
 
     /// Freezes a full memtable at `at`, where the next frame begins (U3).

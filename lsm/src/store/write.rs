@@ -87,9 +87,10 @@ impl Inner {
             self.sequencer.complete(lsn, end);
             return Err(error.into());
         }
-        self.insert(lsn, BatchReader::trusted(batch));
+        let inserted = self.insert(lsn, BatchReader::trusted(batch));
         hole.filled = true;
         self.sequencer.complete(lsn, end);
+        inserted?;
         self.wait_visible(end)?;
         Ok(Written {
             first: lsn.into(),
@@ -129,19 +130,25 @@ impl Inner {
             inner: self,
             filled: false,
         };
-        self.insert(header.lsn, ops);
+        let inserted = self.insert(header.lsn, ops);
         hole.filled = true;
         self.sequencer.complete(header.lsn, header.end());
-        Ok(())
+        inserted
     }
 
-    fn insert(&self, lsn: Lsn, ops: BatchReader<'_>) {
+    /// Inserts a frame into the memtable that owns it. Not done in a store that was closed meanwhile: the log has the
+    /// frame, the next open replays it.
+    fn insert(&self, lsn: Lsn, ops: BatchReader<'_>) -> Result<(), StoreError> {
         // Loaded after the LSN was reserved: a rotation that put a boundary below it is seen.
         let view = self.view.load();
+        if view.closed {
+            return Err(StoreError::Closed);
+        }
         let mem = view
             .owner(lsn)
             .expect("each LSN not yet visible has a memtable (M1)");
         mem.insert(lsn, ops);
+        Ok(())
     }
 
     /// Waits until everything below `end` is visible.
