@@ -6,7 +6,7 @@
 
 use esker_lsm::{Scan, Snapshot, Store, StoreError, StoreOptions, WriteBatch};
 use esker_wal::media::clock::ManualClock;
-use esker_wal::media::sim::{SimMedia, SimRng};
+use esker_wal::media::sim::{CallKind, Fault, SimMedia, SimRng};
 use esker_wal::{Create, LogId, Lsn, NodeId, Workers};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -407,6 +407,52 @@ fn get_and_scan_agree_with_the_model_whatever_flush_and_compaction_do() {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+#[test]
+fn a_compaction_does_not_read_what_a_range_tombstone_covers() {
+    let mut world = World::new(1);
+    let media = SimMedia::new(1);
+    world.options.log.media = Arc::new(media.clone());
+    world.options.memtable_bytes = 1 << 20;
+    world.options.table_bytes = 1 << 10;
+    world.options.cache_bytes = 0;
+    world.options.level_base_bytes = 1 << 20;
+    let store = open(&world.options);
+    let mut batch = WriteBatch::new();
+    for part in 0..2 {
+        for n in (part..2000_u32).step_by(2) {
+            batch.put(&n.to_be_bytes(), &n.wrapping_mul(0x9e37_79b9).to_be_bytes());
+        }
+        store.write(&batch).unwrap();
+        batch.clear();
+        store.flush().unwrap();
+    }
+    store.compact_all().unwrap();
+    let tables = store.stats().tables_per_level[1];
+    assert!(tables > 20, "{tables}");
+    batch.delete_range(
+        &10_u32.to_be_bytes(),
+        Bound::Excluded(&1990_u32.to_be_bytes()),
+    );
+    batch.put(&50_u32.to_be_bytes(), b"later");
+    store.write(&batch).unwrap();
+    store.flush().unwrap();
+    media.fail(Fault::nth(20).of(CallKind::Read));
+    store.compact_all().unwrap();
+    media.heal();
+    let snapshot = store.snapshot();
+    let scan = store.scan(&snapshot, Bound::Unbounded, Bound::Unbounded);
+    let left: Vec<_> = scan.unwrap().map(|e| e.unwrap().key[..].to_vec()).collect();
+    let expected = (0..10).chain([50]).chain(1990..2000_u32);
+    assert_eq!(
+        left,
+        expected
+            .map(|n| n.to_be_bytes().to_vec())
+            .collect::<Vec<_>>()
+    );
+    store.close().unwrap();
+    world.store.close().unwrap();
 }
 
 /// Two threads write keys of their own while two others scan: a scan sees batches whole, never goes back, and is the

@@ -122,25 +122,12 @@ impl MergeCursor {
         Ok(())
     }
 
-    /// Keys from the current one up to `end` (empty: all) are covered by a range tombstone `seqno`: moves the sources that hold nothing
-    /// newer than it past them. The others stay.
-    pub(crate) fn skip_to(&mut self, end: &[u8], seqno: SeqNo) -> Result<(), TableError> {
-        debug_assert!(!self.valid() || self.forward);
-        self.skip(|source| {
-            if source.newest() >= seqno || (!end.is_empty() && source.key().user >= end) {
-                return Ok(false);
-            }
-            if end.is_empty() {
-                source.reset();
-            } else {
-                source.seek(KeyRef::before(end))?;
-            }
-            Ok(true)
-        })
-    }
-
-    /// As [`MergeCursor::skip_to`], backward: keys from the current one down to `start`.
-    pub(crate) fn skip_back_to(&mut self, start: &[u8], seqno: SeqNo) -> Result<(), TableError> {
+    /// As [`Cursor::pass_covered`], backward: keys from the current one down to `start`.
+    pub(crate) fn pass_covered_back(
+        &mut self,
+        start: &[u8],
+        seqno: SeqNo,
+    ) -> Result<bool, TableError> {
         debug_assert!(!self.valid() || !self.forward);
         self.skip(|source| {
             if source.newest() >= seqno || source.key().user < start {
@@ -154,11 +141,14 @@ impl MergeCursor {
     fn skip(
         &mut self,
         mut go: impl FnMut(&mut dyn Cursor) -> Result<bool, TableError>,
-    ) -> Result<(), TableError> {
-        let mut moved = false;
-        for n in &self.heap {
+    ) -> Result<bool, TableError> {
+        let (mut moved, mut top_moved) = (false, false);
+        for (place, n) in self.heap.iter().enumerate() {
             match go(&mut *self.sources[*n]) {
-                Ok(this) => moved |= this,
+                Ok(this) => {
+                    moved |= this;
+                    top_moved |= this && place == 0;
+                }
                 Err(error) => {
                     self.heap.clear();
                     return Err(error);
@@ -168,7 +158,7 @@ impl MergeCursor {
         if moved {
             self.rebuild();
         }
-        Ok(())
+        Ok(top_moved)
     }
 
     /// Puts all sources but the current one to where they belong in the other direction (MC1).
@@ -263,5 +253,21 @@ impl Cursor for MergeCursor {
             self.turn()?;
         }
         self.step(|source| source.prev())
+    }
+
+    /// Moves the sources that hold nothing newer than the tombstone.
+    fn pass_covered(&mut self, end: &[u8], seqno: SeqNo) -> Result<bool, TableError> {
+        debug_assert!(!self.valid() || self.forward);
+        self.skip(|source| {
+            if source.newest() >= seqno || (!end.is_empty() && source.key().user >= end) {
+                return Ok(false);
+            }
+            if end.is_empty() {
+                source.reset();
+            } else {
+                source.seek(KeyRef::before(end))?;
+            }
+            Ok(true)
+        })
     }
 }

@@ -58,4 +58,11 @@ pub trait Cursor: Send {
     fn next(&mut self) -> Result<(), TableError>;
     /// To the preceding entry.
     fn prev(&mut self) -> Result<(), TableError>;
+    /// A range tombstone `seqno` covers the keys from the current one up to `end` (empty: all), and nobody wants what it covers:
+    /// passes over as much of it as is cheap, forward. Gives whether the current entry was passed too; if not,
+    /// it is still the current one. Allowed after forward moves only.
+    fn pass_covered(&mut self, end: &[u8], seqno: SeqNo) -> Result<bool, TableError> {
+        let _ = (end, seqno);
+        Ok(false)
+    }
 }

@@ -250,7 +250,9 @@ impl Visible {
                     return Ok(());
                 }
                 None => {}
-                Some(covering) => self.merge.skip_to(&covering.end, covering.seqno)?,
+                Some(covering) => {
+                    self.merge.pass_covered(&covering.end, covering.seqno)?;
+                }
             }
             self.skip_key()?;
         }
@@ -280,7 +282,10 @@ impl Visible {
                     return Ok(());
                 }
                 None => {}
-                Some(covering) => self.merge.skip_back_to(&covering.start, covering.seqno)?,
+                Some(covering) => {
+                    let start = &covering.start;
+                    self.merge.pass_covered_back(start, covering.seqno)?;
+                }
             }
         }
         Ok(())

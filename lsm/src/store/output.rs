@@ -129,6 +129,15 @@ impl Output<'_> {
                 builder.add(entry, cursor.kind(), cursor.value_ref())?;
             }
             newer = Some(seqno);
+            // Under a range tombstone that every reader sees, whole tables may be passed over unread (O2).
+            let over = self.plan.points.oldest();
+            if !keep
+                && let Some(over) = self.plan.ranges.covering_tombstone(&key, over)
+                && over.seqno > seqno
+                && cursor.pass_covered(&over.end, over.seqno)?
+            {
+                continue;
+            }
             cursor.next()?;
         }
         self.finish_table(&[])?;

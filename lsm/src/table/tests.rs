@@ -739,14 +739,12 @@ fn malformed_bytes_under_a_right_checksum_do_no_harm() {
         for section in sections(&intact, &bytes) {
             let (start, end) = (section.offset as usize, section.end().unwrap() as usize);
             for at in start..end - 4 {
-                for value in [bytes[at] ^ 1, bytes[at] ^ 0x80] {
-                    let mut forged = bytes.clone();
-                    forged[at] = value;
-                    let crc = seed.crc(section.offset, &[&forged[start..end - 4]]);
-                    forged[end - 4..end].copy_from_slice(&crc.to_le_bytes());
-                    media.put(&path(3), forged);
-                    use_all(&context(&media, 0), &versions);
-                }
+                let mut forged = bytes.clone();
+                forged[at] ^= if at % 2 == 0 { 1 } else { 0x80 };
+                let crc = seed.crc(section.offset, &[&forged[start..end - 4]]);
+                forged[end - 4..end].copy_from_slice(&crc.to_le_bytes());
+                media.put(&path(3), forged);
+                use_all(&context(&media, 0), &versions);
             }
         }
     }
