@@ -618,6 +618,66 @@ fn a_full_disk_refuses_writes_when_memory_is_full_and_heals() {
 }
 
 #[test]
+fn tries_on_a_full_disk_leave_one_table_at_most_and_then_none() {
+    let rig = Rig::new();
+    rig.put("k", "v");
+    rig.media.fail(
+        Fault::nth(1)
+            .of(CallKind::Write)
+            .on("MANIFEST")
+            .times(5)
+            .errno(ENOSPC),
+    );
+    for _ in 0..5 {
+        assert!(rig.store.flush().is_err());
+        assert_eq!(rig.tables().len(), 1);
+    }
+    assert_eq!(rig.get("k").unwrap(), "v");
+    rig.flush();
+    assert_eq!(rig.tables().len(), 1);
+    assert_eq!(rig.levels()[0], 1);
+    assert_eq!(rig.store.stats().background_error, None);
+    let rig = rig.reopen();
+    assert_eq!(rig.get("k").unwrap(), "v");
+}
+
+#[test]
+fn a_long_row_of_tombstones_is_merged_away() {
+    let rig = Rig::with(|o| {
+        o.memtable_bytes = 1 << 20;
+        o.table_bytes = 64 << 10;
+        o.block_bytes = 4 << 10;
+        o.level_base_bytes = 64 << 20;
+        o.l0_tables = (1, 20, 30);
+        o.log.segment_bytes = 256 << 10;
+    });
+    let keys = 20_000;
+    let mut batch = WriteBatch::new();
+    for begin in (0..keys).step_by(200) {
+        batch.clear();
+        for i in begin..begin + 200 {
+            batch.put(format!("k{i:06}").as_bytes(), b"v");
+        }
+        rig.store.write(&batch).unwrap();
+    }
+    rig.flush();
+    while rig.store.step() {}
+    for begin in (0..keys).step_by(200) {
+        batch.clear();
+        for i in begin..begin + 200 {
+            batch.delete(format!("k{i:06}").as_bytes());
+        }
+        rig.store.write(&batch).unwrap();
+    }
+    rig.put("z", "v");
+    rig.flush();
+    while rig.store.step() {}
+    assert_eq!(all(&rig.store).unwrap().len(), 1);
+    let live: u64 = rig.store.stats().estimated_keys;
+    assert!(live < 1000, "{:?}", rig.store.stats());
+}
+
+#[test]
 fn a_failed_sync_of_a_table_reaches_writers_and_the_next_flush_does_not_pretend() {
     let rig = Rig::new();
     rig.put("k", "v");

@@ -167,6 +167,7 @@ impl Inner {
     }
 
     fn run_job(&self, levels: &Levels, job: &Job) -> Result<Vec<u64>, StoreError> {
+        self.settle_doubtful()?;
         let to = job.level + 1;
         let mut removed: Vec<_> = job
             .inputs

@@ -55,6 +55,7 @@ impl Inner {
     }
 
     fn flush_memtable(&self, mem: &Arc<MemTable>) -> Result<(), StoreError> {
+        self.settle_doubtful()?;
         let end = mem.end();
         let points = self.snapshots.read_points(&self.sequencer);
         if self.log.synced() < end && !sabotage::on(sabotage::TABLE_BEFORE_LOG) {
@@ -107,13 +108,20 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let mut manifest = self.manifest.lock();
         // Levels change under the manifest's lock alone, so this is still right after the append.
-        let levels = self.view.load().levels.edited(&edit.removed, &added);
+        let view = self.view.load_full();
+        let levels = view.levels.edited(&edit.removed, &added);
         let levels = Arc::new(levels.map_err(|what| StoreError::Corrupt {
             path: self.tables.clone(),
             offset: 0,
             what: format!("a version edit would break the levels: {what}"),
         })?);
-        manifest.append(edit)?;
+        let built = |file: u64| view.levels.iter().all(|(_, t)| t.meta.file != file);
+        if let Err(error) = manifest.append(edit) {
+            let files = added.iter().map(|(_, t)| t.meta.file);
+            self.doubtful.lock().extend(files.filter(|f| built(*f)));
+            return Err(error);
+        }
+        drop(view);
         let _install = self.install.lock();
         let view = self.view.load_full();
         let mems = view
@@ -127,6 +135,24 @@ impl Inner {
             levels,
             closed: view.closed,
         });
+        Ok(())
+    }
+
+    /// After an append that failed: a new manifest, without that edit, and then away with the tables it named. Else each try on
+    /// a full disk would leave another one.
+    pub(super) fn settle_doubtful(&self) -> Result<(), StoreError> {
+        if self.doubtful.lock().is_empty() {
+            return Ok(());
+        }
+        let mut manifest = self.manifest.lock();
+        // Taken under the manifest's lock: an edit that fails later is not in this list.
+        let files = std::mem::take(&mut *self.doubtful.lock());
+        if let Err(error) = manifest.renew() {
+            self.doubtful.lock().extend(files);
+            return Err(error);
+        }
+        drop(manifest);
+        self.remove_tables(files);
         Ok(())
     }
 

@@ -16,7 +16,7 @@
 //! | 2 | `flushing` | one flush at a time, oldest first | syncs the log, writes a table |
 //! | 3 | `manifest` | the manifest, file numbers, and that edits take effect in its order | appends to and syncs the manifest |
 //! | 4 | `install` | that views are swapped one after the other | `Log::at_boundary`; nothing blocking |
-//! | 5 | sequencer, snapshots, failure, room | their own | nothing |
+//! | 5 | sequencer, snapshots, failure, room, doubtful | their own | nothing |
 //!
 //! Writers and readers take none of 1-3. A writer that finds its memtable full takes 4, before it has an LSN.
 
@@ -167,6 +167,8 @@ pub(crate) struct Inner {
     flushing: Mutex<()>,
     manifest: Mutex<Manifest>,
     install: Mutex<()>,
+    /// Tables of edits that may be durable or not (A4): removed once a new manifest stands.
+    doubtful: Mutex<Vec<u64>>,
 }
 
 impl fmt::Debug for Inner {

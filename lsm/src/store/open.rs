@@ -113,6 +113,7 @@ impl Inner {
             flushing: Mutex::new(()),
             manifest: Mutex::new(manifest),
             install: Mutex::new(()),
+            doubtful: Mutex::default(),
             options,
         };
         if durable {
