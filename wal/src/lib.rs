@@ -13,10 +13,8 @@ mod options;
 mod prepare;
 mod reader;
 mod recovery;
-#[cfg(feature = "sabotage")]
+#[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
-#[cfg(not(feature = "sabotage"))]
-mod sabotage;
 mod segment;
 mod shared;
 mod upkeep;

@@ -1,7 +1,8 @@
 //! Files in memory that lose their power: a medium for tests, the log's, the store's and yours.
 //!
 //! [`SimMedia`] keeps apart what was written (the page cache: what every read sees) and what was synced
-//! (the disk). It is a handle: clones are the same medium, and a test keeps one beside the log it tests.
+//! (the disk). It is a handle: a test keeps it beside the log it tests, and gives the log a clone, which dies with the
+//! log's process.
 //!
 //! - **Power cut** ([`SimMedia::power_cut`]): of each 512-byte sector that was written and not synced, and of
 //!   each change of a directory that was not synced, the seed decides whether it survives. A rename
@@ -205,77 +206,115 @@ impl SimRng {
     }
 }
 
-/// Files in memory. Clones are the same medium. See the module's header.
-#[derive(Clone, Debug)]
-pub struct SimMedia(Arc<Mutex<State>>);
+/// Files in memory. See the module's header.
+///
+/// The handle that `new` or [`SimMedia::fork`] returns is the test's, and lives on through crashes. A clone is
+/// what a process is given: from the next power cut or kill on, its calls as a [`Media`] fail, like those of the
+/// files that it opened, so that what a dead process does in its destructors reaches nothing.
+#[derive(Debug)]
+pub struct SimMedia {
+    state: Arc<Mutex<State>>,
+    /// Of a clone: the life of the machine in which it was made.
+    boot: Option<u64>,
+}
+
+impl Clone for SimMedia {
+    fn clone(&self) -> SimMedia {
+        let now = self.state.lock().boot;
+        SimMedia {
+            state: self.state.clone(),
+            boot: Some(self.boot.unwrap_or(now)),
+        }
+    }
+}
 
 impl SimMedia {
     /// An empty medium. The seed decides what failed syncs and write-back leave.
     #[must_use]
     pub fn new(seed: u64) -> SimMedia {
-        SimMedia(Arc::new(Mutex::new(State::new(seed))))
+        SimMedia::over(State::new(seed))
+    }
+
+    fn over(state: State) -> SimMedia {
+        SimMedia {
+            state: Arc::new(Mutex::new(state)),
+            boot: None,
+        }
+    }
+
+    /// As `clone`, with the state locked already.
+    fn of(&self, boot: u64) -> SimMedia {
+        SimMedia {
+            state: self.state.clone(),
+            boot: Some(boot),
+        }
+    }
+
+    /// The life in which a call of this handle is made.
+    fn boot(&self, state: &State) -> u64 {
+        self.boot.unwrap_or(state.boot)
     }
 
     /// The power goes and comes back: `seed` decides what of the unsynced survives. Planned faults
     /// stay, a planned cut does not.
     pub fn power_cut(&self, seed: u64) {
-        self.0.lock().power_cut(seed);
+        self.state.lock().power_cut(seed);
     }
 
     /// The process ends without a word and another may start: all that was written stays.
     pub fn kill(&self) {
-        self.0.lock().detach();
+        self.state.lock().detach();
     }
 
     /// The power goes during the `n`-th call from now on (1: the next).
     pub fn cut_at_call(&self, n: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.cut_at = Some(state.calls + n.max(1));
     }
 
     /// Whether the power is out: [`SimMedia::cut_at_call`] has struck, and no [`SimMedia::power_cut`] since.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.0.lock().down
+        self.state.lock().down
     }
 
     /// Plans a failure, beside those that are planned already.
     pub fn fail(&self, fault: Fault) {
-        self.0.lock().faults.push(fault);
+        self.state.lock().faults.push(fault);
     }
 
     /// Forgets all planned failures and a planned cut.
     pub fn heal(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.faults.clear();
         state.cut_at = None;
     }
 
     /// One call in `n` is preceded by a write-back of some of what is dirty; zero (the default): none.
     pub fn write_back_one_in(&self, n: u64) {
-        self.0.lock().write_back_in = n;
+        self.state.lock().write_back_in = n;
     }
 
     /// Bytes that all files together may take, in whole pages; `None` (the default): any.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.0.lock().capacity = bytes.unwrap_or(u64::MAX);
+        self.state.lock().capacity = bytes.unwrap_or(u64::MAX);
     }
 
     /// Bytes that all files together take.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.0.lock().used()
+        self.state.lock().used()
     }
 
     /// Flips the set bits of `bits` in the byte at `at`, both as written and as synced.
     pub fn flip(&self, path: &Path, at: u64, bits: u8) -> io::Result<()> {
-        self.0.lock().flip(&normal(path)?, at, bits)
+        self.state.lock().flip(&normal(path)?, at, bits)
     }
 
     /// The bytes of a file as written. Is no call: never fails by plan.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let path = normal(path)?;
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let id = state.file_at(&path)?;
         let inode = state.inode(id);
         Ok(inode.mem.to_vec(0, inode.len))
@@ -284,53 +323,53 @@ impl SimMedia {
     /// Puts a file there, durable, with the directories above it. Handles of a file that it replaces keep
     /// the old one. Is no call.
     pub fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().put(&normal(path)?, bytes);
+        self.state.lock().put(&normal(path)?, bytes);
         Ok(())
     }
 
     /// All files as written.
     #[must_use]
     pub fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        self.0.lock().image()
+        self.state.lock().image()
     }
 
     /// All files as a power cut leaves them that lets nothing unsynced survive.
     #[must_use]
     pub fn durable_image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        self.0.lock().durable_image()
+        self.state.lock().durable_image()
     }
 
     /// Another medium with the same bytes, written and synced, without handles, locks, faults or trace.
     #[must_use]
     pub fn fork(&self, seed: u64) -> SimMedia {
-        SimMedia(Arc::new(Mutex::new(self.0.lock().fork(seed))))
+        SimMedia::over(self.state.lock().fork(seed))
     }
 
     /// Calls made so far, all kinds together, those that failed included.
     #[must_use]
     pub fn calls(&self) -> u64 {
-        self.0.lock().calls
+        self.state.lock().calls
     }
 
     /// Starts a trace of calls, forgetting the one before.
     pub fn start_trace(&self) {
-        self.0.lock().trace = Some(Vec::new());
+        self.state.lock().trace = Some(Vec::new());
     }
 
     /// The calls since the trace was started; empty if none was.
     #[must_use]
     pub fn trace(&self) -> Vec<Call> {
-        self.0.lock().trace.clone().unwrap_or_default()
+        self.state.lock().trace.clone().unwrap_or_default()
     }
 
     fn open_file(&self, kind: CallKind, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
         let path = normal(path)?;
-        let mut state = self.0.lock();
-        let boot = state.boot;
+        let mut state = self.state.lock();
+        let boot = self.boot(&state);
         state.arrive_plain(boot, call(kind, &path))?;
         let inode = state.open(&path)?;
         Ok(Arc::new(SimFile {
-            media: self.clone(),
+            media: self.of(boot),
             boot,
             inode,
             path,
@@ -345,8 +384,8 @@ impl SimMedia {
         path: &Path,
         change: impl FnOnce(&mut State) -> io::Result<R>,
     ) -> io::Result<R> {
-        let mut state = self.0.lock();
-        let boot = state.boot;
+        let mut state = self.state.lock();
+        let boot = self.boot(&state);
         match state.arrive(boot, call(kind, path))? {
             Fate::Done => change(&mut state),
             Fate::Fails(error) => Err(error),
@@ -413,7 +452,7 @@ impl Media for SimMedia {
             Ok((state.boot, state.create(&path, len)?))
         })?;
         Ok(Arc::new(SimFile {
-            media: self.clone(),
+            media: self.of(boot),
             boot,
             inode,
             path,
@@ -433,8 +472,8 @@ impl Media for SimMedia {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let dir = normal(dir)?;
-        let mut state = self.0.lock();
-        let boot = state.boot;
+        let mut state = self.state.lock();
+        let boot = self.boot(&state);
         state.arrive_plain(boot, call(CallKind::List, &dir))?;
         state.dir_at(&dir)?;
         let inside: Vec<(PathBuf, Node)> = (state.volatile.iter())
@@ -461,16 +500,16 @@ impl Media for SimMedia {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         let path = normal(path)?;
-        let mut state = self.0.lock();
-        let boot = state.boot;
+        let mut state = self.state.lock();
+        let boot = self.boot(&state);
         state.arrive_plain(boot, call(CallKind::Exists, &path))?;
         Ok(state.volatile.contains_key(&path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = normal(dir)?;
-        let mut state = self.0.lock();
-        let boot = state.boot;
+        let mut state = self.state.lock();
+        let boot = self.boot(&state);
         state.arrive_plain(boot, call(CallKind::SyncDir, &dir))?;
         state.sync_dir(&dir)
     }
@@ -488,7 +527,7 @@ impl Media for SimMedia {
             Ok(state.boot)
         })?;
         Ok(Box::new(SimLock {
-            media: self.clone(),
+            media: self.of(boot),
             boot,
             path,
         }))
@@ -496,8 +535,8 @@ impl Media for SimMedia {
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let dir = normal(dir)?;
-        let mut state = self.0.lock();
-        let boot = state.boot;
+        let mut state = self.state.lock();
+        let boot = self.boot(&state);
         state.arrive_plain(boot, call(CallKind::FreeBytes, &dir))?;
         Ok(state.capacity.saturating_sub(state.used()))
     }
@@ -514,7 +553,7 @@ impl LockGuard for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         // After a crash it may be another's.
         if state.boot == self.boot {
             state.locks.remove(&self.path);
@@ -554,19 +593,19 @@ impl SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        self.media.0.lock().close(self.boot, self.inode);
+        self.media.state.lock().close(self.boot, self.inode);
     }
 }
 
 impl MediaFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         state.arrive_plain(self.boot, self.call(CallKind::Len, 0, 0))?;
         Ok(state.inode(self.inode).len as u64)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         let call = self.call(CallKind::Read, offset, buf.len() as u64);
         state.arrive_plain(self.boot, call)?;
         Ok(state.inode(self.inode).read(offset, buf))
@@ -574,7 +613,7 @@ impl MediaFile for SimFile {
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.check_writable()?;
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         let call = self.call(CallKind::Write, offset, buf.len() as u64);
         match state.arrive(self.boot, call)? {
             Fate::Done => state.write(self.inode, offset, buf),
@@ -591,7 +630,7 @@ impl MediaFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         match state.arrive(self.boot, self.call(CallKind::SyncFile, 0, 0))? {
             Fate::Done => state.inode(self.inode).sync(),
             Fate::Fails(error) => {
@@ -607,7 +646,7 @@ impl MediaFile for SimFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         match state.arrive(self.boot, self.call(CallKind::Punch, offset, len))? {
             Fate::Done => state.inode(self.inode).punch(offset, len),
             Fate::Fails(error) => return Err(error),
@@ -621,7 +660,7 @@ impl MediaFile for SimFile {
 
     fn map(&self, len: usize) -> io::Result<Box<dyn MediaMap>> {
         self.check_writable()?;
-        let mut state = self.media.0.lock();
+        let mut state = self.media.state.lock();
         state.arrive_plain(self.boot, self.call(CallKind::Map, 0, len as u64))?;
         let inode = state.inode(self.inode);
         if len == 0 || len > inode.len {
@@ -635,7 +674,7 @@ impl MediaFile for SimFile {
             mem: inode.mem.clone(),
             len,
             file: SimFile {
-                media: self.media.clone(),
+                media: self.media.of(self.boot),
                 boot: self.boot,
                 inode: self.inode,
                 path: self.path.clone(),
@@ -675,7 +714,7 @@ unsafe impl MediaMap for SimMap {
             ));
         }
         let file = &self.file;
-        let mut state = file.media.0.lock();
+        let mut state = file.media.state.lock();
         let call = file.call(CallKind::SyncMap, offset as u64, len as u64);
         match state.arrive(file.boot, call)? {
             Fate::Done => state.inode(file.inode).sync_range(offset, len),

@@ -544,3 +544,28 @@ fn a_run_replays_exactly_from_its_seeds() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_clone_dies_with_its_process_and_the_tests_handle_lives_on() {
+    let media = medium();
+    for cut in [true, false] {
+        let process = media.clone();
+        let thread = process.clone();
+        process.create(p("d/a"), 0).unwrap();
+        thread.remove(p("d/a")).unwrap();
+        match cut {
+            true => media.power_cut(1),
+            false => thread.kill(),
+        }
+        assert!(process.create(p("d/a"), 0).is_err());
+        assert!(thread.list(p("d")).is_err());
+        media.list(p("d")).unwrap();
+    }
+    // One that is made while the power is out is of the life to come.
+    media.cut_at_call(1);
+    media.list(p("d")).unwrap_err();
+    let next = media.clone();
+    next.list(p("d")).unwrap_err();
+    media.power_cut(1);
+    next.list(p("d")).unwrap();
+}
