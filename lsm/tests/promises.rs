@@ -80,10 +80,11 @@ impl Rig {
     fn open_again(self) -> Result<Rig, OpenError> {
         let Rig {
             media,
-            options,
+            mut options,
             store,
         } = self;
         drop(store);
+        options.log.media = Arc::new(media.clone());
         let (store, _) = Store::open(Path::new(DIR), options.clone())?;
         Ok(Rig {
             media,
@@ -371,13 +372,15 @@ fn a_cut_at_any_call_of_an_open_loses_nothing() {
         for seed in 0..12 {
             let Rig {
                 media,
-                options,
+                mut options,
                 store,
             } = prepare();
             drop(store);
+            options.log.media = Arc::new(media.clone());
             media.cut_at_call(call);
             let _ = Store::open(Path::new(DIR), options.clone());
             media.power_cut(seed);
+            options.log.media = Arc::new(media.clone());
             let (store, _) = Store::open(Path::new(DIR), options)
                 .unwrap_or_else(|e| panic!("cut at call {call}, seed {seed}: {e}"));
             assert_eq!(

@@ -380,6 +380,8 @@ impl World {
     }
 
     pub fn open(&mut self) -> Result<(), OpenError> {
+        // A process of its own: what the one before does in its destructors reaches nothing.
+        self.options.log.media = Arc::new(self.media.clone());
         let (store, recovered) = Store::open(Path::new(DIR), self.options.clone())?;
         self.say(|| format!("opened: {recovered:?}"));
         self.store = Some(store);
