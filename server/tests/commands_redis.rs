@@ -272,14 +272,13 @@ fn random_command(rng: &mut StdRng) -> Vec<Vec<u8>> {
         5 | 6 => {
             argv.extend([b"SET".to_vec(), random_key(rng), random_word(rng)]);
             for _ in 0..rng.random_range(0..3) {
-                match rng.random_range(0..9) {
+                match rng.random_range(0..8) {
                     0 => argv.push(b"nx".to_vec()),
                     1 => argv.push(b"XX".to_vec()),
                     2 | 3 => argv.push(b"get".to_vec()),
                     4 => argv.push(b"keepttl".to_vec()),
                     5 => argv.extend([b"exat".to_vec(), b"33177117420".to_vec()]),
                     6 => argv.extend([b"pxat".to_vec(), b"33177117420123".to_vec()]),
-                    7 => argv.extend([b"pxat".to_vec(), b"1".to_vec()]),
                     _ => argv.extend([
                         b"ex".to_vec(),
                         pick(rng, &["0", "-1", "abc", "9223372036854775807", "1.5"]).into(),
@@ -414,7 +413,7 @@ fn random_command(rng: &mut StdRng) -> Vec<Vec<u8>> {
         _ => match rng.random_range(0..4) {
             0 => argv.extend([b"watch".to_vec(), random_key(rng)]),
             1 => argv.extend([random_word(rng), b"x".to_vec()]),
-            2 => argv.extend([b"lpush".to_vec(), random_word(rng), random_word(rng)]),
+            2 => argv.extend([b"nosuch".to_vec(), random_word(rng), random_word(rng)]),
             _ => argv.push(pick(rng, &one).into()),
         },
     }

@@ -104,8 +104,21 @@ pub(super) fn integer(arg: &[u8]) -> Result<i64, CommandError> {
     parse_i64(arg).ok_or_else(|| NOT_AN_INTEGER.into())
 }
 
+/// An integer that fits 32 bits, or Redis's errors.
+pub(super) fn int32(arg: &[u8]) -> Result<i32, CommandError> {
+    i32::try_from(integer(arg)?).map_err(|_| {
+        "ERR value is out of range, value must between -2147483648 and 2147483647".into()
+    })
+}
+
+/// What C's `%s` shows of an argument: up to its first zero.
+pub(super) fn c_string(arg: &[u8]) -> &[u8] {
+    &arg[..memchr::memchr(0, arg).unwrap_or(arg.len())]
+}
+
 /// An argument shown in an error: at most 128 bytes of it.
 pub(super) fn shown(arg: &[u8]) -> std::borrow::Cow<'_, str> {
+    let arg = c_string(arg);
     String::from_utf8_lossy(&arg[..arg.len().min(128)])
 }
 

@@ -1,6 +1,6 @@
 //! Commands on the connection: PING, HELLO, CLIENT and so on.
 
-use super::args::{integer, is, shown};
+use super::args::{int32, is, shown};
 use super::error::{CommandError, SYNTAX};
 use super::{REDIS_VERSION, num};
 use crate::{Ctx, Flow, Protocol, Reply};
@@ -27,11 +27,10 @@ pub(super) fn quit(_: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
 }
 
 pub(super) fn select(_: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
-    match i32::try_from(integer(argv[1])?) {
-        Ok(0) => out.ok(),
-        Ok(_) => return Err("ERR DB index is out of range".into()),
-        Err(_) => return Err(super::error::NOT_AN_INTEGER.into()),
+    if int32(argv[1])? != 0 {
+        return Err("ERR DB index is out of range".into());
     }
+    out.ok();
     Ok(Flow::Done)
 }
 

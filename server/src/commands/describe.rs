@@ -43,7 +43,7 @@ pub(super) fn info(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contro
     for name in &argv[2..] {
         match by_name(name) {
             Some(spec) => describe(spec, out),
-            None => out.null_array(),
+            None => out.null(),
         }
     }
     Ok(Flow::Done)

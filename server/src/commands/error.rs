@@ -35,19 +35,25 @@ pub(crate) const SYNTAX: &str = "ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 /// `ERR no such key`
 pub(crate) const NO_SUCH_KEY: &str = "ERR no such key";
+const CLOSING: &str = "ERR the server is shutting down";
 /// `ERR string exceeds maximum allowed size (proto-max-bulk-len)`
 pub(crate) const TOO_LARGE: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 
-/// The error reply for a failure of the store.
+/// The error reply for a read that the store failed.
 #[must_use]
 pub fn store_error(error: &StoreError) -> Cow<'static, str> {
     match error {
-        StoreError::Log(LogError::TooLarge { .. }) => TOO_LARGE.into(),
-        StoreError::Log(LogError::Closed) | StoreError::Closed => {
-            "ERR the server is shutting down".into()
-        }
-        StoreError::Log(LogError::Poisoned(_) | LogError::NoSpace { .. })
-        | StoreError::Background { .. } => format!("MISCONF Writes are refused: {error}").into(),
+        StoreError::Log(LogError::Closed) | StoreError::Closed => CLOSING.into(),
         error => format!("ERR {error}").into(),
+    }
+}
+
+/// The error reply for a write that the store failed.
+#[must_use]
+pub fn write_error(error: &StoreError) -> Cow<'static, str> {
+    match error {
+        StoreError::Log(LogError::TooLarge { .. }) => TOO_LARGE.into(),
+        StoreError::Log(LogError::Closed) | StoreError::Closed => CLOSING.into(),
+        error => format!("MISCONF Writes are refused: {error}").into(),
     }
 }

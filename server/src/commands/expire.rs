@@ -121,8 +121,11 @@ fn show(
     Ok(())
 }
 
+/// Rounded; as in Redis the farthest deadline does not overflow.
 fn seconds(millis: i64) -> i64 {
-    millis.saturating_add(500) / 1000
+    (millis.max(0).cast_unsigned() + 500)
+        .div_euclid(1000)
+        .cast_signed()
 }
 
 pub(super) fn ttl(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcome {

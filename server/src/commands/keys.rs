@@ -1,6 +1,6 @@
 //! Commands on keys, whatever is in them.
 
-use super::args::{integer, is};
+use super::args::{int32, is};
 use super::error::{CommandError, NO_SUCH_KEY, SYNTAX};
 use super::num::parse_i64;
 use crate::Reply;
@@ -72,8 +72,7 @@ pub(super) fn copy(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcom
         } else if is(arg, "db")
             && let Some(db) = args.next()
         {
-            let db = i32::try_from(integer(db)?).map_err(|_| super::error::NOT_AN_INTEGER)?;
-            if db != 0 {
+            if int32(db)? != 0 {
                 return Err("ERR DB index is out of range".into());
             }
         } else {

@@ -23,7 +23,7 @@ mod strings;
 mod table;
 mod transactions;
 
-pub use error::{CommandError, store_error};
+pub use error::{CommandError, store_error, write_error};
 pub use glob::matches as glob_matches;
 pub use num::parse_i64;
 pub use table::{COMMANDS, CommandSpec, Flags, Group, Handler, find};
@@ -33,7 +33,6 @@ use crate::engine::keys::StoredKey;
 use crate::engine::locks::StripeSet;
 use crate::engine::{Done, Engine, Locking, Txn, is_busy};
 use crate::{Ctx, Flow, Reply};
-use args::shown;
 use esker_lsm::Snapshot;
 
 /// The Redis whose commands these are: what HELLO and INFO show to clients that look.
@@ -44,9 +43,14 @@ pub fn execute(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Flow {
     let mark = out.len();
     let spec = match table::resolve(argv) {
         Ok(spec) => spec,
-        Err(text) => {
+        Err(mut text) => {
             ctx.session.tx.refused();
-            out.error(&text);
+            for byte in &mut text {
+                if matches!(*byte, b'\r' | b'\n') {
+                    *byte = b' ';
+                }
+            }
+            out.raw(&[b"-", &text[..], b"\r\n"].concat());
             return Flow::Done;
         }
     };
@@ -184,7 +188,7 @@ fn run_data(
             if is_busy(&error) {
                 Ok(Flow::NeedRoom)
             } else {
-                Err(error.into())
+                Err(CommandError::Text(write_error(&error)))
             }
         }
     }
@@ -196,21 +200,25 @@ fn add_keys(spec: &CommandSpec, argv: &[&[u8]], stripes: &mut StripeSet) {
     }
 }
 
-/// The error for a name that is no command, in Redis's words.
-fn unknown_command(argv: &[&[u8]]) -> String {
-    let mut text = format!(
-        "ERR unknown command '{}', with args beginning with: ",
-        shown(argv[0])
-    );
+/// The error for a name that is no command, in Redis's words: with the client's own bytes, whatever they are.
+fn unknown_command(argv: &[&[u8]]) -> Vec<u8> {
+    let name = args::c_string(argv[0]);
+    let mut text = [
+        b"ERR unknown command '",
+        &name[..name.len().min(128)],
+        b"', with args beginning with: ",
+    ]
+    .concat();
     let mut used = 0;
     for arg in &argv[1..] {
         if used >= 128 {
             break;
         }
+        let arg = args::c_string(arg);
         let part = &arg[..arg.len().min(128 - used)];
-        text.push('\'');
-        text.push_str(&String::from_utf8_lossy(part));
-        text.push_str("' ");
+        text.push(b'\'');
+        text.extend_from_slice(part);
+        text.extend_from_slice(b"' ");
         used += part.len() + 3;
     }
     text

@@ -179,11 +179,11 @@ pub(super) fn wait(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contro
     replica_refuses(ctx, "WAIT")?;
     let replicas = count(argv[1])?;
     let deadline = timeout(argv[2])?;
+    let reached = ctx
+        .server
+        .replicas_at(crate::Ack::Applied, ctx.session.last_write);
     // In EXEC nobody waits: the count as it stands.
-    if ctx.session.tx.executing() {
-        let reached = ctx
-            .server
-            .replicas_at(crate::Ack::Applied, ctx.session.last_write);
+    if reached >= replicas || ctx.session.tx.executing() {
         out.integer(reached as i64);
         return Ok(Flow::Done);
     }

@@ -345,7 +345,7 @@ static CLIENT: [CommandSpec; 8] = [
 static COMMAND: [CommandSpec; 5] = [
     row("command|count", 2, LS, K0, C(describe::count), G::Server, "2.8.13", "Returns a count of commands."),
     row("command|docs", -2, LS, K0, C(describe::docs), G::Server, "7.0.0", "Returns documentary information about commands."),
-    row("command|getkeys", -3, LS, K0, C(describe::getkeys), G::Server, "2.8.13", "Extracts the key names from a command."),
+    row("command|getkeys", -4, LS, K0, C(describe::getkeys), G::Server, "2.8.13", "Extracts the key names from a command."),
     row("command|info", -2, LS, K0, C(describe::info), G::Server, "2.8.13", "Returns information about some or all commands."),
     row("command|list", 2, LS, K0, C(describe::list), G::Server, "7.0.0", "Returns a list of command names."),
 ];
@@ -426,7 +426,7 @@ pub(super) fn find_sub(spec: &'static CommandSpec, name: &[u8]) -> Option<&'stat
 
 /// The command that `argv` calls, or the error reply.
 #[inline]
-pub(super) fn resolve(argv: &[&[u8]]) -> Result<&'static CommandSpec, String> {
+pub(super) fn resolve(argv: &[&[u8]]) -> Result<&'static CommandSpec, Vec<u8>> {
     let Some(mut spec) = find(argv[0]) else {
         return Err(super::unknown_command(argv));
     };
@@ -437,15 +437,13 @@ pub(super) fn resolve(argv: &[&[u8]]) -> Result<&'static CommandSpec, String> {
                 args::shown(argv[1]),
                 spec.name.to_ascii_uppercase()
             )
+            .into_bytes()
         })?;
     }
     if spec.takes(argv.len()) {
         Ok(spec)
     } else {
-        Err(format!(
-            "ERR wrong number of arguments for '{}' command",
-            spec.name
-        ))
+        Err(format!("ERR wrong number of arguments for '{}' command", spec.name).into_bytes())
     }
 }
 

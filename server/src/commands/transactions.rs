@@ -3,7 +3,7 @@
 //! EXEC takes the stripes of all keys that it names or watches, in order; runs the queue on one [`Txn`] with an
 //! overlay; and commits one batch. Where there is no room nothing was done, and the queue is still there to run again.
 
-use super::error::{CommandError, store_error};
+use super::error::{CommandError, write_error};
 use super::table::{self, CommandSpec, Handler};
 use crate::engine::keys::StoredKey;
 use crate::engine::locks::StripeSet;
@@ -39,18 +39,6 @@ impl Tx {
         self.queueing
     }
 
-    /// Commands queued; `None` outside MULTI. For `CLIENT LIST`.
-    #[must_use]
-    pub fn queued(&self) -> Option<usize> {
-        self.queueing.then_some(self.queue.len())
-    }
-
-    /// Keys watched. For `CLIENT LIST`.
-    #[must_use]
-    pub fn watching(&self) -> usize {
-        self.watched.len()
-    }
-
     /// Whether EXEC is running its queue.
     pub(super) fn executing(&self) -> bool {
         self.executing
@@ -79,6 +67,7 @@ pub(super) fn multi(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control 
         return Err("ERR MULTI calls can not be nested".into());
     }
     ctx.session.tx.queueing = true;
+    ctx.session.queued = Some(0);
     out.ok();
     Ok(Flow::Done)
 }
@@ -110,6 +99,7 @@ pub(super) fn queue(
         spec,
         args: argv.iter().map(|arg| Box::from(*arg)).collect(),
     });
+    ctx.session.queued = Some(tx.queue.len());
     out.simple("QUEUED");
     Ok(Flow::Done)
 }
@@ -127,6 +117,7 @@ pub(super) fn discard(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Contro
 pub(super) fn forget(ctx: &mut Ctx<'_>) {
     unwatch_all(ctx);
     ctx.session.tx = Tx::default();
+    ctx.session.queued = None;
 }
 
 fn unwatch_all(ctx: &mut Ctx<'_>) {
@@ -313,7 +304,7 @@ pub(super) fn exec(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
                 return Ok(Flow::NeedRoom);
             }
             forget(ctx);
-            Err(CommandError::Text(store_error(&error)))
+            Err(CommandError::Text(write_error(&error)))
         }
     }
 }

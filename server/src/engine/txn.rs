@@ -304,46 +304,85 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
-    /// Some stored key that is there, by `random`: a place between the first and the last key is drawn, and a few
-    /// keys are skipped from there. Not uniform.
-    pub fn random_key(&mut self, mut random: u64) -> Result<Option<Box<[u8]>>, StoreError> {
-        let place = {
-            let snapshot = self.snapshot();
-            let mut scan =
-                self.engine
-                    .store
-                    .scan(&snapshot, Bound::Included(USER_START), Bound::Unbounded)?;
-            let first = scan.next().transpose()?.map(|entry| entry.key);
-            let last = scan.next_back().transpose()?.map(|entry| entry.key);
-            match (first, last) {
-                (Some(first), Some(last)) => between(&first, &last, random),
-                _ => Vec::new(),
-            }
-        };
-        random = random.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut skip = random >> 60;
-        let mut chosen: Option<Box<[u8]>> = None;
-        for from in [Bound::Included(&place[..]), Bound::Included(USER_START)] {
-            let from = if place.is_empty() {
-                Bound::Included(USER_START)
-            } else {
-                from
-            };
-            self.scan_from(from, |key, value| {
-                if value.is_some() {
-                    chosen = Some(key.into());
-                    if skip == 0 {
-                        return ControlFlow::Break(());
-                    }
-                    skip -= 1;
-                }
+    /// Some stored key that is there, by `random`: a place between the first and the last key is drawn, and one of the
+    /// keys next to it on one side. Not uniform.
+    pub fn random_key(&mut self, random: u64) -> Result<Option<Box<[u8]>>, StoreError> {
+        const NEAR: usize = 16;
+        let mix = random.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut near: Vec<Box<[u8]>> = Vec::new();
+        if self.overlay.is_some() {
+            // In EXEC: all keys, as the overlay may hide any of them.
+            self.scan(None, |key, value| {
+                near.extend(value.map(|_| Box::from(key)));
                 ControlFlow::Continue(())
             })?;
-            if chosen.is_some() {
-                break;
+        } else {
+            let now = self.now()?;
+            let snapshot = self.snapshot();
+            let store = &self.engine.store;
+            let all = Bound::Included(USER_START);
+            let mut ends = store.scan(&snapshot, all, Bound::Unbounded)?;
+            let Some(first) = ends.next().transpose()? else {
+                return Ok(None);
+            };
+            let mut first = first.key;
+            let mut last = ends
+                .next_back()
+                .transpose()?
+                .map_or(first.clone(), |entry| entry.key);
+            drop(ends);
+            // A few rounds, so that one key far from the others does not hide them.
+            let mut place = between(&first, &last, random);
+            let mut bits = mix >> 32;
+            for _ in 0..bits & 3 {
+                bits = bits.rotate_right(5).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                if bits & 1 == 0 {
+                    let mut below = store.scan(&snapshot, all, Bound::Included(&place))?;
+                    last = below
+                        .next_back()
+                        .transpose()?
+                        .map_or(last, |entry| entry.key);
+                } else {
+                    let mut above =
+                        store.scan(&snapshot, Bound::Included(&place), Bound::Unbounded)?;
+                    first = above.next().transpose()?.map_or(first, |entry| entry.key);
+                }
+                place = between(&first, &last, bits.reverse_bits());
             }
+            let mut expired = self.expired;
+            let mut take = |entry: Result<esker_lsm::Entry, StoreError>| {
+                let entry = entry?;
+                let value = decode(&entry.key, entry.value)?;
+                if value.is_past(now) {
+                    expired = expired.max(value.deadline.unwrap_or(i64::MIN));
+                } else {
+                    near.push((*entry.key).into());
+                }
+                Ok::<bool, StoreError>(near.len() < NEAR)
+            };
+            let below_first = mix & 1 == 0;
+            for below in [below_first, !below_first] {
+                let mut more = true;
+                if below {
+                    let mut scan = store.scan(&snapshot, all, Bound::Included(&place))?.rev();
+                    while more && let Some(entry) = scan.next() {
+                        more = take(entry)?;
+                    }
+                } else {
+                    let mut scan =
+                        store.scan(&snapshot, Bound::Excluded(&place), Bound::Unbounded)?;
+                    while more && let Some(entry) = scan.next() {
+                        more = take(entry)?;
+                    }
+                }
+                if !more {
+                    break;
+                }
+            }
+            self.expired = expired;
         }
-        Ok(chosen)
+        let at = (mix >> 8) as usize % near.len().max(1);
+        Ok((at < near.len()).then(|| near.swap_remove(at)))
     }
 
     /// The version that decides about a stored key now, and its deadline (`None`: missing, or none).
@@ -455,7 +494,8 @@ fn decode(key: &[u8], stored: Bytes) -> Result<Value, StoreError> {
     })
 }
 
-/// A byte string between two keys, drawn by `random`: their common prefix and eight bytes.
+/// A byte string between two keys, drawn by `random`: their common prefix and eight bytes. Keys out of order give the
+/// first.
 fn between(first: &[u8], last: &[u8], random: u64) -> Vec<u8> {
     let common = first.iter().zip(last).take_while(|(a, b)| a == b).count();
     let word = |key: &[u8]| {
