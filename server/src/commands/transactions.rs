@@ -39,6 +39,12 @@ impl Tx {
         self.queueing
     }
 
+    /// Commands queued; `None` outside MULTI. For `CLIENT LIST`.
+    #[must_use]
+    pub fn queued(&self) -> Option<usize> {
+        self.queueing.then_some(self.queue.len())
+    }
+
     /// Whether EXEC is running its queue.
     pub(super) fn executing(&self) -> bool {
         self.executing
@@ -67,7 +73,6 @@ pub(super) fn multi(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control 
         return Err("ERR MULTI calls can not be nested".into());
     }
     ctx.session.tx.queueing = true;
-    ctx.session.queued = Some(0);
     out.ok();
     Ok(Flow::Done)
 }
@@ -99,7 +104,6 @@ pub(super) fn queue(
         spec,
         args: argv.iter().map(|arg| Box::from(*arg)).collect(),
     });
-    ctx.session.queued = Some(tx.queue.len());
     out.simple("QUEUED");
     Ok(Flow::Done)
 }
@@ -117,7 +121,6 @@ pub(super) fn discard(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Contro
 pub(super) fn forget(ctx: &mut Ctx<'_>) {
     unwatch_all(ctx);
     ctx.session.tx = Tx::default();
-    ctx.session.queued = None;
 }
 
 fn unwatch_all(ctx: &mut Ctx<'_>) {

@@ -81,13 +81,18 @@ impl ExpiryClock {
         self.source.wall_micros()
     }
 
-    /// A reading that was kept in the store: the clock is not behind it from now on.
+    /// A reading that was heard of: the clock is not behind it from now on.
     pub fn observe(&self, millis: i64) {
+        let ahead = millis
+            .saturating_mul(1000)
+            .saturating_sub(self.source.monotonic_micros());
+        self.ahead_micros.fetch_max(ahead, Ordering::Relaxed);
+    }
+
+    /// A reading that stands in the store.
+    pub(super) fn observe_kept(&self, millis: i64) {
         if self.kept.fetch_max(millis, Ordering::Relaxed) < millis {
-            let ahead = millis
-                .saturating_mul(1000)
-                .saturating_sub(self.source.monotonic_micros());
-            self.ahead_micros.fetch_max(ahead, Ordering::Relaxed);
+            self.observe(millis);
         }
     }
 
@@ -155,7 +160,10 @@ mod tests {
     fn the_clock_is_not_behind_what_was_kept() {
         let source = Arc::new(ManualTimeSource::at(1_000));
         let clock = ExpiryClock::new(source.clone());
-        clock.observe(5_000);
+        clock.observe(4_000);
+        assert_eq!(clock.now(), 4_000);
+        assert_eq!(clock.kept(), i64::MIN);
+        clock.observe_kept(5_000);
         assert_eq!(clock.now(), 5_000);
         source.advance_millis(10);
         assert_eq!(clock.now(), 5_010);

@@ -81,7 +81,7 @@ fn keep_clock(inner: &Inner) -> Result<(), StoreError> {
         let mut batch = WriteBatch::new();
         batch.put(CLOCK_KEY, &now.to_le_bytes());
         inner.store.try_write(&batch)?;
-        inner.clock.observe(now);
+        inner.clock.observe_kept(now);
     }
     Ok(())
 }
@@ -155,7 +155,7 @@ fn delete_unchanged(inner: &Inner, keys: &[(Bytes, SeqNo)], now: i64) -> Result<
     }
     inner.store.try_write(&batch)?;
     if keep {
-        inner.clock.observe(now);
+        inner.clock.observe_kept(now);
     }
     inner.expired.fetch_add(deleted, Ordering::Relaxed);
     Ok(deleted)

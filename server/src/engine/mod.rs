@@ -101,7 +101,7 @@ impl Inner {
         if let Some(kept) = self.store.get(CLOCK_KEY)?.value
             && let Ok(bytes) = <[u8; 8]>::try_from(&kept[..])
         {
-            self.clock.observe(i64::from_le_bytes(bytes));
+            self.clock.observe_kept(i64::from_le_bytes(bytes));
         }
         Ok(())
     }

@@ -437,7 +437,7 @@ impl<'a> Txn<'a> {
                         touched = touched.max(written.end);
                         end = wrote.then_some(written.end);
                         if let Some(now) = kept {
-                            self.engine.clock.observe(now);
+                            self.engine.clock.observe_kept(now);
                         }
                     }
                     Err(error) if wrote || is_busy(&error) => return Err(error),
@@ -506,6 +506,7 @@ fn between(first: &[u8], last: &[u8], random: u64) -> Vec<u8> {
         u64::from_be_bytes(bytes)
     };
     let (low, high) = (word(first), word(last));
-    let drawn = low + (u128::from(random) * u128::from(high.saturating_sub(low)) >> 64) as u64;
+    let span = u128::from(high.saturating_sub(low));
+    let drawn = low + ((u128::from(random) * span) >> 64) as u64;
     [&first[..common], &drawn.to_be_bytes()].concat()
 }
