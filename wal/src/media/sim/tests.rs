@@ -67,7 +67,7 @@ fn what_was_synced_survives_every_cut() {
         let bytes = media.read(p("d/a")).unwrap();
         assert_eq!((bytes.len(), bytes[99], bytes[100]), (8200, 2, 1));
         assert_eq!(bytes[8190..], [3; 10]);
-        assert_eq!(media.durable_image(), media.image());
+        assert!(media.durable_image() == media.image());
     }
 }
 
@@ -327,7 +327,7 @@ fn a_failed_create_rename_or_remove_did_nothing() {
     media.create(p("d/b"), 10).unwrap_err();
     media.rename(p("d/a"), p("d/c")).unwrap_err();
     media.remove(p("d/a")).unwrap_err();
-    assert_eq!(media.image(), before);
+    assert!(media.image() == before);
 }
 
 #[test]
@@ -458,8 +458,8 @@ fn a_fork_is_another_medium() {
     let (media, file) = with_file(4096, 1);
     file.write_all_at(&[2; 512], 0).unwrap();
     let fork = media.fork(5);
-    assert_eq!(fork.image(), media.image());
-    assert_eq!(fork.durable_image(), media.durable_image());
+    assert!(fork.image() == media.image());
+    assert!(fork.durable_image() == media.durable_image());
     fork.remove(p("d/a")).unwrap();
     file.write_all_at(&[3; 512], 0).unwrap();
     assert!(exists(&media, "d/a"));
