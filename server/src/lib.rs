@@ -7,6 +7,7 @@
 //!
 //! Not here: TLS, users and passwords, several databases, Lua, data types other than strings.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 pub mod boot;
 pub mod commands;

@@ -386,3 +386,69 @@ fn without_enough_replicas_a_write_is_refused_or_its_outcome_unknown() {
     client.until("GET a", "2");
     client.until("SET a 3", "+OK");
 }
+
+/// A failed sync poisons the log (W6): what was acknowledged before stays readable, writes are refused with MISCONF,
+/// and a restart finds what was acknowledged.
+#[test]
+fn a_failed_sync_refuses_writes_and_loses_nothing_acknowledged() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        writeln!(std::io::stderr(), "skipped: strace is not installed").unwrap();
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut traced = command(PRIMARY, dir.path(), port, &["--replication-listen", "off"]);
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=msync"])
+        .args(["-e", "inject=msync:error=EIO:when=30+"])
+        .arg(traced.get_program())
+        .args(traced.get_args())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    traced.stdin(Stdio::null());
+    let mut program = Program {
+        child: strace.spawn().unwrap(),
+        port,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if program.child.try_wait().unwrap().is_some() {
+            writeln!(std::io::stderr(), "skipped: strace can't trace here").unwrap();
+            return;
+        }
+        assert!(Instant::now() < deadline, "it did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut client = program.client();
+    let mut acknowledged = 0;
+    loop {
+        let text = client.ask(&format!("SET k{acknowledged} v{acknowledged}"));
+        if text != "+OK" {
+            assert!(text.starts_with("-MISCONF"), "{text}");
+            break;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 100, "no sync failed");
+    }
+    assert!(client.ask("SET k0 other").starts_with("-MISCONF"));
+    assert!(client.ask("DEL k0").starts_with("-MISCONF"));
+    assert_eq!(client.ask("GET k0"), "v0");
+    let process = client.ask("INFO server");
+    let process = process
+        .lines()
+        .find_map(|line| line.strip_prefix("process_id:"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    kill_process(Pid::from_raw(process).unwrap(), Signal::KILL).unwrap();
+    program.wait();
+
+    let again = start(PRIMARY, dir.path(), port, &["--replication-listen", "off"]);
+    let mut client = again.client();
+    for at in 0..acknowledged {
+        assert_eq!(client.ask(&format!("GET k{at}")), format!("v{at}"));
+    }
+    assert_eq!(client.ask("SET k0 other"), "+OK");
+}

@@ -253,14 +253,12 @@ impl EventLoop {
                     ) => {}
                 Err(error) => {
                     // Out of descriptors, most likely: the others go on, and it is tried again.
-                    if self
+                    let earlier = self
                         .shared
                         .stats
                         .accept_errors
-                        .fetch_add(1, Ordering::Relaxed)
-                        % 100
-                        == 0
-                    {
+                        .fetch_add(1, Ordering::Relaxed);
+                    if earlier.is_multiple_of(100) {
                         tracing::warn!(%error, "accepting a client failed; raise the limit of open files (ulimit -n)");
                     }
                     self.accept_again = true;
