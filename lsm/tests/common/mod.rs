@@ -83,14 +83,17 @@ pub fn env(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// Seeds to run: `ESKER_SEED` alone, or `ESKER_SEEDS` of them.
+/// Seeds to run: `ESKER_SEED` alone, or `ESKER_SEEDS` of them, from `ESKER_SEED_FROM` on.
 pub fn seeds(default: u64) -> Vec<u64> {
     match std::env::var("ESKER_SEED")
         .ok()
         .and_then(|v| v.parse().ok())
     {
         Some(seed) => vec![seed],
-        None => (0..env("ESKER_SEEDS", default)).collect(),
+        None => {
+            let from = env("ESKER_SEED_FROM", 0);
+            (from..from + env("ESKER_SEEDS", default)).collect()
+        }
     }
 }
 
