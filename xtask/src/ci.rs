@@ -69,12 +69,19 @@ fn parts() -> Vec<Part> {
         Part {
             name: "log",
             what: "tests of sync and wal",
-            steps: vec![cargo("test --locked -p esker-sync -p esker-wal")],
+            steps: vec![
+                cargo("test --locked -p esker-sync -p esker-wal"),
+                // The deliberately broken builds: the random runs must catch each of them.
+                cargo("test --locked -p esker-wal --features sabotage --test broken_builds"),
+            ],
         },
         Part {
             name: "store",
             what: "tests of lsm",
-            steps: vec![cargo("test --locked -p esker-lsm")],
+            steps: vec![
+                cargo("test --locked -p esker-lsm"),
+                cargo("test --locked -p esker-lsm --features sabotage --test broken"),
+            ],
         },
     ];
     if has("replication") {
