@@ -20,6 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// Frames per sync up to which they are written by calls.
+const CALLS_UP_TO: u64 = 12;
+
 impl Shared {
     /// Blocks until everything below `end` is synced.
     pub(crate) fn sync_up_to(&self, end: Lsn, deadline: Option<Instant>) -> Result<(), LogError> {
@@ -113,7 +116,31 @@ impl Shared {
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         let took = begun.elapsed().as_nanos() as u64;
         self.counters.sync_nanos.fetch_add(took, Ordering::Relaxed);
+        self.choose_way();
         Ok(())
+    }
+
+    /// Few frames per sync are written by calls, many by stores (see [`crate::append`]). Leader only.
+    fn choose_way(&self) {
+        if self.options.sync_policy != SyncPolicy::Always || self.stepped() {
+            return;
+        }
+        // Relaxed: a statistic, written by one leader after the other.
+        let appends = self.appends.load(Ordering::Relaxed);
+        let group = appends - self.appends_synced.swap(appends, Ordering::Relaxed);
+        let mean = self.frames_per_sync.load(Ordering::Relaxed);
+        let mean = mean - mean / 16 + group;
+        self.frames_per_sync.store(mean, Ordering::Relaxed);
+        let by_calls = self.by_calls.load(Ordering::Relaxed);
+        let bound = if by_calls {
+            CALLS_UP_TO + CALLS_UP_TO / 4
+        } else {
+            CALLS_UP_TO
+        };
+        let wanted = mean <= bound * 16;
+        if wanted != by_calls {
+            self.by_calls.store(wanted, Ordering::Relaxed);
+        }
     }
 
     fn after_sync(&self) {
@@ -254,7 +281,9 @@ impl Shared {
         let from = self.reserved().max(segment.base());
         let room = segment.capacity_end().0.saturating_sub(from.0);
         let len = POPULATE_WINDOW.min(room);
-        if let Some(map) = segment.map().filter(|_| len > 0) {
+        // Frames that go by calls need no page that can be stored to.
+        let stores = !(segment.zeroed && self.by_calls.load(Ordering::Relaxed));
+        if let Some(map) = segment.map().filter(|_| len > 0 && stores) {
             map.populate(segment.offset(from) as usize, len as usize);
         }
         self.populated

@@ -6,7 +6,7 @@ use crate::frame;
 use crate::frame::Kind;
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId};
 use crate::meta;
-use crate::options::{LogOptions, OpenRole, Workers as WorkerMode};
+use crate::options::{LogOptions, OpenRole, SyncPolicy, Workers as WorkerMode};
 use crate::reader::{ReadLimit, Reader};
 use crate::recovery::{self, Recovery};
 use crate::shared::{Append, Chores, Counters, Marks, Retention, Shared, Watchers};
@@ -109,7 +109,7 @@ impl Reservation {
             return Err(LogError::WrongLength { got, reserved });
         }
         self.published = true;
-        Ok(self.shared.publish(&self.stretch, Kind::Data, parts))
+        self.shared.publish(&self.stretch, Kind::Data, parts)
     }
 }
 
@@ -282,7 +282,7 @@ impl Log {
         let len = parts.iter().map(|p| p.len()).sum();
         let stretch = self.shared().reserve(len, AtBound::Wait)?;
         // Nothing from here on panics or fails: no guard is needed to void the frame.
-        Ok(self.shared().publish(&stretch, Kind::Data, parts))
+        self.shared().publish(&stretch, Kind::Data, parts)
     }
 
     /// Follower: appends a frame of the primary at its LSN, after checking LSN, epoch and checksum. A control
@@ -534,7 +534,7 @@ impl Log {
         let (appends, rotations, ready) = {
             let append = shared.append.lock();
             (
-                append.appends,
+                shared.appends.load(Ordering::Relaxed),
                 append.rotations,
                 append.prepared.len() as u64,
             )
@@ -664,10 +664,17 @@ fn share(
     let (tail, turn) = Tail::new(end.0);
     let oldest = recovery.segments.first().map_or(end, |s| s.base());
     let clock = options.clock.now();
+    let mode = options.workers;
     Shared {
         dir: dir.to_owned(),
         meta: recovery.meta,
         opened_at: end,
+        appends: AtomicU64::new(0),
+        frames_per_sync: AtomicU64::new(0),
+        appends_synced: AtomicU64::new(0),
+        by_calls: AtomicBool::new(
+            options.sync_policy == SyncPolicy::Always && mode == WorkerMode::Threads,
+        ),
         tail,
         group: CommitGroup::new(end.0),
         oldest: AtomicU64::new(oldest.0),
@@ -679,7 +686,6 @@ fn share(
             closed: false,
             held: false,
             writer: options.role == OpenRole::Writer,
-            appends: 0,
             rotations: 0,
         }),
         room: Condvar::new(),
@@ -712,7 +718,7 @@ fn share(
         synced_at: AtomicU64::new(clock.as_nanos() as u64),
         prepare_bell: Bell::default(),
         populated: AtomicU64::new(0),
-        closing: AtomicBool::new(false),
+        closing: AtomicBool::new(true),
         watchers: Watchers::default(),
         room_watchers: Watchers::default(),
         counters: Counters::default(),

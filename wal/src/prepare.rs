@@ -39,6 +39,7 @@ pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::R
             path: path.clone(),
             file,
             map,
+            zeroed: true,
         })
     })();
     if made.is_err() {
@@ -49,12 +50,14 @@ pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::R
     made
 }
 
-/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity.
+/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. `wipe` fills it with zeros, in 4
+/// KiB writes as at its creation (larger ones make large folios, which a sync writes back whole).
 pub(crate) fn recycle(
     media: &dyn Media,
     dir: &Path,
     from: &Path,
     identity: Identity,
+    wipe: bool,
 ) -> io::Result<Prepared> {
     let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
     let path = dir.join(file_name(identity.id));
@@ -62,6 +65,11 @@ pub(crate) fn recycle(
     media.rename(from, &tmp)?;
     sync_dir(media, dir)?;
     file.write_all_at(&fresh_head(identity), 0)?;
+    if wipe {
+        for at in (FRAMES_AT..identity.bytes).step_by(4096) {
+            file.write_all_at(&[0; 4096], at)?;
+        }
+    }
     file.sync()?;
     media.rename(&tmp, &path)?;
     sync_dir(media, dir)?;
@@ -71,6 +79,7 @@ pub(crate) fn recycle(
         path,
         file,
         map,
+        zeroed: wipe,
     })
 }
 

@@ -415,6 +415,7 @@ impl Kept {
             path: self.found.path.clone(),
             file: self.found.file.clone(),
             map,
+            zeroed: false,
         };
         let segment = Segment::over(prepared, self.found.active);
         self.fill(&segment);
@@ -443,7 +444,7 @@ fn obtain(
             .map_err(io_error("preparing a segment in", dir));
     }
     let from = spares.remove(0);
-    prepare::recycle(media, dir, &from, identity).map_err(io_error("preparing", &from))
+    prepare::recycle(media, dir, &from, identity, false).map_err(io_error("preparing", &from))
 }
 
 /// Opens what is in `dir`, which the caller has locked.

@@ -313,6 +313,8 @@ pub(crate) struct Prepared {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn MediaFile>,
     pub(crate) map: Box<dyn MediaMap>,
+    /// All zeros where frames go.
+    pub(crate) zeroed: bool,
 }
 
 /// A segment that holds frames, or will.
@@ -324,6 +326,8 @@ pub(crate) struct Segment {
     pub(crate) seed: Seed,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn MediaFile>,
+    /// Everything behind the last reservation is zero.
+    pub(crate) zeroed: bool,
     /// There until everything in it is synced and it is closed.
     map: Option<Box<dyn MediaMap>>,
     // Set once.
@@ -354,6 +358,7 @@ impl Segment {
             active,
             path: prepared.path,
             file: prepared.file,
+            zeroed: prepared.zeroed,
             map: Some(prepared.map),
             end: AtomicU64::new(u64::MAX),
             chain: OnceLock::new(),
@@ -376,6 +381,7 @@ impl Segment {
             active,
             path,
             file,
+            zeroed: false,
             map: None,
             end: AtomicU64::new(end.0),
             chain: OnceLock::new(),

@@ -44,7 +44,6 @@ pub(crate) struct Append {
     pub(crate) held: bool,
     /// Whether this node opens epochs and appends by itself.
     pub(crate) writer: bool,
-    pub(crate) appends: u64,
     pub(crate) rotations: u64,
 }
 
@@ -129,6 +128,15 @@ pub(crate) struct Shared {
     pub(crate) meta: Meta,
     /// Where appends began in this life.
     pub(crate) opened_at: Lsn,
+    // How frames are written.
+    /// Frames reserved; written under `append`.
+    pub(crate) appends: AtomicU64,
+    /// Of them, at the last sync; written by the leader.
+    pub(crate) appends_synced: AtomicU64,
+    /// Sliding mean, in sixteenths; written by the leader.
+    pub(crate) frames_per_sync: AtomicU64,
+    /// Whether frames are written by calls now, rather than by stores into the mapping.
+    pub(crate) by_calls: AtomicBool,
     // Positions.
     pub(crate) tail: Tail,
     /// Its position is `synced`.
@@ -165,7 +173,7 @@ pub(crate) struct Shared {
     pub(crate) prepare_bell: Bell,
     /// LSN up to which the active segment's window is populated for writing.
     pub(crate) populated: AtomicU64,
-    /// Some closed segment still has its mapping; changed under `table`.
+    /// Some closed segment still has its mapping, or no footer; changed under `table`.
     pub(crate) closing: AtomicBool,
     // Watchers.
     pub(crate) watchers: Watchers,

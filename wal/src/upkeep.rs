@@ -16,7 +16,7 @@ use crate::ids::{ChainHash, Lsn, SegmentId};
 use crate::meta;
 use crate::prepare;
 use crate::sabotage::{self, Sabotage};
-use crate::segment::{FOOTER_LEN, Footer, SECTOR, Segment};
+use crate::segment::{FOOTER_LEN, Footer, Prepared, SECTOR, Segment};
 use crate::shared::{Chores, Retention, Shared};
 use esker_sync::stop::StopToken;
 use std::sync::Arc;
@@ -48,12 +48,15 @@ impl Shared {
         chores.next_id += 1;
         let media = &*self.options.media;
         let made = match chores.spares.pop() {
-            Some(from) => prepare::recycle(media, &self.dir, &from, identity),
+            Some(from) => {
+                let wipe = self.by_calls.load(Ordering::Relaxed);
+                prepare::recycle(media, &self.dir, &from, identity, wipe)
+            }
             None => prepare::create(media, &self.dir, identity),
         };
         match made {
             Ok(prepared) => {
-                prepare::warm(&prepared, crate::append::POPULATE_WINDOW);
+                self.warm(&prepared);
                 chores.retry_at = None;
                 self.offer(prepared);
                 true
@@ -69,8 +72,15 @@ impl Shared {
         }
     }
 
+    /// Populates the beginning of a prepared segment, if its frames will be stored.
+    fn warm(&self, prepared: &Prepared) {
+        if !(prepared.zeroed && self.by_calls.load(Ordering::Relaxed)) {
+            prepare::warm(prepared, crate::append::POPULATE_WINDOW);
+        }
+    }
+
     /// Puts a prepared segment into the queue.
-    fn offer(&self, prepared: crate::segment::Prepared) {
+    fn offer(&self, prepared: Prepared) {
         let mut append = self.append.lock();
         append.prepared.push_back(prepared);
         append.no_space = None;
@@ -150,6 +160,10 @@ impl Shared {
 
     /// Writes the footer of the oldest closed segment that lacks one; false when there is none.
     fn write_a_footer(&self) -> Result<bool, LogError> {
+        // Without a closed segment to see to, nobody looks how far the log is published on this account.
+        if !self.closing.load(Ordering::Acquire) {
+            return Ok(false);
+        }
         let published = self.published();
         let Some(segment) = self
             .table
@@ -193,7 +207,10 @@ impl Shared {
             s.map().is_some() && s.end() <= synced && s.footer_written.load(Ordering::Acquire)
         });
         let Some(place) = place else {
-            if !table.iter().any(|s| s.map().is_some() && s.is_closed()) {
+            let open = |s: &Arc<Segment>| {
+                s.is_closed() && (s.map().is_some() || !s.footer_written.load(Ordering::Acquire))
+            };
+            if !table.iter().any(open) {
                 self.closing.store(false, Ordering::Release);
             }
             return false;
@@ -302,10 +319,11 @@ impl Shared {
         }
         let identity = self.identity(SegmentId(chores.next_id));
         chores.next_id += 1;
-        let prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity)
+        let wipe = self.by_calls.load(Ordering::Relaxed);
+        let prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity, wipe)
             .map_err(Shared::io_error("recycling", &path))?;
         self.leftovers.lock().retain(|other| *other != path);
-        prepare::warm(&prepared, crate::append::POPULATE_WINDOW);
+        self.warm(&prepared);
         self.counters.recycled.fetch_add(1, Ordering::Relaxed);
         self.offer(prepared);
         Ok(true)
