@@ -15,7 +15,7 @@ fn resident_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// 200 seeds by default; `ESKER_SEEDS` for more.
+/// 2,000 seeds by default; `ESKER_SEEDS` for more.
 #[test]
 fn garbage_on_the_replication_port_harms_nobody() {
     let dir = TempDir::new();
@@ -27,7 +27,7 @@ fn garbage_on_the_replication_port_harms_nobody() {
     caught_up(&good, end);
     let before = resident_kib();
     let first: u64 = std::env::var("ESKER_SEED").map_or(0, |s| s.parse().unwrap());
-    let seeds: u64 = std::env::var("ESKER_SEEDS").map_or(200, |s| s.parse().unwrap());
+    let seeds: u64 = std::env::var("ESKER_SEEDS").map_or(2_000, |s| s.parse().unwrap());
     let context = zmq::Context::new();
     let dealer = context.socket(zmq::DEALER).unwrap();
     dealer.set_linger(0).unwrap();

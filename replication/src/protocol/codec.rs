@@ -93,10 +93,11 @@ impl<'a> Fields<'a> {
         if len > max {
             return Err(DecodeError::Field(field));
         }
-        let bytes = self.bytes(len)?;
-        std::str::from_utf8(bytes)
-            .map(str::to_string)
-            .map_err(|_| DecodeError::Field(field))
+        // Names and texts reach logs and INFO: nothing in them may begin a line of its own.
+        match std::str::from_utf8(self.bytes(len)?) {
+            Ok(text) if !text.contains(char::is_control) => Ok(text.to_string()),
+            _ => Err(DecodeError::Field(field)),
+        }
     }
     fn epochs(&mut self) -> Result<Vec<EpochStart>, DecodeError> {
         let count = usize::from(self.u16()?);

@@ -45,8 +45,8 @@ struct View {
 struct Opened {
     store: Store,
     recovered: StoreRecovered,
-    /// Rings the socket's thread when `synced` moves.
-    _watch: WatchGuard,
+    /// Rings the socket's thread when `synced` moves, while there is one.
+    watch: Mutex<Option<WatchGuard>>,
 }
 
 /// What the threads and the handles share.
@@ -84,7 +84,7 @@ impl Shared {
         let opened = Opened {
             store,
             recovered,
-            _watch: watch,
+            watch: Mutex::new(Some(watch)),
         };
         // Opened once: at the start, or by the one thread that creates.
         let _ = self.opened.set(opened);
@@ -152,10 +152,10 @@ impl Replica {
             Some(record) => record.epoch,
             None => 0,
         };
-        if options.name.len() > NAME_BYTES_MAX {
+        if options.name.len() > NAME_BYTES_MAX || options.name.contains(char::is_control) {
             return Err(ReplicationError::Options {
                 option: "name",
-                why: format!("it has at most {NAME_BYTES_MAX} bytes"),
+                why: format!("it has at most {NAME_BYTES_MAX} bytes and no control characters"),
             });
         }
         let mut name = options.name.clone();
@@ -333,6 +333,9 @@ impl Inner {
                 tracing::error!("a replication thread of the replica panicked");
             }
             self.shared.inbox.close();
+        }
+        if let Some(opened) = self.shared.opened.get() {
+            drop(opened.watch.lock().take());
         }
     }
 

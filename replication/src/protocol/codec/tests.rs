@@ -162,6 +162,16 @@ fn a_history_too_long_for_a_hello_is_cut_to_its_newest_part() {
     assert_eq!(back.name, "é".repeat(32));
 }
 
+#[test]
+fn a_name_that_would_begin_a_line_of_its_own_is_no_name() {
+    let Message::Hello(mut hello) = samples().remove(0) else {
+        unreachable!()
+    };
+    hello.name = "a\r\nrole:master".into();
+    let bytes = encode(1, &Message::Hello(hello));
+    assert_eq!(decode(&bytes), Err(DecodeError::Field("name")));
+}
+
 /// 10,000 seeds: random bytes, cut messages, flipped bits, huge lengths. Decoding answers, whatever it is.
 #[test]
 fn garbage_never_panics_the_decoder_nor_makes_it_allocate() {
