@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 struct Proxy {
     endpoint: String,
     stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<u32>>,
+    /// Connections made through it.
+    connections: Arc<AtomicU32>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Proxy {
@@ -30,9 +32,10 @@ impl Proxy {
         listener.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let connections = Arc::new(AtomicU32::new(0));
+        let made = connections.clone();
         let thread = thread::spawn(move || {
             let mut rng = StdRng::seed_from_u64(seed);
-            let mut cuts = 0;
             let mut pumps = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let Ok((near, _)) = listener.accept() else {
@@ -43,7 +46,7 @@ impl Proxy {
                 let Ok(far) = TcpStream::connect(&target) else {
                     continue;
                 };
-                cuts += 1;
+                made.fetch_add(1, Ordering::Relaxed);
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let bytes = rng.random_range(200..300_000);
@@ -55,19 +58,18 @@ impl Proxy {
             for pump in pumps {
                 pump.join().unwrap();
             }
-            cuts
         });
         Proxy {
             endpoint,
             stop,
+            connections,
             thread: Some(thread),
         }
     }
 
-    /// Number of connections that were made.
-    fn stop(mut self) -> u32 {
+    fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 
@@ -112,7 +114,14 @@ fn r2_through_connections_that_break_anywhere_no_frame_is_lost_doubled_or_reorde
         let begun = Instant::now();
         let mut round = 0;
         let mut end = node.end();
-        while begun.elapsed() < Duration::from_millis(1500) {
+        // A busy machine gets the time it needs to have some connections cut.
+        while begun.elapsed() < Duration::from_secs(1)
+            || proxy.connections.load(Ordering::Relaxed) < 5
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "seed {seed}: the proxy cut nothing"
+            );
             end = node.write(&format!("r{round}-"), rng.random_range(1..60));
             thread::sleep(Duration::from_millis(rng.random_range(0..5)));
             round += 1;
@@ -120,8 +129,7 @@ fn r2_through_connections_that_break_anywhere_no_frame_is_lost_doubled_or_reorde
         caught_up(&replica, end);
         assert_equal(&node.store, &replica.store().unwrap());
         assert_eq!(node.store.log().epochs().len(), 1);
-        let connections = proxy.stop();
-        assert!(connections > 2, "seed {seed}: the proxy cut nothing");
+        proxy.stop();
         replica.close().unwrap();
         node.close();
     }
