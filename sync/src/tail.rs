@@ -69,7 +69,7 @@ impl Tail {
     }
 
     /// Reserves `len` bytes. `behind` is the word behind them, `None` where no frame can begin there
-    /// (the end of a segment).
+    /// (the end of a segment) or where it is known to be zero (a file that was filled with zeros).
     pub fn reserve(&self, _turn: &mut Turn, len: u64, behind: Option<&AtomicU64>) -> u64 {
         if let Some(word) = behind {
             // Relaxed: ordered before this frame's own word by that word's release (T3).

@@ -577,14 +577,12 @@ impl Shared {
         start_at: impl FnOnce(Lsn) -> EpochStart,
     ) -> Result<Appended, LogError> {
         let base = self.reserved();
-        if let Some(start) = expected {
-            if start.begin != base {
-                return Err(LogError::NotNext {
-                    lsn: start.begin,
-                    expected: base,
-                    why: "it is not the next",
-                });
-            }
+        if let Some(start) = expected.filter(|start| start.begin != base) {
+            return Err(LogError::NotNext {
+                lsn: start.begin,
+                expected: base,
+                why: "it is not the next",
+            });
         }
         let start = start_at(base);
         self.sync_up_to(base, None)?;

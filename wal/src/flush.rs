@@ -20,6 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// Mean frames per sync, in sixteenths, from which a leader waits for more.
+const GATHER_FROM: u64 = 20;
+/// It never waits longer, and ends when nothing came in a part of its time.
+const GATHER_MAX: Duration = Duration::from_micros(50);
+const GATHER_QUIET: u32 = 3;
 /// Frames per sync up to which they are written by calls.
 const CALLS_UP_TO: u64 = 12;
 
@@ -38,6 +43,7 @@ impl Shared {
                 }
                 Entered::Lead(lead) => lead,
             };
+            self.gather();
             let synced = self.synced();
             let mut published = self.published();
             if published == synced {
@@ -120,6 +126,36 @@ impl Shared {
         Ok(())
     }
 
+    /// Gives those who were woken by the last sync a moment to append again, so that they come along with this one.
+    ///
+    /// Without it, of several who append one after the other half sync while half append, and each sync carries half
+    /// of what it could. Who appends alone waits for nobody; the others wait while frames keep coming, and
+    /// never longer than a fraction of what a sync takes.
+    fn gather(&self) {
+        if self.frames_per_sync.load(Ordering::Relaxed) < GATHER_FROM || self.stepped() {
+            return;
+        }
+        let syncs = self.counters.syncs.load(Ordering::Relaxed).max(1);
+        let mean = self.counters.sync_nanos.load(Ordering::Relaxed) / syncs;
+        let longest = Duration::from_nanos(mean / 4).min(GATHER_MAX);
+        let begun = Instant::now();
+        let mut grown = begun;
+        let mut appends = self.appends.load(Ordering::Relaxed);
+        // Those who came during the last sync are here; those whom it woke may come back.
+        let expected = appends + self.last_group.load(Ordering::Relaxed);
+        while appends < expected {
+            std::thread::yield_now();
+            let now = Instant::now();
+            let more = self.appends.load(Ordering::Relaxed);
+            if more != appends {
+                (appends, grown) = (more, now);
+            }
+            if now - begun >= longest || now - grown >= longest / GATHER_QUIET {
+                return;
+            }
+        }
+    }
+
     /// Few frames per sync are written by calls, many by stores (see [`crate::append`]). Leader only.
     fn choose_way(&self) {
         if self.options.sync_policy != SyncPolicy::Always || self.stepped() {
@@ -128,6 +164,7 @@ impl Shared {
         // Relaxed: a statistic, written by one leader after the other.
         let appends = self.appends.load(Ordering::Relaxed);
         let group = appends - self.appends_synced.swap(appends, Ordering::Relaxed);
+        self.last_group.store(group, Ordering::Relaxed);
         let mean = self.frames_per_sync.load(Ordering::Relaxed);
         let mean = mean - mean / 16 + group;
         self.frames_per_sync.store(mean, Ordering::Relaxed);

@@ -670,6 +670,7 @@ fn share(
         meta: recovery.meta,
         opened_at: end,
         appends: AtomicU64::new(0),
+        last_group: AtomicU64::new(0),
         frames_per_sync: AtomicU64::new(0),
         appends_synced: AtomicU64::new(0),
         by_calls: AtomicBool::new(

@@ -133,6 +133,8 @@ pub(crate) struct Shared {
     pub(crate) appends: AtomicU64,
     /// Of them, at the last sync; written by the leader.
     pub(crate) appends_synced: AtomicU64,
+    /// Frames of the last sync; written by the leader.
+    pub(crate) last_group: AtomicU64,
     /// Sliding mean, in sixteenths; written by the leader.
     pub(crate) frames_per_sync: AtomicU64,
     /// Whether frames are written by calls now, rather than by stores into the mapping.
