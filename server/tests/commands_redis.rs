@@ -423,7 +423,7 @@ fn random_command(rng: &mut StdRng) -> Vec<Vec<u8>> {
 #[test]
 fn replies_to_random_commands_are_those_of_redis() {
     let Some(redis) = Redis::start() else { return };
-    for seed in seeds(30) {
+    for seed in seeds(20) {
         let mut rng = StdRng::seed_from_u64(seed);
         let db = Db::new();
         // Two clients: one's writes meet the other's watches.

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 type Control = Result<Flow, CommandError>;
 
 /// Bytes and commands that a client may queue: memory of its own making is bounded (W7).
-const QUEUE_BYTES_MAX: usize = 256 << 20;
+const QUEUE_BYTES_MAX: usize = 64 << 20;
 const QUEUE_COMMANDS_MAX: usize = 1 << 20;
 
 /// A client's MULTI queue and WATCHes.

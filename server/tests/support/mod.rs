@@ -7,7 +7,9 @@ use esker_server::engine::clock::{ManualTimeSource, SystemTimeSource, TimeSource
 use esker_server::{
     Ack, ClientInfo, Ctx, Flow, Reply, RoleView, ServerControl, Session, WriteRefusal, commands,
 };
+use esker_wal::media::{Media, sim::SimMedia};
 use esker_wal::{Create, LogId, Lsn, NodeId};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// A server around the commands that says what a test tells it to.
@@ -71,42 +73,35 @@ impl ServerControl for Server {
     }
 }
 
-/// A store in a directory of its own, and an engine on it.
+/// A store in memory, and an engine on it.
 pub(crate) struct Db {
     pub(crate) engine: Engine,
     pub(crate) server: Server,
     pub(crate) time: Option<Arc<ManualTimeSource>>,
-    dir: Arc<tempfile::TempDir>,
+    media: Arc<dyn Media>,
 }
 
 impl Db {
     /// On the machine's clock.
     pub(crate) fn new() -> Db {
-        Db::with(
-            Arc::new(tempfile::tempdir().expect("a directory")),
-            true,
-            None,
-        )
+        Db::with(Arc::new(SimMedia::new(0)), true, None)
     }
     /// On a clock that the test moves.
     pub(crate) fn timed(wall_millis: i64) -> Db {
         let time = Arc::new(ManualTimeSource::at(wall_millis));
-        Db::with(
-            Arc::new(tempfile::tempdir().expect("a directory")),
-            true,
-            Some(time),
-        )
+        Db::with(Arc::new(SimMedia::new(0)), true, Some(time))
     }
-    fn with(dir: Arc<tempfile::TempDir>, writer: bool, time: Option<Arc<ManualTimeSource>>) -> Db {
+    fn with(media: Arc<dyn Media>, writer: bool, time: Option<Arc<ManualTimeSource>>) -> Db {
         let mut options = StoreOptions::default();
         options.log.create = Some(Create {
             log: LogId::random(),
             node: NodeId::random(),
             base: Lsn(0),
         });
+        options.log.media = Arc::clone(&media);
         options.log.segment_bytes = 8 << 20;
         options.log.sync_policy = esker_wal::SyncPolicy::Manual;
-        let (store, _) = Store::open(dir.path(), options).expect("opens");
+        let (store, _) = Store::open(Path::new("/db"), options).expect("opens");
         let source: Arc<dyn TimeSource> = match &time {
             Some(time) => time.clone(),
             None => Arc::new(SystemTimeSource::default()),
@@ -115,14 +110,14 @@ impl Db {
             engine: Engine::stepped(store, writer, source),
             server: Server::default(),
             time,
-            dir,
+            media,
         }
     }
     /// Closes it and opens it again on the clock `time`.
     pub(crate) fn reopen(self, time: Option<Arc<ManualTimeSource>>) -> Db {
-        let dir = self.dir.clone();
+        let media = Arc::clone(&self.media);
         drop(self);
-        Db::with(dir, true, time)
+        Db::with(media, true, time)
     }
     /// A client.
     pub(crate) fn client(&self) -> Client<'_> {
