@@ -1,4 +1,11 @@
-//! Errors.
+//! Errors: what happened, to which file and position, and what to do.
+//!
+//! Fields are what the message prints; their names say it.
+#![expect(
+    missing_docs,
+    reason = "the fields of an error are explained by its message"
+)]
+
 use crate::ids::{LogId, Lsn, SegmentId};
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,35 @@
-//! `esker-wal`: a batched, memory-mapped write-ahead log.
+//! A batched, memory-mapped write-ahead log.
+//!
+//! Frames are copied into preallocated, mapped segment files by as many threads as append, each published by
+//! one word, and synced in groups by whoever waits first. A position (LSN) names a frame for ever, on every
+//! node that holds it. The log knows nothing of keys.
+//!
+//! ```
+//! use esker_wal::{Create, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path();
+//! let create = Create { log: LogId::random(), node: NodeId::random(), base: Lsn::ZERO };
+//! let options = LogOptions { create: Some(create), segment_bytes: 1 << 20, ..LogOptions::default() };
+//! let (log, recovered) = Log::open(dir, options)?;
+//! assert!(recovered.created);
+//!
+//! let appended = log.append(&[b"hello ", b"world"])?; // survives kill -9 once published
+//! log.sync_up_to(appended.end)?; // survives power loss
+//!
+//! let mut reader = log.reader(appended.lsn, ReadLimit::Synced)?;
+//! assert_eq!(&reader.next()?.expect("a frame").payload[..], b"hello world");
+//! log.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What it promises (W1-W10) is in the design; what each module keeps is numbered in its header. What it is not: a
+//! queue (there is one history, kept until released), a store, or replication.
+//!
+//! Limits: a payload is at most what a segment holds, 64 MiB by default and 256 MiB at most; segments are 16 KiB to 1
+//! GiB; one process at a time opens a directory; 64-bit little-endian machines with 4 KiB pages are what it is tested on.
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
 
 mod append;
 mod cursor;
@@ -7,6 +38,7 @@ mod flush;
 pub mod frame;
 pub mod ids;
 mod log;
+#[expect(unsafe_code, reason = "the mapping")]
 pub mod media;
 mod meta;
 mod options;
@@ -15,6 +47,7 @@ mod reader;
 mod recovery;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
+#[expect(unsafe_code, reason = "the mapping")]
 mod segment;
 mod shared;
 mod upkeep;
