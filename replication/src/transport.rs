@@ -2,7 +2,7 @@
 //! that wakes the thread that owns them.
 //!
 //! - T1: a socket belongs to the thread that uses it; it is made before that thread starts and moved
-//!   into it. Other threads ring the [`Waker`], which is polled beside the sockets.
+//!   into it. Other threads ring the `Waker`, which is polled beside the sockets.
 //! - T2: every socket has a bound for the size of a message, for lingering, for connecting and for the
 //!   handshake; none waits for ever.
 //! - T3: without keys nothing listens beyond loopback unless it was said explicitly (R6).

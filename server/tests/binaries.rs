@@ -1,4 +1,9 @@
 //! The binaries as an operator meets them: how they end, what they leave behind, and what they say to bad input.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a skipped test says why"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

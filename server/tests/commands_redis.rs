@@ -1,4 +1,9 @@
 //! Replies beside those of redis-server, byte for byte. Skipped with a message where it is not installed.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a skipped test says why"
+)]
 
 mod support;
 

@@ -63,7 +63,8 @@ fn parts() -> Vec<Part> {
             name: "docs",
             what: "documentation builds without a warning",
             steps: vec![
-                cargo("doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
+                cargo("doc --workspace --no-deps --all-features --locked")
+                    .env("RUSTDOCFLAGS", "-D warnings"),
             ],
         },
         Part {

@@ -20,6 +20,9 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::Ordering;
 
+/// What a walk over keys calls: a key, and its value unless its deadline has passed.
+type Each<'a> = dyn FnMut(&[u8], Option<&Value>) -> ControlFlow<()> + 'a;
+
 /// Memory of a batch that is worth keeping for the next command.
 const BATCH_KEEP_BYTES: usize = 64 << 10;
 
@@ -251,7 +254,7 @@ impl<'a> Txn<'a> {
         &mut self,
         start: Bound<&[u8]>,
         overlay: Option<&Overlay>,
-        each: &mut dyn FnMut(&[u8], Option<&Value>) -> ControlFlow<()>,
+        each: &mut Each<'_>,
     ) -> Result<(), StoreError> {
         let now = self.now()?;
         let mut expired = self.expired;

@@ -15,7 +15,7 @@
 //! - **Failed calls** ([`Fault`]): the n-th of some calls fails with an error. A failed sync has the kernel's
 //!   habit: some of the dirty sectors reached the disk, and *all* of the pages count as clean. They
 //!   are readable until the power goes; a later sync succeeds without writing them, unless a call
-//!   ([`MediaFile::write_all_at`](crate::media::MediaFile::write_all_at)) or a store of other bytes dirtied
+//!   ([`MediaFile::write_all_at`]) or a store of other bytes dirtied
 //!   them again. (A store of the same bytes into a map can't be seen here, so what must be written
 //!   again has to be written by a call.) Of a failed write, a part was written. After a failed directory sync the
 //!   changes are still pending. Any other failed call did nothing.
