@@ -66,6 +66,10 @@ fn start(program: &str, dir: &Path, port: u16, more: &[&str]) -> Program {
         assert!(Instant::now() < deadline, "it did not start");
         std::thread::sleep(Duration::from_millis(20));
     }
+    // Somebody else may have taken the port between the probe and the start.
+    let info = program.client().ask("INFO server");
+    let own = format!("process_id:{}\r", program.child.id());
+    assert!(info.contains(&own), "another program has port {port}");
     program
 }
 

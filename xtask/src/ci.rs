@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: the parts of CI, in order, each timed; a part that fails does not keep the next from running.
 
-use crate::{Outcome, root, target_dir};
+use crate::built::{self, TestBinary};
+use crate::{Outcome, ctx, root, target_dir};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -21,17 +22,26 @@ pub struct Options {
 struct Part {
     name: &'static str,
     what: &'static str,
-    /// Cargo commands, run in order.
+    /// Run in order; the first that fails ends the part.
     steps: Vec<Step>,
 }
 
-struct Step {
-    args: Vec<String>,
-    env: Vec<(&'static str, String)>,
+enum Step {
+    /// A command of cargo.
+    Cargo {
+        args: Vec<String>,
+        env: Vec<(&'static str, String)>,
+    },
+    /// Build the tests of the whole workspace, once.
+    BuildTests,
+    /// Run the tests of the packages in these directories.
+    Tests(&'static [&'static str]),
+    /// Run another command of this program on the binaries that the tests were built with.
+    Xtask(String),
 }
 
 fn cargo(line: &str) -> Step {
-    Step {
+    Step::Cargo {
         args: line.split_whitespace().map(str::to_owned).collect(),
         env: Vec::new(),
     }
@@ -39,13 +49,14 @@ fn cargo(line: &str) -> Step {
 
 impl Step {
     fn env(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.env.push((key, value.into()));
+        if let Step::Cargo { env, .. } = &mut self {
+            env.push((key, value.into()));
+        }
         self
     }
 }
 
 fn parts() -> Vec<Part> {
-    let has = |dir: &str| root().join(dir).join("Cargo.toml").exists();
     let mut parts = vec![
         Part {
             name: "fmt",
@@ -68,43 +79,48 @@ fn parts() -> Vec<Part> {
             ],
         },
         Part {
+            name: "build",
+            what: "all tests and the binaries that they run",
+            steps: vec![Step::BuildTests],
+        },
+        Part {
             name: "log",
             what: "tests of sync and wal",
-            steps: vec![
-                cargo("test --locked -p esker-sync -p esker-wal"),
-                // The deliberately broken builds: the random runs must catch each of them.
-                cargo("test --locked -p esker-wal --features sabotage --test broken_builds"),
-            ],
+            steps: vec![Step::Tests(&["sync", "wal"])],
         },
         Part {
             name: "store",
             what: "tests of lsm",
+            steps: vec![Step::Tests(&["lsm"])],
+        },
+        Part {
+            name: "sabotage",
+            what: "the deliberately broken builds: the random runs must catch each",
             steps: vec![
-                cargo("test --locked -p esker-lsm"),
+                cargo("test --locked -p esker-wal --features sabotage --test broken_builds"),
                 cargo("test --locked -p esker-lsm --features sabotage --test broken"),
             ],
         },
-    ];
-    if has("replication") {
-        parts.push(Part {
+        Part {
             name: "replication",
-            what: "tests of replication",
-            steps: vec![cargo("test --locked -p esker-replication")],
-        });
-    }
-    if has("server") {
-        parts.push(Part {
+            what: "tests of replication and of our build of libzmq",
+            steps: vec![Step::Tests(&["replication", "replication/zmq-sys"])],
+        },
+        Part {
             name: "server",
             what: "tests of the server and its binaries",
-            steps: vec![cargo("test --locked -p esker-server")],
-        });
-    }
-    parts.push(Part {
-        name: "facade",
-        what: "the crate as a user meets it, and the tools",
-        steps: vec![cargo("test --locked -p esker -p esker-benches -p xtask")],
-    });
-    if has("loom-tests") {
+            steps: vec![Step::Tests(&["server"])],
+        },
+        Part {
+            name: "facade",
+            what: "the crate as a user meets it, and the tools",
+            steps: vec![
+                Step::Tests(&["", "benches", "xtask"]),
+                cargo("test --workspace --locked --doc"),
+            ],
+        },
+    ];
+    {
         let target = target_dir().join("loom");
         parts.push(Part {
             name: "loom",
@@ -118,22 +134,22 @@ fn parts() -> Vec<Part> {
             ],
         });
     }
-    if root().join("server/src/bin").exists() {
-        let xtask = |line: &str| cargo(&format!("run --quiet --locked --package xtask -- {line}"));
+    {
+        let xtask = |line: &str| Step::Xtask(line.to_owned());
         parts.push(Part {
             name: "demo",
             what: "real input, a kill in the middle, every key compared",
-            steps: vec![xtask("demo --dev --lines 8000")],
+            steps: vec![xtask("demo --lines 8000")],
         });
         parts.push(Part {
             name: "crash",
             what: "kill -9 and power cuts under load",
-            steps: vec![xtask("crash --dev --rounds 8 --seed 3")],
+            steps: vec![xtask("crash --rounds 8 --seed 3")],
         });
         parts.push(Part {
             name: "ports",
             what: "garbage on the ports of a live primary",
-            steps: vec![xtask("fuzz-ports --dev --seeds 1000")],
+            steps: vec![xtask("fuzz-ports --seeds 1000")],
         });
     }
     parts
@@ -163,11 +179,15 @@ pub fn run(options: &Options) -> Outcome {
         options.parts.is_empty() || options.parts.iter().any(|name| name == part.name)
     });
 
+    let mut tests = None;
     let mut table: Vec<(&str, Duration, Option<String>)> = Vec::new();
     for part in chosen {
         println!("\n=== {}: {}", part.name, part.what);
         let began = Instant::now();
-        let failure = part.steps.iter().find_map(|step| run_step(step).err());
+        let failure = part
+            .steps
+            .iter()
+            .find_map(|step| run_step(step, &mut tests).err());
         let took = began.elapsed();
         match &failure {
             None => println!("=== {}: ok in {:.1} s", part.name, took.as_secs_f64()),
@@ -199,13 +219,36 @@ pub fn run(options: &Options) -> Outcome {
     Ok(())
 }
 
-fn run_step(step: &Step) -> Outcome {
-    let line = format!("cargo {}", step.args.join(" "));
+fn run_step(step: &Step, tests: &mut Option<Vec<TestBinary>>) -> Outcome {
+    match step {
+        Step::Cargo { args, env } => run_cargo(args, env),
+        Step::BuildTests => {
+            *tests = Some(built::build()?);
+            Ok(())
+        }
+        Step::Xtask(line) => {
+            if tests.is_none() {
+                *tests = Some(built::build()?);
+            }
+            run_self(line)
+        }
+        Step::Tests(areas) => {
+            let tests = match tests {
+                Some(tests) => tests,
+                None => tests.insert(built::build()?),
+            };
+            built::run(tests, areas)
+        }
+    }
+}
+
+fn run_cargo(args: &[String], env: &[(&'static str, String)]) -> Outcome {
+    let line = format!("cargo {}", args.join(" "));
     println!("--- {line}");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(&step.args)
-        .envs(step.env.iter().map(|(key, value)| (key, value)))
+        .args(args)
+        .envs(env.iter().map(|(key, value)| (key, value)))
         .current_dir(root())
         .status()
         .map_err(|error| format!("`{line}` did not start: {error}"))?;
@@ -213,5 +256,23 @@ fn run_step(step: &Step) -> Outcome {
         Ok(())
     } else {
         Err(format!("`{line}`: {status}"))
+    }
+}
+
+/// Runs `line` by this program, on the binaries beside the tests: no second build with other features.
+fn run_self(line: &str) -> Outcome {
+    println!("--- cargo xtask {line}");
+    let own = ctx(std::env::current_exe(), "finding this program")?;
+    let status = Command::new(own)
+        .args(line.split_whitespace())
+        .arg("--bin-dir")
+        .arg(target_dir().join("debug"))
+        .current_dir(root())
+        .status();
+    let status = ctx(status, "starting this program again")?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`cargo xtask {line}`: {status}"))
     }
 }

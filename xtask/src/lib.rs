@@ -11,6 +11,7 @@
 )]
 
 pub mod bench;
+pub mod built;
 pub mod ci;
 pub mod crash;
 pub mod demo;
