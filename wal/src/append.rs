@@ -587,8 +587,13 @@ impl Shared {
         let start = start_at(base);
         self.sync_up_to(base, None)?;
         let mut append = self.append.lock();
-        // A segment without frames is replaced by one at the same base.
-        let empty = append.active.as_ref().filter(|a| a.base() == base).cloned();
+        // A segment without frames is replaced by one at the same base. A log that was opened for reading has it
+        // as a closed one.
+        let last = append
+            .active
+            .clone()
+            .or_else(|| self.table.read().last().cloned());
+        let empty = last.filter(|a| a.base() == base);
         loop {
             self.check_open(&append)?;
             if self.rotate(&mut append, start) {

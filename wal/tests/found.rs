@@ -4,7 +4,7 @@ mod harness;
 
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
-use esker_wal::media::sim::{CallKind, Fault, SimMedia};
+use esker_wal::media::sim::{CallKind, ENOSPC, Fault, SimMedia};
 use esker_wal::{Log, LogId, LogOptions, Lsn, OpenRole};
 use harness::{options, read_all};
 use std::path::Path;
@@ -142,4 +142,54 @@ fn damaged_slots_are_refused_before_anything_changes() {
     let clock = Arc::new(ManualClock::default());
     Log::open(Path::new("log"), options(&media, &clock, ID)).unwrap_err();
     assert!(media.image() == before);
+}
+
+/// A log that was opened for reading, because there was no room for its epoch's segment, ended with a segment
+/// without frames. When it went on, the new segment took its place without knowing the chain hash
+/// at its base, and the next open took it for damage.
+#[test]
+fn a_log_that_goes_on_after_it_had_no_room_knows_its_beginning() {
+    let media = medium();
+    let log = open(&media);
+    fill(&log, 1);
+    media.kill();
+    drop(log);
+    let open_as = |role| {
+        let clock = Arc::new(ManualClock::default());
+        let options = LogOptions {
+            role,
+            segments_ahead: 1,
+            ..options(&media, &clock, ID)
+        };
+        Log::open(Path::new("log"), options).unwrap()
+    };
+    // The follower's segment at the end has no frames; all before it goes.
+    let (log, _) = open_as(OpenRole::Follower);
+    log.release(log.synced());
+    for _ in 0..40 {
+        log.step();
+    }
+    assert_eq!(log.oldest(), log.reserved());
+    log.close().unwrap();
+    drop(log);
+    // Nothing is left to be prepared from.
+    media.fail(
+        Fault::nth(1)
+            .of(CallKind::Create)
+            .errno(ENOSPC)
+            .on(".tmp")
+            .times(9),
+    );
+    media.fail(Fault::nth(1).of(CallKind::Rename).errno(ENOSPC).times(9));
+    let (log, found) = open_as(OpenRole::Writer);
+    media.heal();
+    for _ in 0..40 {
+        log.step();
+    }
+    let end = log.append(&[b"went on"]).unwrap().end;
+    log.sync_up_to(end).unwrap();
+    media.kill();
+    drop(log);
+    open(&media);
+    assert!(found.reading_only.is_some(), "{found:?}");
 }
