@@ -128,6 +128,7 @@ fn parts() -> Vec<Part> {
             steps: vec![
                 cargo("test --locked --release -p esker-loom-tests")
                     .env("RUSTFLAGS", "--cfg esker_loom")
+                    .env("LOOM_MAX_PREEMPTIONS", "3")
                     // The models are small and run for long: linking them with LTO takes longer than it saves.
                     .env("CARGO_PROFILE_RELEASE_LTO", "off")
                     .env("CARGO_TARGET_DIR", target.to_string_lossy()),
