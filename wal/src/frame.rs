@@ -124,6 +124,13 @@ impl Header {
         u64::from(self.payload_len | PRESENT) | u64::from(self.crc) << 32
     }
 
+    /// Whether `word` publishes a frame. Written by a call it may be seen half-written; then its last byte
+    /// of the length, which holds the bit, is not there yet.
+    #[must_use]
+    pub fn publishes(word: u64) -> bool {
+        word as u32 & PRESENT != 0
+    }
+
     /// Bytes of the frame that `word` publishes.
     #[must_use]
     pub fn span(word: u64) -> u64 {

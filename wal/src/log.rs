@@ -664,7 +664,6 @@ fn share(
     let (tail, turn) = Tail::new(end.0);
     let oldest = recovery.segments.first().map_or(end, |s| s.base());
     let clock = options.clock.now();
-    let mode = options.workers;
     Shared {
         dir: dir.to_owned(),
         meta: recovery.meta,
@@ -673,9 +672,7 @@ fn share(
         last_group: AtomicU64::new(0),
         frames_per_sync: AtomicU64::new(0),
         appends_synced: AtomicU64::new(0),
-        by_calls: AtomicBool::new(
-            options.sync_policy == SyncPolicy::Always && mode == WorkerMode::Threads,
-        ),
+        by_calls: AtomicBool::new(options.sync_policy == SyncPolicy::Always),
         tail,
         group: CommitGroup::new(end.0),
         oldest: AtomicU64::new(oldest.0),

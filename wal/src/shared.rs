@@ -309,7 +309,10 @@ impl Words for TableWords<'_> {
         if segment.end() <= at || segment.map().is_none() {
             return None;
         }
-        segment.frame_word(at).map(f)
+        segment
+            .frame_word(at)
+            .map(f)
+            .filter(|word| Header::publishes(*word))
     }
 
     fn span(word: u64) -> u64 {

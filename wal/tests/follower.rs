@@ -116,7 +116,11 @@ fn run(seed: u64) -> Result<u64, String> {
                     calm = true;
                 }
             }
-            published = log.published();
+            // In a poisoned log a frame may be half there.
+            published = match log.poison() {
+                Some(_) => log.synced(),
+                None => log.published(),
+            };
             if !media.is_down() && rng.chance(4) {
                 // Its error, if it has one, is not of interest here.
                 let _ = log.close();

@@ -93,6 +93,8 @@ pub(crate) struct World {
     ended: Ended,
     /// What is published must be there after a kill.
     must_if_killed: Lsn,
+    /// A frame whose filling failed stands here at the lowest; the log is poisoned.
+    hole: Lsn,
     /// Errors are expected while a failure, a cut or a limit is planned.
     trouble: bool,
     /// Preparing may have failed in this life; the log tries again after a while only.
@@ -105,6 +107,29 @@ pub(crate) struct World {
     pub(crate) epochs_are_counted: bool,
     pub(crate) tally: Tally,
     pub(crate) story: Vec<String>,
+}
+
+/// The segments of a medium, in short: number, base LSN and epoch of the active ones.
+fn files(media: &SimMedia) -> String {
+    let word = |bytes: &[u8], at: usize| {
+        let word = bytes.get(at..at + 8).unwrap_or(&[0; 8]);
+        u64::from_le_bytes(word.try_into().expect("8 bytes"))
+    };
+    let mut out = String::new();
+    for (path, bytes) in media.image() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        out += &match (name.ends_with(".seg"), word(&bytes, 64)) {
+            (false, _) => format!("{name}; "),
+            (true, 0) => format!("{} prepared; ", word(&bytes, 48)),
+            (true, _) => format!(
+                "{} at {} in epoch {}; ",
+                word(&bytes, 48),
+                word(&bytes, 72),
+                word(&bytes, 80)
+            ),
+        };
+    }
+    out
 }
 
 fn dir() -> &'static Path {
@@ -165,6 +190,7 @@ impl World {
             model: Model::new(id),
             ended: Ended::Cut,
             must_if_killed: Lsn::ZERO,
+            hole: Lsn::MAX,
             trouble: false,
             lacked_space: false,
             resumes: false,
@@ -257,6 +283,7 @@ impl World {
             ..options(&self.media, &self.clock, self.id)
         };
         self.tally.opens += 1;
+        self.say(format!("files: {}", files(&self.media)));
         let opened = Log::open(dir(), options);
         let (log, found) = match opened {
             Ok(opened) => opened,
@@ -410,7 +437,8 @@ impl World {
         if let Some(log) = &self.log
             && !self.media.is_down()
         {
-            self.must_if_killed = self.must_if_killed.max(log.published());
+            let published = log.published().min(self.hole);
+            self.must_if_killed = self.must_if_killed.max(published);
         }
         if self.media.is_down() || self.rng.chance(2) {
             let seed = self.rng.next_u64();
@@ -433,6 +461,7 @@ impl World {
 
     fn end_life(&mut self) {
         self.held.clear();
+        self.hole = Lsn::MAX;
         if let Some(log) = self.log.take() {
             let stats = log.stats();
             self.tally.rotations += stats.rotations;
@@ -446,7 +475,7 @@ impl World {
         }
         let log = self.log().clone();
         let before = log.poison();
-        let published = log.published();
+        let published = log.published().min(self.hole);
         let closed = log.close();
         self.say(format!("close: {closed:?}"));
         self.tally.closes += 1;
@@ -612,13 +641,18 @@ impl World {
         };
         let log = log.clone();
         let (synced, published, reserved) = (log.synced(), log.published(), log.reserved());
+        if reserved != self.model.end() && self.resumes {
+            return self.resumed(&log);
+        }
+        if log.poison().is_some() {
+            // A frame may be half there. Nothing is acknowledged any more.
+            self.model.synced = self.model.synced.max(synced);
+            return Ok(());
+        }
         if synced > published || published > reserved {
             return Err(format!(
                 "synced {synced}, published {published}, reserved {reserved}"
             ));
-        }
-        if reserved != self.model.end() && self.resumes {
-            return self.resumed(&log);
         }
         if reserved != self.model.end() {
             return Err(format!(
@@ -704,6 +738,18 @@ impl World {
             let lsn = self.model.end();
             let result = appended.clone().map(|_| ());
             if !self.may_append("append", result)? {
+                if log.reserved() > lsn && self.model.in_flight.is_empty() {
+                    // It had its LSN when its filling failed: it may be found or not.
+                    self.note_hole(lsn)?;
+                    let frame = ModelFrame {
+                        lsn,
+                        epoch: self.epoch(),
+                        kind: Kind::Data,
+                        payload,
+                    };
+                    self.model.name(&frame)?;
+                    self.model.in_flight.push(frame);
+                }
                 return Ok(());
             }
             let appended = appended.expect("checked");
@@ -720,6 +766,17 @@ impl World {
             self.model.push(frame)?;
         }
         Ok(())
+    }
+
+    /// Filling a frame failed: that poisons the log.
+    fn note_hole(&mut self, lsn: Lsn) -> Checked {
+        self.hole = self.hole.min(lsn);
+        match self.log().poison() {
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "W6: the frame at {lsn} failed, and nothing is poisoned"
+            )),
+        }
     }
 
     fn reserve(&mut self) -> Checked {
@@ -764,6 +821,15 @@ impl World {
         }
         let at = self.rng.below(self.held.len() as u64) as usize;
         let held = self.held.swap_remove(at);
+        let lsn = held.reservation.lsn();
+        let published = self.publish_held(held);
+        if self.log().poison().is_some() {
+            self.note_hole(lsn)?;
+        }
+        published
+    }
+
+    fn publish_held(&mut self, held: Held) -> Checked {
         let frame = &mut self.model.frames[held.frame];
         let filled = ModelFrame {
             kind: Kind::Data,
@@ -792,7 +858,7 @@ impl World {
                 self.say(format!("published {}: {published:?}", filled.lsn));
                 match published {
                     Ok(appended) if appended.lsn == filled.lsn => {}
-                    // The frame is there all the same, in memory.
+                    // It may be there all the same.
                     Err(LogError::Poisoned(_)) => {}
                     other => return Err(format!("publish: {other:?} for {}", filled.brief())),
                 }

@@ -69,6 +69,21 @@ impl DirOp {
         }
     }
 
+    /// Whether the two are about the same file or the same name.
+    fn concerns(&self, other: &DirOp) -> bool {
+        let same_file = self.node() == other.node() && self.node() != Node::Dir;
+        let paths = other.paths();
+        let mut names = self.paths().into_iter().flatten();
+        same_file || names.any(|path| paths.contains(&Some(path)))
+    }
+
+    fn paths(&self) -> [Option<&Path>; 2] {
+        match self {
+            DirOp::Link { path, .. } | DirOp::Unlink { path, .. } => [Some(path), None],
+            DirOp::Rename { from, to, .. } => [Some(from), Some(to)],
+        }
+    }
+
     fn node(&self) -> Node {
         match self {
             DirOp::Link { node, .. } | DirOp::Unlink { node, .. } | DirOp::Rename { node, .. } => {
@@ -423,14 +438,17 @@ impl State {
         for inode in self.inodes.values_mut() {
             inode.write_back(0..inode.pages(), || rng.chance(share));
         }
+        // Changes of one name or one file keep their order.
         let durable = &mut self.durable;
-        self.pending.retain(|op| {
-            let done = rng.chance(4);
-            if done {
+        let mut waiting: Vec<DirOp> = Vec::new();
+        for op in self.pending.drain(..) {
+            if rng.chance(4) && !waiting.iter().any(|before| before.concerns(&op)) {
                 op.apply(durable);
+            } else {
+                waiting.push(op);
             }
-            !done
-        });
+        }
+        self.pending = waiting;
     }
 
     /// Drops what neither a name nor a handle reaches.
@@ -588,6 +606,13 @@ impl State {
             }
             !done
         });
+        let inside = |tree: &Tree| -> Vec<(PathBuf, Node)> {
+            (tree.iter())
+                .filter(|(path, _)| path.parent() == Some(dir))
+                .map(|(path, node)| (path.clone(), *node))
+                .collect()
+        };
+        debug_assert_eq!(inside(&self.durable), inside(&self.volatile));
         self.sweep();
         Ok(())
     }

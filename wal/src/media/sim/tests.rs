@@ -569,3 +569,24 @@ fn a_clone_dies_with_its_process_and_the_tests_handle_lives_on() {
     media.power_cut(1);
     next.list(p("d")).unwrap();
 }
+
+/// A write-back that took a rename before the creation it stands on brought the old name back.
+#[test]
+fn a_synced_directory_is_as_it_was_written_whatever_was_written_back_before() {
+    for seed in 0..SEEDS {
+        let media = SimMedia::new(seed);
+        media.create_dir_all(p("d")).unwrap();
+        media.write_back_one_in(2);
+        for _ in 0..3 {
+            media.create(p("d/t"), 0).unwrap();
+            media.rename(p("d/t"), p("d/f")).unwrap();
+            media.remove(p("d/f")).unwrap();
+        }
+        media.create(p("d/t"), 0).unwrap();
+        media.rename(p("d/t"), p("d/f")).unwrap();
+        media.sync_dir(p("d")).unwrap();
+        media.power_cut(seed);
+        let names: Vec<_> = media.image().into_keys().collect();
+        assert_eq!(names, [p("d/f")], "seed {seed}");
+    }
+}
