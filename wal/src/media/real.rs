@@ -128,7 +128,7 @@ impl Media for RealMedia {
             .truncate(false)
             .open(path)?;
         retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive))?;
-        Ok(Box::new(RealLock { _file: file }))
+        Ok(Box::new(RealLock { file }))
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
@@ -166,13 +166,20 @@ fn allocate_zeroed(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The lock goes with the descriptor, whose only holder this is.
+/// The lock belongs to the open file, which a child shares from its fork to its exec. So it is given up by a
+/// call: closing our descriptor would leave it to the child for that while.
 #[derive(Debug)]
 struct RealLock {
-    _file: File,
+    file: File,
 }
 
 impl LockGuard for RealLock {}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        let _ = retry_on_intr(|| rustix::fs::flock(&self.file, FlockOperation::Unlock));
+    }
+}
 
 #[derive(Debug)]
 struct RealFile(File);
@@ -390,6 +397,24 @@ mod tests {
         assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         media.lock(&path).unwrap();
+    }
+
+    /// Found by a test that opened a store again while another test was starting a process.
+    #[test]
+    fn a_lock_is_free_once_dropped_though_a_child_shares_the_file() {
+        let (_, dir) = media();
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(dir.path().join("LOCK")).unwrap()
+        };
+        let file = open();
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        // What a child has between fork and exec.
+        let shared = file.try_clone().unwrap();
+        drop(RealLock { file });
+        rustix::fs::flock(open(), FlockOperation::NonBlockingLockExclusive).unwrap();
+        drop(shared);
     }
 
     #[test]
