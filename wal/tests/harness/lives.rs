@@ -80,7 +80,12 @@ impl World {
             self.ended
         ));
         if self.media.is_down() {
-            return Err("open succeeded without power".into());
+            // Tidying up after the lack of space is the last thing that an open for reading does, at its best.
+            if found.reading_only.is_none() {
+                return Err("open succeeded without power".into());
+            }
+            self.model.epochs_unheard += 1;
+            return Ok(false);
         }
         // Reading has troubles of its own, which are not what is asked here.
         let trouble = self.trouble;
