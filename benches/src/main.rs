@@ -43,6 +43,9 @@ struct Options {
     millis: u64,
 }
 
+/// The length of a turn.
+const TURN: Duration = Duration::from_millis(50);
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What one measurement gave.
@@ -113,22 +116,35 @@ fn floor(path: &Path, way: Way, bytes: usize, time: Duration) -> Result<Measured
     })
 }
 
-fn simplest(
-    path: &Path,
-    way: Way,
-    threads: usize,
-    bytes: usize,
-    time: Duration,
-) -> Result<Measured, Failure> {
-    let log = Simplest::create(path, 64 << 20, way)?;
-    let payload = vec![7; bytes];
-    drive(threads, time, || {
-        log.append(&payload)?;
-        Ok(())
-    })
+/// A log under measurement, open from its first turn to its last.
+trait Subject: Sync {
+    /// Appends one payload; on return it is durable.
+    fn append(&self, payload: &[u8]) -> Result<(), Failure>;
 }
 
-fn esker(dir: &Path, threads: usize, bytes: usize, time: Duration) -> Result<Measured, Failure> {
+impl Subject for Simplest {
+    fn append(&self, payload: &[u8]) -> Result<(), Failure> {
+        Simplest::append(self, payload)?;
+        Ok(())
+    }
+}
+
+impl Subject for Log {
+    fn append(&self, payload: &[u8]) -> Result<(), Failure> {
+        let appended = Log::append(self, &[payload])?;
+        self.sync_up_to(appended.end)?;
+        if self.synced() < appended.end {
+            return Err("an append returned before it was synced".into());
+        }
+        // Keeps the log from growing: a round measures recycled segments too.
+        if appended.lsn.0 >> 20 != appended.end.0 >> 20 {
+            self.release(appended.lsn);
+        }
+        Ok(())
+    }
+}
+
+fn esker(dir: &Path) -> Result<Log, Failure> {
     let create = Create {
         log: LogId::random(),
         node: NodeId::random(),
@@ -146,21 +162,54 @@ fn esker(dir: &Path, threads: usize, bytes: usize, time: Duration) -> Result<Mea
     while log.stats().segments_ready < 2 && patience.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(log)
+}
+
+/// What the turns of one log gave in one round.
+struct Turns {
+    appends: u64,
+    seconds: f64,
+    latency: Histogram<u64>,
+}
+
+impl Turns {
+    fn measured(self) -> Measured {
+        Measured {
+            per_second: self.appends as f64 / self.seconds,
+            latency: self.latency,
+        }
+    }
+}
+
+/// One round: fresh logs, all open, taking short turns, so that whatever the machine does meanwhile hits each alike.
+fn round(
+    subjects: &[&dyn Subject],
+    threads: usize,
+    bytes: usize,
+    time: Duration,
+) -> Result<Vec<Measured>, Failure> {
     let payload = vec![7; bytes];
-    let measured = drive(threads, time, || {
-        let appended = log.append(&[&payload])?;
-        log.sync_up_to(appended.end)?;
-        if log.synced() < appended.end {
-            return Err("an append returned before it was synced".into());
+    let mut turns = Vec::new();
+    for _ in subjects {
+        turns.push(Turns {
+            appends: 0,
+            seconds: 0.0,
+            latency: Histogram::new(3)?,
+        });
+    }
+    let count = (time.as_micros() / TURN.as_micros()).max(1);
+    for turn in 0..count as usize {
+        for at in 0..subjects.len() {
+            // Nobody always follows the same one.
+            let at = (at + turn) % subjects.len();
+            let began = Instant::now();
+            let one = drive(threads, TURN, || subjects[at].append(&payload))?;
+            turns[at].seconds += began.elapsed().as_secs_f64();
+            turns[at].appends += one.latency.len();
+            turns[at].latency.add(&one.latency)?;
         }
-        // Keeps the log from growing: a round measures recycled segments too.
-        if appended.lsn.0 >> 20 != appended.end.0 >> 20 {
-            log.release(appended.lsn);
-        }
-        Ok(())
-    })?;
-    log.close()?;
-    Ok(measured)
+    }
+    Ok(turns.into_iter().map(Turns::measured).collect())
 }
 
 fn main() -> Result<(), Failure> {
@@ -207,19 +256,25 @@ fn main() -> Result<(), Failure> {
     );
     for &threads in &options.threads {
         let mut rounds: Vec<Vec<Measured>> = (0..=ways.len()).map(|_| Vec::new()).collect();
-        for round in 0..options.rounds {
-            for (at, way) in ways.iter().enumerate() {
-                rounds[at].push(simplest(
-                    &options.dir.join("simplest"),
-                    *way,
-                    threads,
-                    options.bytes,
-                    time,
-                )?);
-            }
-            let dir = options.dir.join(format!("esker-{threads}-{round}"));
+        for number in 0..options.rounds {
+            let simplest = ways
+                .iter()
+                .enumerate()
+                .map(|(at, way)| {
+                    Simplest::create(&options.dir.join(format!("simplest-{at}")), 64 << 20, *way)
+                })
+                .collect::<io::Result<Vec<_>>>()?;
+            let dir = options.dir.join(format!("esker-{threads}-{number}"));
             clear(&dir)?;
-            rounds[ways.len()].push(esker(&dir, threads, options.bytes, time)?);
+            let log = esker(&dir)?;
+            let mut subjects: Vec<&dyn Subject> =
+                simplest.iter().map(|one| one as &dyn Subject).collect();
+            subjects.push(&log);
+            let measured = round(&subjects, threads, options.bytes, time)?;
+            for (all, one) in rounds.iter_mut().zip(measured) {
+                all.push(one);
+            }
+            log.close()?;
             clear(&dir)?;
         }
         let middles: Vec<Measured> = rounds.into_iter().map(median).collect();
