@@ -3,7 +3,7 @@
 
 use esker_loom_tests::{Log, assert_caught};
 use esker_sync::group::{CommitGroup, Entered, Leadership};
-use esker_sync::shim::Arc;
+use esker_sync::shim::{Arc, Condvar, Mutex};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -247,5 +247,34 @@ fn stop_ends_every_wait() {
             thread.join().unwrap();
         }
         assert!(matches!(group.enter(1, None), Entered::Stopped));
+    });
+}
+
+/// Twin: the stop wakes those who wait before it marks the end.
+#[test]
+fn twin_a_stop_that_wakes_before_it_marks_is_slept_through() {
+    assert_caught(
+        "broken_a_stop_that_wakes_before_it_marks_is_slept_through",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_stop_that_wakes_before_it_marks_is_slept_through() {
+    loom::model(|| {
+        let shared = Arc::new((Mutex::new(false), Condvar::new()));
+        let waiter = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let mut stopped = shared.0.lock();
+                while !*stopped {
+                    shared.1.wait(&mut stopped);
+                }
+            })
+        };
+        shared.1.notify_all();
+        *shared.0.lock() = true;
+        waiter.join().unwrap();
     });
 }

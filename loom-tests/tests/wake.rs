@@ -132,3 +132,36 @@ fn a_stop_callback_runs_exactly_once() {
         assert_eq!(runs.load(Ordering::Relaxed), 1);
     });
 }
+
+/// Twin: whether it is stopped is tested before the mutex is taken.
+#[test]
+fn twin_a_stop_tested_before_the_mutex_loses_a_callback() {
+    assert_caught(
+        "broken_a_stop_tested_before_the_mutex_loses_a_callback",
+        &["a callback was lost"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_stop_tested_before_the_mutex_loses_a_callback() {
+    loom::model(|| {
+        // The token, reduced: callbacks registered and callbacks run.
+        let shared = Arc::new((AtomicBool::new(false), Mutex::new((0, 0))));
+        let stopper = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let mut callbacks = shared.1.lock();
+                shared.0.store(true, Ordering::Release);
+                callbacks.1 += std::mem::take(&mut callbacks.0);
+            })
+        };
+        if shared.0.load(Ordering::Acquire) {
+            shared.1.lock().1 += 1;
+        } else {
+            shared.1.lock().0 += 1;
+        }
+        stopper.join().unwrap();
+        assert_eq!(shared.1.lock().1, 1, "a callback was lost");
+    });
+}

@@ -11,12 +11,14 @@
 //! | [`tail`] | reserve in order, fill in parallel, publish with one word | the log's append path |
 //! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
+//! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
 //! | [`stop`] | hierarchical stop signal | every worker |
 //! | [`workers`] | named threads that are joined, panics reported | every component with threads |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod bell;
+pub mod events;
 pub mod group;
 pub mod shim;
 pub mod stop;
