@@ -351,6 +351,11 @@ fn say_recovered(recovered: &StoreRecovered, took: Duration) {
         recovered.replayed_frames,
         took.as_millis()
     ));
+    if let Some(why) = &log.reading_only {
+        say(&format!(
+            "            for reading only, {why}; free some space, writes resume by themselves"
+        ));
+    }
     if log.cut_bytes > 0 {
         say(&format!(
             "            {} bytes of a torn tail were cut; they were never synced, so no write answered as durable is in them",

@@ -228,6 +228,17 @@ impl Log {
         let slots = meta::load_slots(media, dir)?;
         let recovery = recovery::recover(dir, &options)?;
         let report = recovery.report.clone();
+        meta::provide_spare(
+            media,
+            dir,
+            meta::EPOCHS,
+            meta::epochs_len(recovery.epochs.len()),
+        );
+        if report.created {
+            // Best effort: with the file there, replacing it gives back what the next spare takes.
+            let _ = meta::store_slots(media, dir, [].iter());
+        }
+        meta::provide_spare(media, dir, meta::SLOTS, 0);
         let mode = options.workers;
         let shared = Arc::new(share(dir, options, recovery, slots, lock));
         let workers = Workers::new(StopToken::new());

@@ -60,7 +60,7 @@ pub struct LogOptions {
     pub expect_log: Option<LogId>,
     /// Bytes of a segment file. Default 64 MiB; 16 KiB to 1 GiB; multiple of 4096.
     pub segment_bytes: u64,
-    /// Segments prepared ahead. Default 2.
+    /// Segments prepared ahead. Default 2. On a full disk the last of two or more is kept for the next open (W8).
     pub segments_ahead: usize,
     /// Largest payload. Default: what a segment holds, at most 64 MiB.
     pub payload_bytes_max: usize,

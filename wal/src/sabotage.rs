@@ -30,11 +30,13 @@ pub enum Sabotage {
     SlotsIgnored,
     /// A released segment goes before the next knows the chain hash at its base.
     ChainNotKept,
+    /// A small file is renamed into place before it is synced.
+    SpareNotSynced,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 12] = [
+    pub const ALL: [Sabotage; 13] = [
         Sabotage::NoMsync,
         Sabotage::NoDirSync,
         Sabotage::TailNotCut,
@@ -47,6 +49,7 @@ impl Sabotage {
         Sabotage::CleanMarkKept,
         Sabotage::SlotsIgnored,
         Sabotage::ChainNotKept,
+        Sabotage::SpareNotSynced,
     ];
 }
 

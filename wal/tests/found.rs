@@ -114,14 +114,14 @@ fn a_replaced_empty_segment_is_gone_before_its_neighbours() {
 fn a_slot_is_durable_once_set_slot_has_succeeded() {
     let media = medium();
     let log = open(&media);
-    media.fail(Fault::nth(1).of(CallKind::Create));
+    media.fail(Fault::nth(1).of(CallKind::Rename));
     log.set_slot("a", Lsn::ZERO).unwrap_err();
     log.set_slot("a", Lsn::ZERO).unwrap();
     media.power_cut(1);
     drop(log);
     let log = open(&media);
     assert_eq!(log.slots().len(), 1);
-    media.fail(Fault::nth(1).of(CallKind::Create));
+    media.fail(Fault::nth(1).of(CallKind::Rename));
     log.drop_slot("a").unwrap_err();
     assert!(!log.drop_slot("a").unwrap());
     media.power_cut(2);
