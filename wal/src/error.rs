@@ -116,6 +116,20 @@ pub enum LogError {
     /// The wait's deadline passed.
     #[error("timed out waiting for LSN {target} (now at {now})")]
     TimedOut { target: Lsn, now: Lsn },
+    /// The log was rewound, and this handle, reader or wait is one of before; go on with what [`crate::Log::rewind`] returned.
+    #[error(
+        "this log was rewound to LSN {fork}: what was above is no more; go on with the log that the rewind returned"
+    )]
+    Rewound { fork: Lsn },
+    /// The log was not rewound.
+    #[error("the log can't be rewound to LSN {fork}: {why}")]
+    NotRewound { fork: Lsn, why: &'static str },
+    /// The log was rewound, but could not be opened again.
+    #[error("the log in {dir} was rewound, but not opened again: {source}; open it")]
+    NotReopened {
+        dir: PathBuf,
+        source: Arc<OpenError>,
+    },
     /// Positions below `oldest` were released.
     #[error("LSN {lsn} was released; the oldest held is {oldest}")]
     Released { lsn: Lsn, oldest: Lsn },

@@ -45,6 +45,7 @@ mod options;
 mod prepare;
 mod reader;
 mod recovery;
+mod rewind;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
 #[expect(unsafe_code, reason = "the mapping")]
@@ -59,3 +60,4 @@ pub use ids::*;
 pub use log::*;
 pub use options::*;
 pub use reader::*;
+pub use rewind::Rewound;

@@ -5,6 +5,7 @@ use crate::error::{LogError, OpenError, Poison};
 use crate::frame;
 use crate::frame::Kind;
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId};
+use crate::media::LockGuard;
 use crate::meta;
 use crate::options::{LogOptions, OpenRole, SyncPolicy, Workers as WorkerMode};
 use crate::reader::{ReadLimit, Reader};
@@ -30,17 +31,17 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// A log. Clones are handles to one log; the last one dropped closes it.
 #[derive(Clone, Debug)]
 pub struct Log {
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 /// Owns the threads `esker-flush` and `esker-prepare`. Dropped, it closes the log; whoever wants the error
 /// calls [`Log::close`].
 #[derive(Debug)]
-struct Handle {
-    shared: Arc<Shared>,
-    workers: Workers,
+pub(crate) struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Workers,
     /// Held while closing; what it came to.
-    closing: Mutex<Option<Result<(), LogError>>>,
+    pub(crate) closing: Mutex<Option<Result<(), LogError>>>,
 }
 
 /// Where an append stands.
@@ -197,11 +198,7 @@ impl Log {
     pub fn open(dir: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
         options.check()?;
         let media = &*options.media;
-        let io = |doing, source| OpenError::Io {
-            doing,
-            path: dir.to_owned(),
-            source,
-        };
+        let io = open_error(dir);
         if options.create.is_some() {
             media.create_dir_all(dir).map_err(|e| io("creating", e))?;
         } else if !media.exists(dir).map_err(|e| io("looking for", e))? {
@@ -217,6 +214,17 @@ impl Log {
                 },
                 _ => io("locking", e),
             })?;
+        Log::open_locked(dir, options, lock)
+    }
+
+    /// As `open`, with the lock taken.
+    pub(crate) fn open_locked(
+        dir: &Path,
+        options: LogOptions,
+        lock: Box<dyn LockGuard>,
+    ) -> Result<(Log, Recovered), OpenError> {
+        let media = &*options.media;
+        let io = open_error(dir);
         for entry in media.list(dir).map_err(|e| io("listing", e))? {
             if entry.name.ends_with(meta::TMP) {
                 media
@@ -585,6 +593,14 @@ impl Log {
     }
 }
 
+fn open_error(dir: &Path) -> impl Fn(&'static str, io::Error) -> OpenError {
+    move |doing, source| OpenError::Io {
+        doing,
+        path: dir.to_owned(),
+        source,
+    }
+}
+
 impl Handle {
     fn close(&self) -> Result<(), LogError> {
         let mut closing = self.closing.lock();
@@ -721,6 +737,7 @@ fn share(
         dir_lock: Mutex::new(Some(lock)),
         poison: OnceLock::new(),
         closed: AtomicBool::new(false),
+        rewound: OnceLock::new(),
         flush_bell: Bell::default(),
         requested: AtomicU64::new(0),
         unmarked: AtomicBool::new(true),

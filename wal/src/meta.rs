@@ -266,7 +266,7 @@ pub(crate) fn epochs_len(epochs: usize) -> usize {
     8 + epochs * EPOCH_LEN
 }
 
-pub(crate) fn store_epochs(media: &dyn Media, dir: &Path, epochs: &[EpochStart]) -> io::Result<()> {
+fn epochs_body(epochs: &[EpochStart]) -> Vec<u8> {
     let mut body = Vec::with_capacity(epochs_len(epochs.len()));
     body.extend_from_slice(&(epochs.len() as u64).to_le_bytes());
     for start in epochs {
@@ -274,7 +274,21 @@ pub(crate) fn store_epochs(media: &dyn Media, dir: &Path, epochs: &[EpochStart])
         body.extend_from_slice(&start.epoch.id.to_le_bytes());
         body.extend_from_slice(&start.begin.0.to_le_bytes());
     }
-    replace(media, dir, EPOCHS, EPOCHS_MAGIC, &body)
+    body
+}
+
+pub(crate) fn store_epochs(media: &dyn Media, dir: &Path, epochs: &[EpochStart]) -> io::Result<()> {
+    replace(media, dir, EPOCHS, EPOCHS_MAGIC, &epochs_body(epochs))
+}
+
+/// Writes the history of a log that nobody will write to: without a spare, and the directory is the caller's to sync.
+pub(crate) fn store_epochs_once(
+    media: &dyn Media,
+    dir: &Path,
+    epochs: &[EpochStart],
+) -> io::Result<()> {
+    let bytes = wrap(EPOCHS_MAGIC, &epochs_body(epochs), 0);
+    make(media, dir, EPOCHS, &bytes, bytes.len()).map(drop)
 }
 
 pub(crate) fn load_epochs(

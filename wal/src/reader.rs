@@ -94,6 +94,9 @@ impl Reader {
         reason = "not an iterator: `None` is not the end"
     )]
     pub fn next(&mut self) -> Result<Option<Frame>, LogError> {
+        if self.shared.rewound.get().is_some() {
+            return Err(self.shared.ended());
+        }
         let limit = self.limit();
         if self.position >= limit {
             return Ok(None);

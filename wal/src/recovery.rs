@@ -329,7 +329,8 @@ fn walk_all(live: Vec<Found>, meta: &Meta, synced: Lsn) -> Result<Walked, OpenEr
                 ..f
             } == footer
         }) || known.is_some();
-        let punched = found.footer.is_some_and(|f| f.punched) && written;
+        // True of the file even where the footer is not any more, after a rewind.
+        let punched = found.footer.is_some_and(|f| f.punched);
         walked.kept.push(Kept {
             chain,
             end: footer.end,
@@ -386,6 +387,9 @@ fn rewrite(kept: &[Kept], from: Lsn, to: Lsn) -> Result<(), OpenError> {
 impl Kept {
     fn fill(&self, segment: &Segment) {
         let _ = segment.chain.set(self.chain);
+        segment
+            .punched
+            .store(self.footer.punched, Ordering::Release);
         if segment.is_closed() {
             let _ = segment.footer.set(self.footer);
             segment

@@ -32,11 +32,25 @@ pub enum Sabotage {
     ChainNotKept,
     /// A small file is renamed into place before it is synced.
     SpareNotSynced,
+    /// A file with a hole is recycled.
+    HoleForgotten,
+    /// A rewind does not copy aside what it cuts.
+    CutNotCopied,
+    /// What a rewind copies aside is not synced.
+    CutNotSynced,
+    /// A rewind leaves slots where they are.
+    SlotsNotClamped,
+    /// A rewind leaves the history as it is.
+    HistoryNotCut,
+    /// A rewind's mark calls what it cut synced.
+    RewindMarkTooHigh,
+    /// The segment that a rewind begins is not synced.
+    RewindNotSynced,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 13] = [
+    pub const ALL: [Sabotage; 20] = [
         Sabotage::NoMsync,
         Sabotage::NoDirSync,
         Sabotage::TailNotCut,
@@ -50,6 +64,13 @@ impl Sabotage {
         Sabotage::SlotsIgnored,
         Sabotage::ChainNotKept,
         Sabotage::SpareNotSynced,
+        Sabotage::HoleForgotten,
+        Sabotage::CutNotCopied,
+        Sabotage::CutNotSynced,
+        Sabotage::SlotsNotClamped,
+        Sabotage::HistoryNotCut,
+        Sabotage::RewindMarkTooHigh,
+        Sabotage::RewindNotSynced,
     ];
 }
 

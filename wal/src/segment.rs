@@ -336,6 +336,8 @@ pub(crate) struct Segment {
     pub(crate) chain: OnceLock<ChainHash>,
     pub(crate) footer: OnceLock<Footer>,
     pub(crate) footer_written: AtomicBool,
+    /// Slack was given back, or is about to be: the file has a hole, and is never mapped again.
+    pub(crate) punched: AtomicBool,
 }
 
 impl Segment {
@@ -364,6 +366,7 @@ impl Segment {
             chain: OnceLock::new(),
             footer: OnceLock::new(),
             footer_written: AtomicBool::new(false),
+            punched: AtomicBool::new(false),
         }
     }
 
@@ -387,6 +390,7 @@ impl Segment {
             chain: OnceLock::new(),
             footer: OnceLock::new(),
             footer_written: AtomicBool::new(false),
+            punched: AtomicBool::new(false),
         }
     }
 
@@ -409,6 +413,8 @@ impl Segment {
             self.footer_written.load(Ordering::Acquire),
             Ordering::Release,
         );
+        let punched = self.punched.load(Ordering::Acquire);
+        closed.punched.store(punched, Ordering::Release);
         closed
     }
 

@@ -165,6 +165,8 @@ pub(crate) struct Shared {
     // Ends.
     pub(crate) poison: OnceLock<Poison>,
     pub(crate) closed: AtomicBool,
+    /// The log was rewound to there and has ended (RW3).
+    pub(crate) rewound: OnceLock<Lsn>,
     // Flusher.
     pub(crate) flush_bell: Bell,
     pub(crate) requested: AtomicU64,
@@ -229,9 +231,10 @@ impl Shared {
 
     /// The error of one who comes or waits after the end.
     pub(crate) fn ended(&self) -> LogError {
-        match self.poison.get() {
-            Some(poison) => LogError::Poisoned(poison.clone()),
-            None => LogError::Closed,
+        match (self.rewound.get(), self.poison.get()) {
+            (Some(fork), _) => LogError::Rewound { fork: *fork },
+            (None, Some(poison)) => LogError::Poisoned(poison.clone()),
+            (None, None) => LogError::Closed,
         }
     }
 

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// Recycled files kept beyond the segments prepared ahead.
 const RECYCLED_AHEAD: usize = 4;
-/// Slack from which giving it back is worth a call.
+/// Slack from which giving it back is worth a call, in segments of any size that holds so much four times.
 const PUNCH_MIN: u64 = 1 << 20;
 /// Between two tries to prepare a segment on a full disk.
 const RETRY: Duration = Duration::from_millis(200);
@@ -120,7 +120,7 @@ impl Shared {
         Ok(*segment.footer.get_or_init(|| footer))
     }
 
-    /// Folds the frames of `segment` below `end`, which is published.
+    /// Folds the frames of `segment` that begin below `end`, which is published. They end beyond it where it is no boundary.
     pub(crate) fn fold_to(
         &self,
         segment: &Segment,
@@ -136,9 +136,10 @@ impl Shared {
             punched: false,
         };
         let mut cursor = Cursor::new(segment);
+        let limit = end.max(segment.end().min(self.published()));
         while footer.end < end {
             let step = cursor
-                .read(footer.end, end)
+                .read(footer.end, limit)
                 .map_err(Shared::io_error("reading", &segment.path))?;
             match step {
                 Step::Frame { header, .. } => {
@@ -176,13 +177,18 @@ impl Shared {
         };
         let mut footer = self.footer_of(&segment)?;
         let slack = segment.capacity_end().since(footer.end);
-        footer.punched = slack >= PUNCH_MIN && segment.end() <= self.synced();
+        let worth = slack >= PUNCH_MIN.min(segment.identity.bytes / 4);
+        let punched = segment.punched.load(Ordering::Acquire);
+        footer.punched = punched || worth && segment.end() <= self.synced();
         let at = segment.identity.bytes - FOOTER_LEN;
         segment
             .file
             .write_all_at(&footer.encode(segment.identity.id), at)
             .map_err(Shared::io_error("writing the footer of", &segment.path))?;
-        if footer.punched {
+        if footer.punched && !punched {
+            if !sabotage::on(Sabotage::HoleForgotten) {
+                segment.punched.store(true, Ordering::Release);
+            }
             // A file with a hole must never be taken for a whole one: the flag first.
             segment
                 .file
@@ -306,7 +312,7 @@ impl Shared {
         }
         let ready = self.append.lock().prepared.len();
         let whole = oldest.identity.bytes == self.options.segment_bytes
-            && !oldest.footer.get().is_some_and(|f| f.punched);
+            && !oldest.punched.load(Ordering::Acquire);
         let wanted = ready < self.options.segments_ahead + RECYCLED_AHEAD;
         let path = oldest.path.clone();
         // Nobody can get at it any more; who had it (a reader, or a reservation through the mapped segment that
@@ -332,6 +338,9 @@ impl Shared {
     /// Writes the slots if they changed.
     pub(crate) fn write_slots(&self) -> Result<(), LogError> {
         let _file = self.slots_file.lock();
+        if self.rewound.get().is_some() {
+            return Err(self.ended());
+        }
         let slots: Vec<_> = {
             let mut retention = self.retention.lock();
             if !std::mem::take(&mut retention.slots_dirty) {

@@ -669,6 +669,13 @@ impl MediaFile for SimFile {
                 format!("cannot map {len} bytes of a file of {}", inode.len),
             ));
         }
+        if inode.has_hole(len) {
+            // A store there runs out of space with SIGBUS on a full disk.
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "cannot map a file with a hole: all of it must be allocated",
+            ));
+        }
         inode.handles += 1;
         Ok(Box::new(SimMap {
             mem: inode.mem.clone(),

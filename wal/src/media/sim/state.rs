@@ -139,6 +139,11 @@ impl Inode {
         (self.len.next_multiple_of(PAGE) - self.punched.len() * PAGE) as u64
     }
 
+    /// Whether space below `len` was given back.
+    pub(super) fn has_hole(&self, len: usize) -> bool {
+        self.punched.first().is_some_and(|page| page * PAGE < len)
+    }
+
     pub(super) fn read(&self, at: u64, buf: &mut [u8]) -> usize {
         let at = usize::try_from(at).map_or(self.len, |at| at.min(self.len));
         let n = buf.len().min(self.len - at);
