@@ -1,7 +1,10 @@
-//! `cargo xtask bench quick`: synced appends beside the device and the simplest log, and the primary beside Redis.
+//! `cargo xtask bench quick`: synced appends beside the device and the simplest log, and the primary beside Redis;
+//! `cargo xtask bench log`: the log beside others.
 //!
 //! Servers take turns: round by round each is started afresh, measured with redis-benchmark and stopped, so that a slow minute
 //! hits both. Medians and ratios are printed, with the machine that they belong to.
+
+pub mod log;
 
 use crate::node::{Binaries, BinaryOptions, REPLY_MAX, Setup, Workspace, free_port, output_file};
 use crate::resp::Client;
@@ -27,21 +30,14 @@ pub struct Quick {
     /// Ordinary scheduling even where SCHED_RR is permitted.
     #[arg(long)]
     no_rr: bool,
-    /// Milliseconds of each measurement of appends.
-    #[arg(long, default_value_t = 1000)]
-    millis: u64,
 }
 
 /// Runs it.
 pub fn quick(options: &Quick) -> Outcome {
-    let rr = !options.no_rr
-        && Command::new("chrt")
-            .args(["-r", "1", "true"])
-            .status()
-            .is_ok_and(|s| s.success());
-    print_machine(rr)?;
+    let rr = !options.no_rr && rr_permitted();
+    Machine::here(rr)?.print();
     if !options.no_log {
-        appends(options, rr)?;
+        log::synced(options.no_rr)?;
     }
     if !options.no_server {
         servers(options, rr)?;
@@ -57,88 +53,66 @@ fn output_of(program: &str, args: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-fn print_machine(rr: bool) -> Outcome {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split(':').nth(1))
-        .unwrap_or("unknown");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let target = target_dir();
-    ctx(std::fs::create_dir_all(&target), target.display())?;
-    println!("machine    {}, {cores} cores", model.trim());
-    println!("kernel     {}", output_of("uname", &["-sr"]));
-    println!(
-        "disk       {}",
-        output_of("df", &["--output=source,fstype", &target.to_string_lossy()])
+/// Whether a process may be started under SCHED_RR.
+fn rr_permitted() -> bool {
+    Command::new("chrt")
+        .args(["-r", "1", "true"])
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// What a figure belongs to.
+struct Machine {
+    /// Names and values, as printed.
+    lines: Vec<(&'static str, String)>,
+}
+
+impl Machine {
+    fn here(rr: bool) -> Outcome<Machine> {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpu
             .lines()
-            .nth(1)
-            .unwrap_or("unknown")
-    );
-    println!(
-        "commit     {}",
-        output_of(
-            "git",
-            &[
-                "-C",
-                &root().to_string_lossy(),
-                "rev-parse",
-                "--short",
-                "HEAD"
-            ]
-        )
-    );
-    println!(
-        "load       {}",
-        std::fs::read_to_string("/proc/loadavg")
-            .unwrap_or_default()
-            .trim()
-    );
-    println!(
-        "scheduling {}\n",
-        if rr {
+            .find_map(|line| line.strip_prefix("model name")?.split(':').nth(1))
+            .unwrap_or("unknown");
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let target = target_dir();
+        ctx(std::fs::create_dir_all(&target), target.display())?;
+        let disk = output_of("df", &["--output=source,fstype", &target.to_string_lossy()]);
+        let root = root();
+        let root = root.to_string_lossy();
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let scheduling = if rr {
             "durable runs, both sides, under SCHED_RR (chrt -r 1); the others ordinary"
         } else {
             "ordinary"
-        }
-    );
-    Ok(())
-}
-
-fn appends(options: &Quick, rr: bool) -> Outcome {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "esker-benches",
-        ])
-        .current_dir(root());
-    if !ctx(build.status(), "cargo build")?.success() {
-        return Err("esker-benches does not build".into());
+        };
+        let lines = vec![
+            ("machine", format!("{}, {cores} cores", model.trim())),
+            ("kernel", output_of("uname", &["-sr"])),
+            ("disk", disk.lines().nth(1).unwrap_or("unknown").to_owned()),
+            (
+                "commit",
+                output_of("git", &["-C", &root, "rev-parse", "--short", "HEAD"]),
+            ),
+            ("load", load.trim().to_owned()),
+            ("scheduling", scheduling.to_owned()),
+        ];
+        Ok(Machine { lines })
     }
-    let binary = target_dir().join("release/synced-appends");
-    let mut command = if rr {
-        let mut chrt = Command::new("chrt");
-        chrt.args(["-r", "1"]).arg(binary);
-        chrt
-    } else {
-        Command::new(binary)
-    };
-    command.arg("--dir").arg(target_dir().join("bench-data"));
-    command.args([
-        "--rounds",
-        &options.rounds.to_string(),
-        "--millis",
-        &options.millis.to_string(),
-    ]);
-    let status = ctx(command.status(), "synced-appends")?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("synced-appends: {status}"))
+
+    fn print(&self) {
+        for (name, value) in &self.lines {
+            println!("{name:10} {value}");
+        }
+        println!();
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let pairs = self.lines.iter();
+        pairs
+            .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 }
 

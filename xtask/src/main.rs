@@ -33,6 +33,8 @@ enum Command {
 enum Bench {
     /// Synced appends with 1, 4, 16, 64 threads; redis-benchmark SET and GET.
     Quick(bench::Quick),
+    /// The log beside the device, the simplest correct log and other products: durable, buffered, sustained, replay.
+    Log(bench::log::Log),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Crash(options) => crash::run(&options),
         Command::FuzzPorts(options) => fuzz_ports::run(&options),
         Command::Bench(Bench::Quick(options)) => bench::quick(&options),
+        Command::Bench(Bench::Log(options)) => bench::log::log(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
