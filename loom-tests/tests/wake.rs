@@ -5,9 +5,10 @@ use esker_loom_tests::assert_caught;
 use esker_sync::bell::Bell;
 use esker_sync::shim::{Arc, Condvar, Mutex};
 use esker_sync::stop::StopToken;
-use esker_sync::watermark::{WaitEnd, Watermark};
+use esker_sync::watermark::{Place, WaitEnd, Watermark};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
+use std::task::{Poll, Wake, Waker};
 
 /// A waiter is woken by the advance that reaches its target, whoever advances (WM2).
 #[test]
@@ -60,6 +61,122 @@ fn broken_a_watermark_that_looks_for_waiters_first_loses_one() {
         };
         assert_eq!(mark.wait(1, None, look), WaitEnd::Reached);
         thread.join().unwrap();
+    });
+}
+
+/// Wakes a task by unparking the thread that polls it, as an executor does.
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn waker() -> Waker {
+    Waker::from(std::sync::Arc::new(Unpark(thread::current())))
+}
+
+/// Polls until ready, asleep between.
+fn block_on(mut poll: impl FnMut(&Waker) -> Poll<WaitEnd>) -> WaitEnd {
+    let waker = waker();
+    loop {
+        if let Poll::Ready(end) = poll(&waker) {
+            return end;
+        }
+        thread::park();
+    }
+}
+
+/// A task and a thread wait for a position that moves only when somebody looks. `poll` is how the task waits.
+fn tasks(poll: fn(&Watermark, &mut Place, &Waker, &dyn Fn()) -> Poll<WaitEnd>) {
+    loom::model(move || {
+        let value = Arc::new(loom::sync::atomic::AtomicU64::new(0));
+        let mark = Arc::new(Watermark::new(0));
+        let look = |mark: &Watermark, value: &loom::sync::atomic::AtomicU64| {
+            mark.advance(value.load(Ordering::Acquire));
+        };
+        let thread = {
+            let (mark, value) = (mark.clone(), value.clone());
+            thread::spawn(move || {
+                value.store(1, Ordering::Release);
+                if mark.is_awaited() {
+                    look(&mark, &value);
+                }
+            })
+        };
+        let mut place = Place::default();
+        let end = block_on(|waker| poll(&mark, &mut place, waker, &|| look(&mark, &value)));
+        assert_eq!(end, WaitEnd::Reached);
+        thread.join().unwrap();
+        assert_eq!(mark.waiting(), 0);
+    });
+}
+
+/// A task is woken by who makes the position reach its target, and leaves no entry (WM2, WM4).
+#[test]
+fn a_task_is_woken_by_who_makes_its_target_be_reached() {
+    tasks(|mark, place, waker, look| mark.poll(place, 1, waker, look));
+}
+
+/// Twin: the task looks first and registers after it.
+#[test]
+fn twin_a_task_that_looks_before_it_registers_sleeps_on() {
+    assert_caught(
+        "broken_a_task_that_looks_before_it_registers_sleeps_on",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_task_that_looks_before_it_registers_sleeps_on() {
+    tasks(|mark, place, waker, look| {
+        look();
+        mark.poll(place, 1, waker, || {})
+    });
+}
+
+/// A task that gives up beside an advance leaves nothing behind, and takes nobody else's wake-up along (WM4).
+#[test]
+fn a_task_that_gives_up_leaves_nothing_behind() {
+    loom::model(|| {
+        let mark = Arc::new(Watermark::new(0));
+        let quitter = {
+            let mark = mark.clone();
+            thread::spawn(move || {
+                let mut place = Place::default();
+                let _ = mark.poll(&mut place, 1, &waker(), || {});
+                mark.leave(&mut place);
+            })
+        };
+        let mover = {
+            let mark = mark.clone();
+            thread::spawn(move || mark.advance(1))
+        };
+        let mut place = Place::default();
+        let end = block_on(|waker| mark.poll(&mut place, 1, waker, || {}));
+        assert_eq!(end, WaitEnd::Reached);
+        quitter.join().unwrap();
+        mover.join().unwrap();
+        assert_eq!(mark.waiting(), 0);
+    });
+}
+
+/// Stop ends a task's wait, whichever comes first (WM2).
+#[test]
+fn stop_ends_the_wait_of_a_task() {
+    loom::model(|| {
+        let mark = Arc::new(Watermark::new(0));
+        let stopper = {
+            let mark = mark.clone();
+            thread::spawn(move || mark.stop())
+        };
+        let mut place = Place::default();
+        let end = block_on(|waker| mark.poll(&mut place, 1, waker, || {}));
+        assert_eq!(end, WaitEnd::Stopped);
+        stopper.join().unwrap();
+        assert_eq!(mark.waiting(), 0);
     });
 }
 

@@ -13,7 +13,8 @@
 //!
 //! All changes of leadership and of a waiter's verdict happen under the mutex; the verdict is also an
 //! atomic, so that a woken waiter needs no lock (release at the verdict, acquire at its load). The position is
-//! moved under the mutex too: who queues looks at it under the mutex, so it cannot miss the last move.
+//! moved under the mutex too: who queues looks at it under the mutex, so it cannot miss the last move. Who only watches the
+//! position is woken last, outside of the mutex.
 
 use crate::shim::atomic::{AtomicU32, Ordering};
 use crate::shim::{Arc, Mutex, park_until, thread};
@@ -155,11 +156,9 @@ impl CommitGroup {
     }
 
     fn hand_over(&self, reached: Option<u64>) {
-        let (next, satisfied) = {
+        let (next, satisfied, moved) = {
             let mut state = self.state.lock();
-            if let Some(to) = reached {
-                self.position.advance(to);
-            }
+            let moved = reached.is_some_and(|to| self.position.raise(to));
             let now = self.position.get();
             let queue = std::mem::take(&mut state.queue);
             let (satisfied, mut rest): (Vec<_>, Vec<_>) =
@@ -173,13 +172,17 @@ impl CommitGroup {
             }
             state.leading = next.is_some();
             state.queue = rest;
-            (next, satisfied)
+            (next, satisfied, moved)
         };
         if let Some(next) = next {
             next.thread.unpark();
         }
         for waiter in satisfied {
             waiter.thread.unpark();
+        }
+        if moved {
+            // Not under the mutex: a task's waker is foreign code.
+            self.position.notify();
         }
     }
 }

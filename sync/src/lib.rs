@@ -7,7 +7,7 @@
 //!
 //! | module | what | first user |
 //! |---|---|---|
-//! | [`watermark`] | a position that only grows, with waiters that park | the log's `published` and `synced` |
+//! | [`watermark`] | a position that only grows, with threads and tasks that wait for it | the log's `published` and `synced` |
 //! | [`tail`] | reserve in order, fill in parallel, publish with one word | the log's append path |
 //! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |

@@ -22,7 +22,8 @@
 //! Where the words are is the caller's business ([`Words`]): in a mapped file, or in a loom model.
 
 use crate::shim::atomic::{AtomicU64, Ordering};
-use crate::watermark::{WaitEnd, Watermark};
+use crate::watermark::{Place, WaitEnd, Watermark};
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 /// Where the words of a log are.
@@ -115,6 +116,22 @@ impl Tail {
     /// Parks until `published` is at or above `target`; `look` calls [`Tail::advance`].
     pub fn wait(&self, target: u64, deadline: Option<Instant>, look: impl FnMut()) -> WaitEnd {
         self.published.wait(target, deadline, look)
+    }
+
+    /// As `wait`, for a task; see [`Watermark::poll`].
+    pub fn poll(
+        &self,
+        place: &mut Place,
+        target: u64,
+        waker: &Waker,
+        look: impl FnOnce(),
+    ) -> Poll<WaitEnd> {
+        self.published.poll(place, target, waker, look)
+    }
+
+    /// A task gives up; see [`Watermark::leave`].
+    pub fn leave(&self, place: &mut Place) {
+        self.published.leave(place);
     }
 
     /// Ends all waits.
