@@ -55,6 +55,26 @@ pub fn epoch_of_control(payload: &[u8]) -> Option<EpochStart> {
     })
 }
 
+/// Header and mark of a frame with this payload, and the header's bytes.
+fn head(
+    segment: &Segment,
+    lsn: Lsn,
+    kind: Kind,
+    parts: &[&[u8]],
+    mark: &[u8; MARK_LEN],
+) -> (Header, [u8; HEADER_LEN]) {
+    let payload_len: usize = parts.iter().map(|p| p.len()).sum();
+    let header = Header {
+        payload_len: payload_len as u32,
+        crc: checksum(segment.seed, lsn, kind, parts),
+        lsn,
+        kind,
+    };
+    let mut bytes = [0; HEADER_LEN];
+    header.encode(mark, &mut bytes);
+    (header, bytes)
+}
+
 /// Writes a frame but for its first word, which is returned.
 pub(crate) fn write_frame(
     segment: &Segment,
@@ -63,18 +83,9 @@ pub(crate) fn write_frame(
     parts: &[&[u8]],
     mark: &[u8; MARK_LEN],
 ) -> u64 {
-    let payload_len: usize = parts.iter().map(|p| p.len()).sum();
-    let crc = checksum(segment.seed, lsn, kind, parts);
-    let header = Header {
-        payload_len: payload_len as u32,
-        crc,
-        lsn,
-        kind,
-    };
-    let mut head = [0; HEADER_LEN];
-    header.encode(mark, &mut head);
+    let (header, bytes) = head(segment, lsn, kind, parts, mark);
     let offset = segment.offset(lsn) as usize;
-    segment.write(offset + 8, &head[8..]);
+    segment.write(offset + 8, &bytes[8..]);
     let mut at = offset + HEADER_LEN;
     for part in parts {
         segment.write(at, part);
@@ -95,26 +106,17 @@ fn call_frame(
     thread_local! {
         static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let payload_len: usize = parts.iter().map(|p| p.len()).sum();
-    let crc = checksum(segment.seed, lsn, kind, parts);
-    let header = Header {
-        payload_len: payload_len as u32,
-        crc,
-        lsn,
-        kind,
-    };
-    let mut head = [0; HEADER_LEN];
-    header.encode(mark, &mut head);
+    let (header, bytes) = head(segment, lsn, kind, parts, mark);
     FRAME.with_borrow_mut(|frame| {
         frame.clear();
-        frame.extend_from_slice(&head[8..]);
+        frame.extend_from_slice(&bytes[8..]);
         for part in parts {
             frame.extend_from_slice(part);
         }
         frame.resize(header.frame_len() - 8, 0);
         let offset = segment.offset(lsn);
         segment.file.write_all_at(frame, offset + 8)?;
-        segment.file.write_all_at(&head[..8], offset)
+        segment.file.write_all_at(&bytes[..8], offset)
     })
 }
 

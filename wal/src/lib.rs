@@ -51,6 +51,7 @@ pub mod sabotage;
 #[expect(unsafe_code, reason = "the mapping")]
 mod segment;
 mod shared;
+mod ticket;
 mod upkeep;
 
 pub use append::epoch_of_control;
@@ -61,3 +62,4 @@ pub use log::*;
 pub use options::*;
 pub use reader::*;
 pub use rewind::Rewound;
+pub use ticket::*;

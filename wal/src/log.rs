@@ -15,7 +15,6 @@ use esker_sync::bell::Bell;
 use esker_sync::group::CommitGroup;
 use esker_sync::stop::StopToken;
 use esker_sync::tail::Tail;
-use esker_sync::watermark::WaitEnd;
 use esker_sync::workers::Workers;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::VecDeque;
@@ -273,7 +272,7 @@ impl Log {
         Ok((Log { handle }, report))
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
@@ -340,22 +339,7 @@ impl Log {
 
     /// Blocks until everything below `end` is published.
     pub fn wait_published(&self, end: Lsn, timeout: Option<Duration>) -> Result<(), LogError> {
-        let shared = self.shared();
-        if shared.published() >= end {
-            return Ok(());
-        }
-        let deadline = timeout.map(|t| Instant::now() + t);
-        let end_of_wait = shared.tail.wait(end.0, deadline, || {
-            shared.published();
-        });
-        match end_of_wait {
-            WaitEnd::Reached => Ok(()),
-            WaitEnd::Stopped => Err(shared.ended()),
-            WaitEnd::TimedOut => Err(LogError::TimedOut {
-                target: end,
-                now: shared.published(),
-            }),
-        }
+        self.shared().wait_published(end, timeout)
     }
 
     /// Calls `watcher` whenever `synced` has moved, and when the log is poisoned or closed. It runs on a log thread,

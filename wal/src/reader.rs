@@ -40,8 +40,8 @@ pub struct Frame {
 /// Reads frames in order, verified. Pins what it still has to read.
 #[derive(Debug)]
 pub struct Reader {
-    shared: Arc<Shared>,
-    limit: ReadLimit,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) limit: ReadLimit,
     position: Lsn,
     pin: u64,
     pinned: Arc<AtomicU64>,

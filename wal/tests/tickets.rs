@@ -1,0 +1,225 @@
+//! Waiting for appends: tickets, futures without a runtime, tailing as a future (W5, W6, W10).
+
+mod harness;
+
+use esker_wal::media::clock::ManualClock;
+use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
+use esker_wal::*;
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The smallest executor there is.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+fn open(dir: &Path, policy: SyncPolicy) -> Log {
+    let options = LogOptions {
+        create: Some(Create {
+            log: LogId(7),
+            node: NodeId(9),
+            base: Lsn::ZERO,
+        }),
+        segment_bytes: 64 << 10,
+        sync_policy: policy,
+        ..LogOptions::default()
+    };
+    Log::open(dir, options).unwrap().0
+}
+
+/// W5: 640 appends, 640 positions, each its own, whoever appends beside it.
+#[test]
+fn every_ticket_names_its_own_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), SyncPolicy::Manual);
+    let tickets = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4_u8)
+            .map(|thread| {
+                let log = &log;
+                scope.spawn(move || {
+                    (0..160_u8)
+                        .map(|n| {
+                            let payload = [thread, n];
+                            (payload, log.submit(&[&payload]).unwrap())
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let all = threads.into_iter().flat_map(|t| t.join().unwrap());
+        all.collect::<Vec<_>>()
+    });
+    for (payload, ticket) in &tickets {
+        ticket.wait_published(None).unwrap();
+        let mut reader = log.reader(ticket.lsn(), ReadLimit::Published).unwrap();
+        let frame = reader.next().unwrap().unwrap();
+        assert_eq!(&frame.payload[..], payload);
+        assert_eq!(frame.header.end(), ticket.end());
+    }
+}
+
+/// W1: a future resolves when its append is synced, with nobody else asking, under every policy; and one thread can wait for many.
+#[test]
+fn futures_resolve_when_their_appends_are_synced() {
+    for policy in [
+        SyncPolicy::Always,
+        SyncPolicy::Manual,
+        SyncPolicy::Interval(Duration::from_secs(3600)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path(), policy);
+        let tickets: Vec<_> = (0..100_u32)
+            .map(|n| log.submit(&[&n.to_le_bytes()]).unwrap())
+            .collect();
+        let kept = tickets.clone();
+        let mut futures: Vec<_> = tickets.into_iter().map(Ticket::synced).collect();
+        // All at once, in one task.
+        block_on(std::future::poll_fn(|cx| {
+            futures.retain_mut(|f| match std::pin::Pin::new(f).poll(cx) {
+                Poll::Ready(result) => {
+                    result.unwrap();
+                    false
+                }
+                Poll::Pending => true,
+            });
+            match futures.is_empty() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        }));
+        assert!(kept.iter().all(Ticket::is_synced));
+    }
+}
+
+/// A future of `published` waits for the hole before its append, and is woken by who fills it.
+#[test]
+fn a_future_of_published_waits_for_the_hole_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), SyncPolicy::Manual);
+    let hole = log.reserve(10).unwrap();
+    let ticket = log.submit(&[b"behind"]).unwrap();
+    assert!(!ticket.is_published());
+    let timeout = Some(Duration::from_millis(5));
+    assert!(matches!(
+        ticket.wait_published(timeout),
+        Err(LogError::TimedOut { .. })
+    ));
+    assert!(matches!(
+        ticket.wait_synced(timeout),
+        Err(LogError::TimedOut { .. })
+    ));
+    let waiter = {
+        let ticket = ticket.clone();
+        std::thread::spawn(move || block_on(ticket.published()))
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    drop(hole);
+    waiter.join().unwrap().unwrap();
+    assert!(ticket.is_published());
+}
+
+/// W10, W6: close and poison end the futures that wait, each with its own error; dropped ones are forgotten.
+#[test]
+fn futures_end_with_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), SyncPolicy::Manual);
+    let ticket = log.submit(&[b"kept"]).unwrap();
+    let beyond = log.until_published(ticket.end().advance(8));
+    let waiter = std::thread::spawn(move || block_on(beyond));
+    drop(log.until_synced(ticket.end()));
+    log.close().unwrap();
+    assert!(matches!(waiter.join().unwrap(), Err(LogError::Closed)));
+    // What was reached before the end stays so.
+    block_on(ticket.synced()).unwrap();
+
+    let media = SimMedia::new(1);
+    let clock = Arc::new(ManualClock::default());
+    let options = harness::options(&media, &clock, LogId(78));
+    let (log, _) = Log::open(Path::new("log"), options).unwrap();
+    let ticket = log.submit(&[b"lost"]).unwrap();
+    let mut future = pin!(ticket.synced());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(&mut cx).is_pending());
+    media.fail(Fault::nth(1).of(CallKind::SyncMap).errno(EIO));
+    while log.step() {}
+    assert!(matches!(
+        future.as_mut().poll(&mut cx),
+        Poll::Ready(Err(LogError::Poisoned(_)))
+    ));
+}
+
+/// W1: the durability of one append overrides the policy, both ways.
+#[test]
+fn an_append_says_what_it_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), SyncPolicy::Manual);
+    let end = log.append_with(&[b"a"], Durability::Policy).unwrap().end;
+    assert!(log.synced() < end);
+    let end = log.append_with(&[b"b"], Durability::Synced).unwrap().end;
+    assert!(log.synced() >= end);
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), SyncPolicy::Always);
+    let end = log.append_with(&[b"a"], Durability::Buffered).unwrap().end;
+    assert!(log.synced() < end);
+    let end = log.append_with(&[b"b"], Durability::Policy).unwrap().end;
+    assert!(log.synced() >= end);
+}
+
+/// Tailing as a future: every frame, in order, across segments; dropped between two polls it has taken none.
+#[test]
+fn a_tailing_future_takes_every_frame_in_order() {
+    for limit in [ReadLimit::Published, ReadLimit::Synced] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path(), SyncPolicy::Interval(Duration::from_millis(1)));
+        let mut reader = log.reader(log.published(), limit).unwrap();
+        let writer = {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                for n in 0..2000_u32 {
+                    log.append(&[&n.to_le_bytes(), &[3; 100]]).unwrap();
+                    if n % 100 == 0 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            })
+        };
+        for n in 0..2000_u32 {
+            let polled = {
+                let mut dropped = pin!(reader.next_frame());
+                let mut cx = Context::from_waker(Waker::noop());
+                dropped.as_mut().poll(&mut cx)
+            };
+            let frame = match polled {
+                Poll::Ready(frame) => frame.unwrap(),
+                Poll::Pending => block_on(reader.next_frame()).unwrap(),
+            };
+            assert_eq!(frame.payload[..4], n.to_le_bytes());
+        }
+        writer.join().unwrap();
+        log.close().unwrap();
+        assert!(matches!(
+            block_on(reader.next_frame()),
+            Err(LogError::Closed)
+        ));
+    }
+}
