@@ -1,4 +1,4 @@
-//! Random operations with power cuts, kills, failed calls and a full disk, against a model.
+//! Random operations, rewinds among them, with power cuts, kills, failed calls and a full disk, against a model.
 //!
 //! `ESKER_SEEDS=n` runs n seeds, `ESKER_SEED=s` that one and tells its story.
 
@@ -27,5 +27,6 @@ fn a_recovered_log_is_a_prefix_that_holds_every_synced_frame() {
         assert!(tally.frames_lost > 0 && tally.poisonings > 0, "{tally:?}");
         assert!(tally.rotations > count && tally.recycled > 0, "{tally:?}");
         assert!(tally.no_space > 0, "{tally:?}");
+        assert!(tally.rewinds > count, "{tally:?}");
     }
 }

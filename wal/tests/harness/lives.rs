@@ -101,6 +101,15 @@ impl World {
             Ended::Cut => self.model.synced,
             Ended::Killed | Ended::Clean(_) => self.model.synced.max(self.must_if_killed),
         };
+        let must = match self.maybe_fork.take() {
+            // The rewind whose error we got had been done.
+            Some(fork) if self.model.agrees_up_to(log.oldest(), &frames) <= fork => {
+                self.say(format!("it was rewound to {fork}"));
+                self.model.rewind(fork);
+                must.min(fork)
+            }
+            _ => must,
+        };
         let before = self.model.end();
         let unheard = self.model.epochs_unheard;
         self.model
@@ -223,6 +232,9 @@ impl World {
             self.ended = Ended::Cut;
             self.must_if_killed = self.model.synced;
             self.tally.cuts += 1;
+            if self.rng.chance(3) {
+                self.check_cuts()?;
+            }
         } else {
             self.say("kill".into());
             self.media.kill();

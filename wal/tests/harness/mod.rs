@@ -10,6 +10,7 @@
     reason = "shared by several test binaries"
 )]
 
+mod forks;
 mod lives;
 pub(crate) mod model;
 mod operations;
@@ -24,7 +25,7 @@ use esker_wal::{
     Reservation, SyncPolicy, Workers,
 };
 use model::{Model, ModelFrame, ModelSlot};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,7 @@ pub(crate) struct Tally {
     pub(crate) rotations: u64,
     pub(crate) recycled: u64,
     pub(crate) no_space: u64,
+    pub(crate) rewinds: u64,
 }
 
 impl Tally {
@@ -80,6 +82,7 @@ impl Tally {
         self.rotations += other.rotations;
         self.recycled += other.recycled;
         self.no_space += other.no_space;
+        self.rewinds += other.rewinds;
     }
 }
 
@@ -97,6 +100,10 @@ pub(crate) struct World {
     must_if_killed: Lsn,
     /// A frame whose filling failed stands here at the lowest; the log is poisoned.
     hole: Lsn,
+    /// A rewind to there failed: it may have been done.
+    maybe_fork: Option<Lsn>,
+    /// What was cut by rewinds, and where it is kept.
+    cuts: Vec<(PathBuf, Vec<ModelFrame>)>,
     /// Errors are expected while a failure, a cut or a limit is planned.
     trouble: bool,
     /// Preparing may have failed in this life; the log tries again after a while only.
@@ -193,6 +200,8 @@ impl World {
             ended: Ended::Cut,
             must_if_killed: Lsn::ZERO,
             hole: Lsn::MAX,
+            maybe_fork: None,
+            cuts: Vec::new(),
             trouble: false,
             lacked_space: false,
             resumes: false,
@@ -216,6 +225,7 @@ impl World {
         }
         // The end of every seed: all is well again, and everything is there.
         self.crash()?;
+        self.check_cuts()?;
         self.reopen_well()?;
         self.close()?;
         self.reopen_well()
@@ -309,7 +319,8 @@ impl World {
             }
             return self.crash();
         }
-        match self.rng.below(100) {
+        match self.rng.below(102) {
+            0..=24 if self.role == OpenRole::Follower => self.follow(),
             0..=24 => self.append(),
             25..=34 => self.reserve(),
             35..=44 => self.publish_one(),
@@ -335,7 +346,8 @@ impl World {
                 self.calm();
                 Ok(())
             }
-            _ => self.chain(),
+            99 => self.chain(),
+            _ => self.rewind(),
         }
     }
 

@@ -112,6 +112,31 @@ impl Model {
         Ok(())
     }
 
+    pub(crate) fn is_named(&self, epoch: Epoch, lsn: Lsn) -> bool {
+        self.names.contains_key(&(epoch, lsn))
+    }
+
+    /// Slots may stand at `fork` on disk, at the lowest.
+    pub(crate) fn lower_slots(&mut self, fork: Lsn) {
+        for slot in self.slots.values_mut() {
+            slot.low = slot.low.min(fork);
+        }
+    }
+
+    /// The log was rewound: returns what was cut.
+    pub(crate) fn rewind(&mut self, fork: Lsn) -> Vec<ModelFrame> {
+        let at = self.frames.partition_point(|f| f.lsn < fork);
+        self.synced = fork;
+        self.in_flight.clear();
+        self.released = self.released.min(fork);
+        self.oldest_max = self.oldest_max.min(fork);
+        for slot in self.slots.values_mut() {
+            slot.high = slot.high.min(fork);
+            slot.low = slot.low.min(fork);
+        }
+        self.frames.split_off(at)
+    }
+
     /// The chain hash below `lsn`.
     pub(crate) fn chain(&self, lsn: Lsn) -> ChainHash {
         let mut chain = ChainHash(0);
@@ -138,6 +163,14 @@ impl Model {
         let held = sure.map(|s| s.high).min();
         let now = held.unwrap_or(Lsn::MAX).min(self.released);
         self.oldest_max = self.oldest_max.max(now);
+    }
+
+    /// How far what was found is what was appended.
+    pub(crate) fn agrees_up_to(&self, oldest: Lsn, found: &[ModelFrame]) -> Lsn {
+        let from = self.frames.partition_point(|f| f.lsn < oldest);
+        let same = self.frames[from..].iter().zip(found);
+        let last = same.take_while(|(ours, theirs)| ours == theirs).last();
+        last.map_or(oldest, |(frame, _)| frame.end())
     }
 
     /// Takes over what a log held after it was opened, if that is allowed: `must` is what it has to
