@@ -5,7 +5,7 @@
 //! synced, its header is reset under a new id and synced, then it is renamed. A crash or a failed call
 //! in between leaves a `.tmp` that open removes: a header that was half written never has a segment's name.
 
-use crate::media::Media;
+use crate::media::{FOLIO, Media};
 use crate::meta::sync_dir;
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
 use std::io;
@@ -50,8 +50,8 @@ pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::R
     made
 }
 
-/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. `wipe` fills it with zeros, in 4
-/// KiB writes as at its creation (larger ones make large folios, which a sync writes back whole).
+/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. `wipe` fills it with zeros, in pieces
+/// as at its creation.
 pub(crate) fn recycle(
     media: &dyn Media,
     dir: &Path,
@@ -66,8 +66,13 @@ pub(crate) fn recycle(
     sync_dir(media, dir)?;
     file.write_all_at(&fresh_head(identity), 0)?;
     if wipe {
-        for at in (FRAMES_AT..identity.bytes).step_by(4096) {
-            file.write_all_at(&[0; 4096], at)?;
+        let zeros = [0; FOLIO];
+        let mut at = FRAMES_AT;
+        while at < identity.bytes {
+            // Aligned to folios but for the first.
+            let piece = (FOLIO as u64 - at % FOLIO as u64).min(identity.bytes - at);
+            file.write_all_at(&zeros[..piece as usize], at)?;
+            at += piece;
         }
     }
     file.sync()?;

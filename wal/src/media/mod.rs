@@ -19,6 +19,9 @@ pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+/// Files of the log are filled with zeros in pieces of this; see [`real`].
+pub(crate) const FOLIO: usize = 32 << 10;
+
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {

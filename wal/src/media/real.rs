@@ -1,8 +1,8 @@
 //! Files of the operating system.
 //!
-//! - M1: [`Media::create`] allocates every block and then writes zeros in pieces of 4 KiB, so that a
+//! - M1: [`Media::create`] allocates every block and then writes zeros in pieces of 32 KiB, so that a
 //!   store into a mapping neither runs out of space (SIGBUS) nor converts an unwritten extent at each
-//!   sync, nor dirties a large folio. What fails leaves no file behind.
+//!   sync. The piece is what the page cache takes for its folio ([`ZERO_PIECE`]). What fails leaves no file behind.
 //! - M2: every call is repeated when a signal interrupts it; every descriptor closes on exec.
 //! - M3: a mapped file is never shortened here, and a mapping never reaches beyond its file's end.
 //! - M4: an error of a sync is passed on as it came and never retried: the kernel may have dropped the
@@ -19,8 +19,12 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Zeros are written in pieces of this: one page, see M1.
-const ZERO_PIECE: usize = 4096;
+/// Zeros are written in pieces of this, see M1.
+///
+/// Pages first written by one call become one folio, which a fault maps as a whole and a sync after a store writes back
+/// as a whole. Seen on ext4, Linux 6.18, for pieces of 4, 16, 32, 64, 128, 256 KiB and 1 MiB: populating 2.0, 4.1, 8.0, 9.8, 10.2,
+/// 11.8, 12.2 GB/s; a store of 256 bytes and its msync 99, 89, 75, 91, 100, 131, 295 us.
+const ZERO_PIECE: usize = super::FOLIO;
 
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
