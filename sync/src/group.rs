@@ -16,6 +16,7 @@
 //! moved under the mutex too: who queues looks at it under the mutex, so it cannot miss the last move. Who only watches the
 //! position is woken last, outside of the mutex.
 
+use crate::line::Line;
 use crate::shim::atomic::{AtomicU32, Ordering};
 use crate::shim::{Arc, Mutex, park_until, thread};
 use crate::watermark::Watermark;
@@ -43,7 +44,7 @@ struct State {
 /// Group commit. See the module.
 #[derive(Debug)]
 pub struct CommitGroup {
-    position: Watermark,
+    position: Line<Watermark>,
     state: Mutex<State>,
 }
 
@@ -71,7 +72,7 @@ impl CommitGroup {
     #[must_use]
     pub fn new(position: u64) -> Self {
         CommitGroup {
-            position: Watermark::new(position),
+            position: Line(Watermark::new(position)),
             state: Mutex::new(State::default()),
         }
     }

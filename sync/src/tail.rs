@@ -21,6 +21,7 @@
 //!
 //! Where the words are is the caller's business ([`Words`]): in a mapped file, or in a loom model.
 
+use crate::line::Line;
 use crate::shim::atomic::{AtomicU64, Ordering};
 use crate::watermark::{Place, WaitEnd, Watermark};
 use std::task::{Poll, Waker};
@@ -42,8 +43,15 @@ pub struct Turn(());
 /// The tail of a log. See the module.
 #[derive(Debug)]
 pub struct Tail {
-    reserved: AtomicU64,
-    published: Watermark,
+    reserved: Line<Reserved>,
+    published: Line<Watermark>,
+}
+
+/// Written together, by who holds the turn.
+#[derive(Debug)]
+struct Reserved {
+    end: AtomicU64,
+    frames: AtomicU64,
 }
 
 impl Tail {
@@ -51,8 +59,11 @@ impl Tail {
     #[must_use]
     pub fn new(at: u64) -> (Tail, Turn) {
         let tail = Tail {
-            reserved: AtomicU64::new(at),
-            published: Watermark::new(at),
+            reserved: Line(Reserved {
+                end: AtomicU64::new(at),
+                frames: AtomicU64::new(0),
+            }),
+            published: Line(Watermark::new(at)),
         };
         (tail, Turn(()))
     }
@@ -60,7 +71,13 @@ impl Tail {
     /// End of what was reserved.
     #[must_use]
     pub fn reserved(&self) -> u64 {
-        self.reserved.load(Ordering::Acquire)
+        self.reserved.end.load(Ordering::Acquire)
+    }
+
+    /// Frames reserved so far; a statistic.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.reserved.frames.load(Ordering::Relaxed)
     }
 
     /// End of what was published, as of the last look.
@@ -77,8 +94,10 @@ impl Tail {
             word.store(0, Ordering::Relaxed);
         }
         // Relaxed: `turn` is behind a lock.
-        let at = self.reserved.load(Ordering::Relaxed);
-        self.reserved.store(at + len, Ordering::Release);
+        let Reserved { end, frames } = &*self.reserved;
+        frames.store(frames.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let at = end.load(Ordering::Relaxed);
+        end.store(at + len, Ordering::Release);
         at
     }
 

@@ -17,6 +17,7 @@ use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, Mark, checksum, frame_len
 use crate::ids::{Epoch, EpochStart, Lsn};
 use crate::log::{Appended, WireFrame};
 use crate::meta;
+use crate::populate::WINDOW;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{Activation, Segment, capacity};
 use crate::shared::{Append, Shared};
@@ -139,9 +140,6 @@ impl Stretch {
 /// Largest payload that is written by calls.
 const CALL_BYTES_MAX: usize = 16 << 10;
 
-/// Bytes ahead of the tail that are kept populated for writing.
-pub(crate) const POPULATE_WINDOW: u64 = 2 << 20;
-
 /// Whether to wait at a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtBound {
@@ -167,7 +165,29 @@ impl Shared {
     }
 
     /// Reserves a frame with a payload of `len` bytes.
+    ///
+    /// The usual case is inlined into the caller: to hand a stretch on through calls cost more than to take it.
+    #[inline(always)]
     pub(crate) fn reserve(&self, len: usize, at_bound: AtBound) -> Result<Stretch, LogError> {
+        let bytes = frame_len(len) as u64;
+        let mut append = self.append.lock();
+        let end = self.reserved().advance(bytes);
+        let open = !append.closed && !append.held && append.writer && self.poison.get().is_none();
+        let fits = len <= self.payload_bytes_max()
+            && self.within_unsynced_bound(bytes)
+            && append
+                .active
+                .as_ref()
+                .is_some_and(|s| end <= s.capacity_end());
+        if open && fits && !sabotage::on(Sabotage::PublishedBeforeCopy) {
+            return Ok(self.take(&mut append, len));
+        }
+        drop(append);
+        self.reserve_slowly(len, at_bound)
+    }
+
+    #[inline(never)]
+    fn reserve_slowly(&self, len: usize, at_bound: AtBound) -> Result<Stretch, LogError> {
         self.check_payload(len)?;
         let mut append = self.append.lock();
         loop {
@@ -175,18 +195,12 @@ impl Shared {
             if !append.writer {
                 return Err(LogError::NotWriter);
             }
-            if !append.held {
-                match self.room(&mut append, len) {
-                    Ok(true) => {
-                        let stretch = self.take(&mut append, len);
-                        if sabotage::on(Sabotage::PublishedBeforeCopy) {
-                            self.publish_void(&stretch);
-                        }
-                        return Ok(stretch);
-                    }
-                    Ok(false) => {}
-                    Err(error) => return Err(error),
+            if !append.held && self.room(&mut append, len)? {
+                let stretch = self.take(&mut append, len);
+                if sabotage::on(Sabotage::PublishedBeforeCopy) {
+                    self.publish_void(&stretch);
                 }
+                return Ok(stretch);
             }
             append = self.wait_for_room(append, len, at_bound)?;
         }
@@ -260,13 +274,13 @@ impl Shared {
         }
         append.active = Some(next);
         append.rotations += 1;
-        self.populated
-            .store(base.0 + POPULATE_WINDOW / 2, Ordering::Relaxed);
+        self.populated.store(base.0 + WINDOW / 2, Ordering::Relaxed);
         self.prepare_bell.ring();
         true
     }
 
-    /// Takes the room that [`Shared::room`] found.
+    /// Takes the room that was found.
+    #[inline(always)]
     fn take(&self, append: &mut Append, len: usize) -> Stretch {
         let bytes = frame_len(len) as u64;
         let segment = append.active.as_ref().expect("room was found").clone();
@@ -281,14 +295,7 @@ impl Shared {
             word_behind = None;
         }
         let lsn = Lsn(self.tail.reserve(&mut append.turn, bytes, word_behind));
-        // Relaxed: only who holds the lock writes it.
-        let appends = self.appends.load(Ordering::Relaxed);
-        self.appends.store(appends + 1, Ordering::Relaxed);
-        // Relaxed: a hint; the window is populated a little later or twice at worst.
-        if end.0 > self.populated.load(Ordering::Relaxed) {
-            self.populated.store(u64::MAX, Ordering::Relaxed);
-            self.prepare_bell.ring();
-        }
+        self.keep_ahead_of(end);
         Stretch {
             segment,
             lsn,

@@ -6,7 +6,6 @@
 //! - FL4: a lone writer syncs in its own thread, at once. The flusher serves those who can't block
 //!   ([`Shared::request_sync`]), the interval, and idle marks.
 
-use crate::append::POPULATE_WINDOW;
 use crate::error::{LogError, Poison};
 use crate::ids::Lsn;
 use crate::options::SyncPolicy;
@@ -140,13 +139,13 @@ impl Shared {
         let longest = Duration::from_nanos(mean / 4).min(GATHER_MAX);
         let begun = Instant::now();
         let mut grown = begun;
-        let mut appends = self.appends.load(Ordering::Relaxed);
+        let mut appends = self.tail.frames();
         // Those who came during the last sync are here; those whom it woke may come back.
         let expected = appends + self.last_group.load(Ordering::Relaxed);
         while appends < expected {
             std::thread::yield_now();
             let now = Instant::now();
-            let more = self.appends.load(Ordering::Relaxed);
+            let more = self.tail.frames();
             if more != appends {
                 (appends, grown) = (more, now);
             }
@@ -162,7 +161,7 @@ impl Shared {
             return;
         }
         // Relaxed: a statistic, written by one leader after the other.
-        let appends = self.appends.load(Ordering::Relaxed);
+        let appends = self.tail.frames();
         let group = appends - self.appends_synced.swap(appends, Ordering::Relaxed);
         self.last_group.store(group, Ordering::Relaxed);
         let mean = self.frames_per_sync.load(Ordering::Relaxed);
@@ -305,25 +304,5 @@ impl Shared {
                 self.flush_bell.wait(self.flush_deadline());
             }
         }
-    }
-
-    /// Populates the window ahead of the tail, if it has come near its end.
-    pub(crate) fn populate_ahead(&self) {
-        if self.populated.load(Ordering::Relaxed) != u64::MAX {
-            return;
-        }
-        let Some(segment) = self.append.lock().active.clone() else {
-            return;
-        };
-        let from = self.reserved().max(segment.base());
-        let room = segment.capacity_end().0.saturating_sub(from.0);
-        let len = POPULATE_WINDOW.min(room);
-        // Frames that go by calls need no page that can be stored to.
-        let stores = !(segment.zeroed && self.by_calls.load(Ordering::Relaxed));
-        if let Some(map) = segment.map().filter(|_| len > 0 && stores) {
-            map.populate(segment.offset(from) as usize, len as usize);
-        }
-        self.populated
-            .store(from.0 + POPULATE_WINDOW / 2, Ordering::Relaxed);
     }
 }

@@ -42,6 +42,7 @@ mod log;
 pub mod media;
 mod meta;
 mod options;
+mod populate;
 mod prepare;
 mod reader;
 mod recovery;

@@ -13,6 +13,7 @@ use crate::recovery::{self, Recovery};
 use crate::shared::{Append, Chores, Counters, Marks, Retention, Shared, Watchers};
 use esker_sync::bell::Bell;
 use esker_sync::group::CommitGroup;
+use esker_sync::line::Line;
 use esker_sync::stop::StopToken;
 use esker_sync::tail::Tail;
 use esker_sync::workers::Workers;
@@ -33,7 +34,7 @@ pub struct Log {
     pub(crate) handle: Arc<Handle>,
 }
 
-/// Owns the threads `esker-flush` and `esker-prepare`. Dropped, it closes the log; whoever wants the error
+/// Owns the threads `esker-flush`, `esker-prepare` and `esker-populate`. Dropped, it closes the log; whoever wants the error
 /// calls [`Log::close`].
 #[derive(Debug)]
 pub(crate) struct Handle {
@@ -255,12 +256,16 @@ impl Log {
             stop.on_stop(move || {
                 ring.flush_bell.ring();
                 ring.prepare_bell.ring();
+                ring.populate_bell.ring();
             });
-            let (flusher, preparer) = (shared.clone(), shared.clone());
+            let (flusher, preparer, populator) = (shared.clone(), shared.clone(), shared.clone());
             workers
                 .spawn("esker-flush", move |stop| flusher.run_flusher(&stop))
                 .and_then(|()| {
                     workers.spawn("esker-prepare", move |stop| preparer.run_preparer(&stop))
+                })
+                .and_then(|()| {
+                    workers.spawn("esker-populate", move |stop| populator.run_populator(&stop))
                 })
                 .map_err(|e| io("starting the workers of", e))?;
         }
@@ -537,7 +542,7 @@ impl Log {
         let (appends, rotations, ready) = {
             let append = shared.append.lock();
             (
-                shared.appends.load(Ordering::Relaxed),
+                shared.tail.frames(),
                 append.rotations,
                 append.prepared.len() as u64,
             )
@@ -679,7 +684,6 @@ fn share(
         dir: dir.to_owned(),
         meta: recovery.meta,
         opened_at: end,
-        appends: AtomicU64::new(0),
         last_group: AtomicU64::new(0),
         frames_per_sync: AtomicU64::new(0),
         appends_synced: AtomicU64::new(0),
@@ -687,7 +691,7 @@ fn share(
         tail,
         group: CommitGroup::new(end.0),
         oldest: AtomicU64::new(oldest.0),
-        append: Mutex::new(Append {
+        append: Line(Mutex::new(Append {
             turn,
             active: recovery.active,
             prepared: VecDeque::new(),
@@ -696,7 +700,7 @@ fn share(
             held: false,
             writer: options.role == OpenRole::Writer,
             rotations: 0,
-        }),
+        })),
         room: Condvar::new(),
         room_wanted: AtomicBool::new(false),
         retention: Mutex::new(Retention {
@@ -727,7 +731,9 @@ fn share(
         unmarked: AtomicBool::new(true),
         synced_at: AtomicU64::new(clock.as_nanos() as u64),
         prepare_bell: Bell::default(),
-        populated: AtomicU64::new(0),
+        populate_bell: Bell::default(),
+        populated: Line(AtomicU64::new(0)),
+        ahead: Mutex::default(),
         closing: AtomicBool::new(true),
         watchers: Watchers::default(),
         room_watchers: Watchers::default(),

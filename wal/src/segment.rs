@@ -35,6 +35,7 @@ use crate::frame::{HEADER_LEN, Seed};
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
 use crate::media::{MediaFile, MediaMap};
 use std::path::PathBuf;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -317,8 +318,30 @@ pub(crate) struct Prepared {
     pub(crate) zeroed: bool,
 }
 
-/// A segment that holds frames, or will.
+/// A mapping, and where it is: a store needs no dynamic call.
 #[derive(Debug)]
+struct Mapped {
+    map: Box<dyn MediaMap>,
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: `base` points to what `map` owns, which may be used from any thread (it is `Send` and `Sync`), and stays valid for
+// as long.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(map: Box<dyn MediaMap>) -> Mapped {
+        let (base, len) = (map.base(), map.len());
+        Mapped { map, base, len }
+    }
+}
+
+/// A segment that holds frames, or will. Aligned, so that the count of its `Arc` has a cache line of its own.
+#[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Segment {
     // Fixed.
     pub(crate) identity: Identity,
@@ -329,7 +352,7 @@ pub(crate) struct Segment {
     /// Everything behind the last reservation is zero.
     pub(crate) zeroed: bool,
     /// There until everything in it is synced and it is closed.
-    map: Option<Box<dyn MediaMap>>,
+    map: Option<Mapped>,
     // Set once.
     /// LSN behind the last frame; MAX while it is open.
     end: AtomicU64,
@@ -361,7 +384,7 @@ impl Segment {
             path: prepared.path,
             file: prepared.file,
             zeroed: prepared.zeroed,
-            map: Some(prepared.map),
+            map: Some(Mapped::new(prepared.map)),
             end: AtomicU64::new(u64::MAX),
             chain: OnceLock::new(),
             footer: OnceLock::new(),
@@ -446,19 +469,19 @@ impl Segment {
     }
 
     pub(crate) fn map(&self) -> Option<&dyn MediaMap> {
-        self.map.as_deref()
+        self.map.as_ref().map(|mapped| &*mapped.map)
     }
 
-    fn mapped(&self) -> &dyn MediaMap {
-        self.map().expect("only a mapped segment is written")
+    fn mapped(&self) -> &Mapped {
+        self.map.as_ref().expect("only a mapped segment is written")
     }
 
     /// The word at `offset` of the mapping.
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         let map = self.mapped();
-        assert!(offset.is_multiple_of(8) && offset + 8 <= map.len());
+        assert!(offset.is_multiple_of(8) && offset + 8 <= map.len);
         // SAFETY: in bounds of the mapping, by the assert.
-        let place = unsafe { map.base().as_ptr().add(offset) };
+        let place = unsafe { map.base.as_ptr().add(offset) };
         // SAFETY:
         // - aligned: the base is aligned to 4096 and the offset to 8;
         // - valid for as long as the mapping, which `self` owns and the result borrows;
@@ -477,9 +500,9 @@ impl Segment {
     /// reservation, or the duty for that sector.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         let map = self.mapped();
-        assert!(offset <= map.len() && bytes.len() <= map.len() - offset);
+        assert!(offset <= map.len && bytes.len() <= map.len - offset);
         // SAFETY: in bounds of the mapping, by the assert.
-        let place = unsafe { map.base().as_ptr().add(offset) };
+        let place = unsafe { map.base.as_ptr().add(offset) };
         // SAFETY: source and destination are valid for `bytes.len()`; they do not overlap, since nobody lends
         // out bytes of a mapping; nobody reads the destination before it is published, or synced.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) }
@@ -505,9 +528,9 @@ impl Segment {
     /// Fills `len` bytes at `offset` with zeros; as `write`.
     pub(crate) fn zero(&self, offset: usize, len: usize) {
         let map = self.mapped();
-        assert!(offset <= map.len() && len <= map.len() - offset);
+        assert!(offset <= map.len && len <= map.len - offset);
         // SAFETY: in bounds of the mapping, by the assert.
-        let place = unsafe { map.base().as_ptr().add(offset) };
+        let place = unsafe { map.base.as_ptr().add(offset) };
         // SAFETY: as for `write`.
         unsafe { std::ptr::write_bytes(place, 0, len) }
     }

@@ -6,6 +6,7 @@
 //! |    2 | `Shared::retention`| release point, slots, readers' pins | nothing that blocks               |
 //! |    3 | `Shared::table`    | the list of segments                | nothing that blocks               |
 //! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
+//! |    - | `Shared::ahead`    | the populated window                | calls of the populator            |
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
 //! |    - | `Shared::leftovers`| files to be removed                | nothing                           |
 //! |    - | `Shared::slots_file`, `epochs_file`, `marks` | the writing of those | file calls; taken with none but `chores` held |
@@ -20,9 +21,11 @@ use crate::log::{Slot, Watcher};
 use crate::media::LockGuard;
 use crate::meta::Meta;
 use crate::options::{LogOptions, Workers as WorkerMode};
+use crate::populate::Ahead;
 use crate::segment::{Identity, Prepared, Segment};
 use esker_sync::bell::Bell;
 use esker_sync::group::CommitGroup;
+use esker_sync::line::Line;
 use esker_sync::tail::{Tail, Turn, Words};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
@@ -129,8 +132,6 @@ pub(crate) struct Shared {
     /// Where appends began in this life.
     pub(crate) opened_at: Lsn,
     // How frames are written.
-    /// Frames reserved; written under `append`.
-    pub(crate) appends: AtomicU64,
     /// Of them, at the last sync; written by the leader.
     pub(crate) appends_synced: AtomicU64,
     /// Frames of the last sync; written by the leader.
@@ -145,7 +146,7 @@ pub(crate) struct Shared {
     pub(crate) group: CommitGroup,
     pub(crate) oldest: AtomicU64,
     // Locks; see the module for their order.
-    pub(crate) append: Mutex<Append>,
+    pub(crate) append: Line<Mutex<Append>>,
     /// With `append`: room came back, or the end came.
     pub(crate) room: Condvar,
     pub(crate) room_wanted: AtomicBool,
@@ -175,8 +176,11 @@ pub(crate) struct Shared {
     pub(crate) synced_at: AtomicU64,
     // Preparer.
     pub(crate) prepare_bell: Bell,
-    /// LSN up to which the active segment's window is populated for writing.
-    pub(crate) populated: AtomicU64,
+    // Populator.
+    pub(crate) populate_bell: Bell,
+    /// Reserved beyond this LSN, the window ahead is to be populated; MAX when that was asked for.
+    pub(crate) populated: Line<AtomicU64>,
+    pub(crate) ahead: Mutex<Ahead>,
     /// Some closed segment still has its mapping, or no footer; changed under `table`.
     pub(crate) closing: AtomicBool,
     // Watchers.

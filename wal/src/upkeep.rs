@@ -75,7 +75,7 @@ impl Shared {
     /// Populates the beginning of a prepared segment, if its frames will be stored.
     fn warm(&self, prepared: &Prepared) {
         if !(prepared.zeroed && self.by_calls.load(Ordering::Relaxed)) {
-            prepare::warm(prepared, crate::append::POPULATE_WINDOW);
+            prepare::warm(prepared, crate::populate::WINDOW);
         }
     }
 
@@ -366,7 +366,9 @@ impl Shared {
             }
             return true;
         }
-        self.populate_ahead();
+        if self.stepped() {
+            self.populate_ahead();
+        }
         let mut chores = self.chores.lock();
         let done = (|| {
             Ok(self.write_a_footer()?

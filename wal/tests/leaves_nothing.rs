@@ -53,7 +53,7 @@ fn a_closed_log_leaves_no_thread_descriptor_mapping_or_temporary_file() {
         let mut reader = log.reader(log.oldest(), ReadLimit::Published).unwrap();
         reader.next().unwrap().unwrap();
         drop(reader);
-        assert_eq!(names_of_threads().len(), 2, "{:?}", names_of_threads());
+        assert_eq!(names_of_threads().len(), 3, "{:?}", names_of_threads());
         assert!(descriptors(&path) > 0 && mappings(&path) > 0);
         match round {
             // Dropped, closed, or closed with the handle still there.
