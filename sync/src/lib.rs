@@ -13,16 +13,23 @@
 //! | [`line`] | a value with cache lines of its own | what each append writes |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
 //! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
+//! | [`sequencer`] | work done out of order becomes visible in order | the store's writers |
+//! | [`skiplist`] | sorted keys and their versions, added to and read by many, in an arena | the store's memtable |
+//! | [`span`] | who owns which positions | the store's memtables |
 //! | [`stop`] | hierarchical stop signal | every worker |
 //! | [`workers`] | named threads that are joined, panics reported | every component with threads |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod bell;
 pub mod events;
 pub mod group;
 pub mod line;
+pub mod sequencer;
 pub mod shim;
+#[allow(unsafe_code, reason = "nodes of many lengths in an arena")]
+pub mod skiplist;
+pub mod span;
 pub mod stop;
 pub mod tail;
 pub mod watermark;

@@ -21,6 +21,26 @@ mod imp {
         }
     }
 
+    /// Stands beside memory that is written without synchronisation; nothing outside of a model.
+    #[derive(Debug)]
+    pub struct Watched;
+
+    impl Watched {
+        /// Written by this thread.
+        #[must_use]
+        #[inline]
+        #[expect(clippy::new_without_default, reason = "as the one that loom watches")]
+        pub fn new() -> Self {
+            Watched
+        }
+        /// The memory beside it was written.
+        #[inline]
+        pub fn wrote(&self) {}
+        /// It is being read.
+        #[inline]
+        pub fn read(&self) {}
+    }
+
     /// Waits on `condvar` until notified or `deadline` has passed.
     pub fn wait_until<T>(
         condvar: &Condvar,
@@ -45,6 +65,26 @@ mod imp {
     /// Parks the thread until it is unparked; no model lets time pass.
     pub fn park_until(_deadline: Option<std::time::Instant>) {
         thread::park();
+    }
+
+    /// Stands beside memory that is written without synchronisation, so that loom sees the races for it.
+    #[derive(Debug)]
+    pub struct Watched(loom::cell::UnsafeCell<()>);
+
+    impl Watched {
+        /// Written by this thread.
+        #[must_use]
+        pub fn new() -> Self {
+            Watched(loom::cell::UnsafeCell::new(()))
+        }
+        /// The memory beside it was written.
+        pub fn wrote(&self) {
+            self.0.with_mut(|_| ());
+        }
+        /// It is being read.
+        pub fn read(&self) {
+            self.0.with(|_| ());
+        }
     }
 
     /// Waits on `condvar` until notified; no model lets time pass.
