@@ -47,7 +47,6 @@ pub mod iter;
 mod levels;
 mod manifest;
 mod memtable;
-mod newest;
 mod options;
 pub mod sabotage;
 mod seqno;

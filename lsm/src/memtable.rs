@@ -1,8 +1,7 @@
 //! The memtable: the newest writes, sorted, in memory.
 //!
-//! Points live in a concurrent skip list in the order of [`KeyRef`], the newest version of each key in a hash index beside
-//! it; range tombstones in a list of their own that
-//! costs a lookup one load when it is empty.
+//! Points live in a [`SkipList`] in the order of [`KeyRef`], with an index by hash; range tombstones in a list of their own
+//! that costs a lookup one load when it is empty.
 //!
 //! - M1: a memtable owns the LSNs `start..end`: exactly the frames there are inserted into it. `end` is
 //!   [`Lsn::MAX`] until the memtable is frozen, inside `Log::at_boundary`, so no frame is split and none is
@@ -10,164 +9,51 @@
 //! - M2: inserts go on after it is frozen, by those who reserved their LSN before. It is complete when `visible`
 //!   has reached its `end`; only then it is flushed.
 //! - M3: nothing is removed or changed. A reader at a SeqNo below `visible` sees the same for ever (L1).
-//! - M4: `bytes` counts keys, values and an allowance per entry; it grows only.
+//! - M4: `bytes` is what the list's arena and index take, and what long values and range tombstones take beside them; it
+//!   grows only.
 
 use crate::SeqNo;
 use crate::batch::{BatchReader, Op};
 use crate::iter::{Cursor, GrowingRanges, RangeTombstone};
-use crate::newest::{KeyHash, Known, Newest};
 use crate::table::{KeyRef, TableError, VersionKind};
 use bytes::Bytes;
-use crossbeam_skiplist::SkipMap;
+use esker_sync::skiplist::{self, ENTRY_BYTES, SkipList, Value, ValueRef};
+use esker_sync::span::Span;
 use esker_wal::Lsn;
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering as Atomic};
+use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
+use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes of a key that stand in the node itself: most comparisons need no more.
-const INLINE: usize = 16;
-/// What an entry takes besides its key and value: node, tower, slot of the index, allocations.
-const ENTRY_OVERHEAD: usize = 256;
+/// From this length on a value is an allocation of its own, which readers share; a shorter one is copied into the
+/// arena, and out of it again for who wants to keep it.
+const LARGE_BYTES: usize = 2 << 10;
+const _: () = assert!(LARGE_BYTES <= skiplist::INLINE_MAX);
+/// What a long value takes besides its bytes.
+const LARGE_OVERHEAD: usize = 64;
 /// What a range tombstone takes besides its keys, generously: a list of many is dear to read, so a memtable
 /// with many of them fills up sooner.
 const RANGE_OVERHEAD: usize = 1024;
+/// Bytes of a memtable per key that its index is made for.
+const BYTES_PER_KEY: usize = 256;
 
-fn prefix(user: &[u8]) -> u128 {
-    let mut bytes = [0; INLINE];
-    let n = user.len().min(INLINE);
-    bytes[..n].copy_from_slice(&user[..n]);
-    u128::from_be_bytes(bytes)
-}
+/// Hash of a key, for the index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyHash(u64);
 
-/// A key in the map, with its value behind it in one allocation.
-struct Node {
-    prefix: u128,
-    seqno: SeqNo,
-    key_len: u32,
-    kind: VersionKind,
-    data: Bytes,
-}
-
-impl Node {
-    fn new(user: &[u8], seqno: SeqNo, kind: VersionKind, value: &[u8]) -> Node {
-        let mut data = Vec::with_capacity(user.len() + value.len());
-        data.extend_from_slice(user);
-        data.extend_from_slice(value);
-        Node {
-            prefix: prefix(user),
-            seqno,
-            key_len: user.len() as u32,
-            kind,
-            data: Bytes::from(data),
-        }
-    }
-    fn user(&self) -> &[u8] {
-        &self.data[..self.key_len as usize]
-    }
-    fn probe(&self) -> Probe<'_> {
-        Probe {
-            prefix: self.prefix,
-            user: self.user(),
-            seqno: self.seqno,
-        }
-    }
-}
-
-/// What the map compares: a [`Node`]'s key, or one that is looked for.
-#[derive(Clone, Copy)]
-struct Probe<'a> {
-    prefix: u128,
-    user: &'a [u8],
-    seqno: SeqNo,
-}
-
-impl<'a> Probe<'a> {
-    fn new(key: KeyRef<'a>) -> Probe<'a> {
-        Probe {
-            prefix: prefix(key.user),
-            user: key.user,
-            seqno: key.seqno,
-        }
-    }
-
+impl KeyHash {
     #[inline]
-    fn order(&self, other: &Probe<'_>) -> Ordering {
-        // Padded prefixes that differ decide. Equal ones: the longer key has the other as its beginning, or
-        // zeros where the other ends; both times the rest, then the length, decide.
-        self.prefix
-            .cmp(&other.prefix)
-            .then_with(|| {
-                if self.user.len() <= INLINE && other.user.len() <= INLINE {
-                    return self.user.len().cmp(&other.user.len());
-                }
-                self.user.cmp(other.user)
-            })
-            .then_with(|| other.seqno.cmp(&self.seqno))
-    }
-}
-
-/// Lets the map be searched by a borrowed key.
-trait Probed {
-    fn probed(&self) -> Probe<'_>;
-}
-impl Probed for Node {
-    fn probed(&self) -> Probe<'_> {
-        self.probe()
-    }
-}
-impl Probed for Probe<'_> {
-    fn probed(&self) -> Probe<'_> {
-        *self
-    }
-}
-impl<'a> Borrow<dyn Probed + 'a> for Node {
-    fn borrow(&self) -> &(dyn Probed + 'a) {
-        self
-    }
-}
-impl PartialEq for dyn Probed + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for dyn Probed + '_ {}
-impl PartialOrd for dyn Probed + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for dyn Probed + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.probed().order(&other.probed())
-    }
-}
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Node {}
-impl PartialOrd for Node {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Node {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.probe().order(&other.probe())
+    pub(crate) fn of(key: &[u8]) -> KeyHash {
+        KeyHash(xxh3_64(key))
     }
 }
 
 /// The newest writes. See the module.
 pub(crate) struct MemTable {
-    start: Lsn,
-    end: AtomicU64,
-    map: SkipMap<Node, ()>,
-    newest: Newest,
-    bytes: AtomicUsize,
-    entries: AtomicU64,
+    span: Span,
+    list: Arc<SkipList<Bytes>>,
+    /// Bytes beside the list.
+    beside: AtomicUsize,
     ranges: GrowingRanges,
 }
 
@@ -208,74 +94,91 @@ impl Hit {
 impl fmt::Debug for MemTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemTable")
-            .field("start", &self.start)
+            .field("start", &self.start())
             .field("end", &self.end())
             .field("bytes", &self.bytes())
             .finish_non_exhaustive()
     }
 }
 
-impl MemTable {
-    /// Owns the LSNs from `start` on.
-    pub(crate) fn new(start: Lsn) -> MemTable {
+/// The memory of a memtable to come.
+pub(crate) struct Blank(Arc<SkipList<Bytes>>);
+
+impl Blank {
+    /// For a memtable of `bytes`.
+    pub(crate) fn new(bytes: usize) -> Blank {
+        Blank(Arc::new(SkipList::new(bytes / BYTES_PER_KEY)))
+    }
+
+    /// The memtable that owns the LSNs from `start` on.
+    pub(crate) fn starting(self, start: Lsn) -> MemTable {
         MemTable {
-            start,
-            end: AtomicU64::new(u64::MAX),
-            map: SkipMap::new(),
-            newest: Newest::new(),
-            bytes: AtomicUsize::new(0),
-            entries: AtomicU64::new(0),
+            span: Span::from(start.0),
+            list: self.0,
+            beside: AtomicUsize::new(0),
             ranges: GrowingRanges::default(),
         }
     }
+}
 
+fn kind_of(found: u8) -> VersionKind {
+    VersionKind::from_u8(found).expect("only kinds are inserted")
+}
+
+fn bytes_of(value: &ValueRef<'_, Bytes>) -> Bytes {
+    match value {
+        ValueRef::Inline(bytes) => Bytes::copy_from_slice(bytes),
+        ValueRef::Large(bytes) => Bytes::clone(bytes),
+    }
+}
+
+impl MemTable {
     /// First LSN owned.
     pub(crate) fn start(&self) -> Lsn {
-        self.start
+        Lsn(self.span.start())
     }
 
     /// Behind the last LSN owned; [`Lsn::MAX`] until frozen.
     pub(crate) fn end(&self) -> Lsn {
-        Lsn(self.end.load(Atomic::Acquire))
+        Lsn(self.span.end())
     }
 
     /// Owns nothing from `end` on (M1).
     pub(crate) fn freeze(&self, end: Lsn) {
-        self.end.store(end.0, Atomic::Release);
+        self.span.freeze(end.0);
     }
 
-    /// Bytes of memory, about (M4).
+    /// Bytes of memory (M4).
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.load(Atomic::Relaxed)
+        self.list.bytes() + self.beside.load(Atomic::Relaxed)
     }
 
-    /// Point versions.
-    pub(crate) fn entries(&self) -> u64 {
-        self.entries.load(Atomic::Relaxed)
+    /// Keys that have a point version.
+    pub(crate) fn keys(&self) -> u64 {
+        self.list.keys() as u64
     }
 
     /// Holds neither a version nor a range tombstone.
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.is_empty() && self.ranges.is_empty()
+        self.list.is_empty() && self.ranges.is_empty()
     }
 
     /// What the insert of a payload of `len` bytes may add to `bytes`, about.
     pub(crate) fn cost(payload_len: usize, ops: usize) -> usize {
-        payload_len + ops * ENTRY_OVERHEAD
+        payload_len + ops * ENTRY_BYTES
     }
 
     /// Inserts the operations of the frame at `lsn` (B1). By many threads at once.
     pub(crate) fn insert(&self, lsn: Lsn, ops: BatchReader<'_>) {
-        debug_assert!(lsn >= self.start && lsn < self.end());
-        let mut bytes = 0;
-        let mut entries = 0;
+        debug_assert!(self.span.owns(lsn.0));
         for (i, op) in ops.enumerate() {
             let seqno = SeqNo(lsn.0 + i as u64);
             let (key, kind, value) = match op {
                 Op::Put { key, value } => (key, VersionKind::Put, value),
                 Op::Delete { key } => (key, VersionKind::Delete, &[][..]),
                 Op::DeleteRange { start, end } => {
-                    bytes += start.len() + end.len() + RANGE_OVERHEAD;
+                    self.count_beside(start.len() + end.len() + RANGE_OVERHEAD);
                     self.ranges.push(RangeTombstone {
                         start: Bytes::copy_from_slice(start),
                         end: Bytes::copy_from_slice(end),
@@ -284,39 +187,31 @@ impl MemTable {
                     continue;
                 }
             };
-            bytes += key.len() + value.len() + ENTRY_OVERHEAD;
-            entries += 1;
-            let node = Node::new(key, seqno, kind, value);
-            let data = node.data.clone();
-            self.map.insert(node, ());
-            let hash = KeyHash::of(key);
-            self.newest.put(hash, seqno, kind, key.len() as u32, data);
+            let value = if value.len() < LARGE_BYTES {
+                Value::Inline(value)
+            } else {
+                self.count_beside(value.len() + LARGE_OVERHEAD);
+                Value::Large(Bytes::copy_from_slice(value))
+            };
+            let KeyHash(hash) = KeyHash::of(key);
+            self.list.insert(key, hash, seqno.0, kind as u8, value);
         }
-        self.bytes.fetch_add(bytes, Atomic::Relaxed);
-        self.entries.fetch_add(entries, Atomic::Relaxed);
+    }
+
+    fn count_beside(&self, bytes: usize) {
+        self.beside.fetch_add(bytes, Atomic::Relaxed);
     }
 
     /// What it says about `key`, whose hash is `hash`, to a reader at `at` (inclusive).
     #[inline]
     pub(crate) fn get(&self, key: &[u8], hash: KeyHash, at: SeqNo) -> Option<Hit> {
-        let point = match self.newest.get(hash, key, at) {
-            Known::Nothing => None,
-            Known::Version(seqno, kind, value) => Some((seqno, kind, value)),
-            Known::Newer => self.search(key, at),
-        };
-        Hit::decide(point, self.ranges.covering(key, at))
-    }
-
-    /// The newest point version of `key` at or below `at`, from the skip list.
-    fn search(&self, key: &[u8], at: SeqNo) -> Option<(SeqNo, VersionKind, Bytes)> {
-        let probe = Probe::new(KeyRef::new(key, at));
-        let bound: &dyn Probed = &probe;
-        let entry = self.map.lower_bound(std::ops::Bound::Included(bound))?;
-        let node = entry.key();
-        (node.prefix == probe.prefix && node.user() == key).then(|| {
-            let value = node.data.slice(node.key_len as usize..);
-            (node.seqno, node.kind, value)
-        })
+        let range = self.ranges.covering(key, at);
+        let found = self.list.get(key, hash.0, at.0);
+        let point = found.map(|found| {
+            let seqno = SeqNo(found.seqno);
+            (seqno, kind_of(found.kind), bytes_of(&found.value))
+        });
+        Hit::decide(point, range)
     }
 
     /// Its range tombstones.
@@ -327,109 +222,40 @@ impl MemTable {
     /// A cursor over its point versions.
     pub(crate) fn cursor(self: &Arc<Self>) -> MemCursor {
         MemCursor {
+            at: skiplist::Cursor::new(self.list.clone()),
             mem: self.clone(),
-            run: Vec::new(),
-            at: 0,
-            want: RUN_MIN,
         }
     }
 }
 
-const RUN_MIN: usize = 4;
-const RUN_MAX: usize = 256;
-
-/// Walks a memtable's versions. It copies handles of a run of entries at a time, and seeks once per run: a cursor
-/// that owns its memtable can't hold a place in the map without unsafe code, and a seek per step would cost more.
-///
-/// Entries inserted behind its back may be missed within a run; they are newer than any snapshot it serves.
+/// Walks a memtable's versions. What is inserted while it walks may be met or missed; it is newer than any snapshot
+/// that the cursor serves.
 pub(crate) struct MemCursor {
+    at: skiplist::Cursor<Bytes>,
     mem: Arc<MemTable>,
-    /// Ascending, whichever way it was filled.
-    run: Vec<Item>,
-    at: usize,
-    /// Length of the next run: doubles as the walk goes on.
-    want: usize,
 }
 
-struct Item {
-    seqno: SeqNo,
-    key_len: u32,
-    kind: VersionKind,
-    data: Bytes,
-}
-
-impl Item {
-    fn of(node: &Node) -> Item {
-        Item {
-            seqno: node.seqno,
-            key_len: node.key_len,
-            kind: node.kind,
-            data: node.data.clone(),
-        }
-    }
-    fn key(&self) -> KeyRef<'_> {
-        KeyRef::new(&self.data[..self.key_len as usize], self.seqno)
-    }
-}
-
-impl MemCursor {
-    fn fill_forward(&mut self, from: std::ops::Bound<&dyn Probed>) {
-        let run = &mut self.run;
-        run.clear();
-        self.at = 0;
-        let mut entry = self.mem.map.lower_bound(from);
-        while let Some(e) = entry {
-            run.push(Item::of(e.key()));
-            if run.len() >= self.want {
-                break;
-            }
-            entry = e.next();
-        }
-    }
-
-    fn fill_backward(&mut self, from: std::ops::Bound<&dyn Probed>) {
-        let run = &mut self.run;
-        run.clear();
-        let mut entry = self.mem.map.upper_bound(from);
-        while let Some(e) = entry {
-            run.push(Item::of(e.key()));
-            if run.len() >= self.want {
-                break;
-            }
-            entry = e.prev();
-        }
-        run.reverse();
-        self.at = run.len().saturating_sub(1);
-    }
-
-    fn item(&self) -> &Item {
-        &self.run[self.at]
-    }
-
-    /// The handle and the length of the entry it stands on, kept over a refill.
-    fn here(&self) -> (Bytes, usize, SeqNo) {
-        let item = self.item();
-        (item.data.clone(), item.key_len as usize, item.seqno)
-    }
-}
+const ON_NONE: &str = "stands on an entry";
 
 impl Cursor for MemCursor {
     fn valid(&self) -> bool {
-        self.at < self.run.len()
+        self.at.valid()
     }
     fn key(&self) -> KeyRef<'_> {
-        self.item().key()
+        let (user, seqno) = (self.at.key(), self.at.seqno());
+        KeyRef::new(user.expect(ON_NONE), SeqNo(seqno.expect(ON_NONE)))
     }
     fn kind(&self) -> VersionKind {
-        self.item().kind
+        kind_of(self.at.entry().expect(ON_NONE).kind)
     }
     fn value(&self) -> Bytes {
-        let item = self.item();
-        item.data.slice(item.key_len as usize..)
+        bytes_of(&self.at.entry().expect(ON_NONE).value)
     }
     fn value_ref(&self) -> &[u8] {
-        let item = self.item();
-        &item.data[item.key_len as usize..]
+        match self.at.entry().expect(ON_NONE).value {
+            ValueRef::Inline(bytes) => bytes,
+            ValueRef::Large(bytes) => bytes,
+        }
     }
     fn newest(&self) -> SeqNo {
         match self.mem.end() {
@@ -438,50 +264,30 @@ impl Cursor for MemCursor {
         }
     }
     fn reset(&mut self) {
-        self.run = Vec::new();
-        self.at = 0;
-        self.want = RUN_MIN;
+        self.at.reset();
     }
     fn seek_to_first(&mut self) -> Result<(), TableError> {
-        self.want = RUN_MIN;
-        self.fill_forward(std::ops::Bound::Unbounded);
+        self.at.seek_to_first();
         Ok(())
     }
     fn seek_to_last(&mut self) -> Result<(), TableError> {
-        self.want = RUN_MIN;
-        self.fill_backward(std::ops::Bound::Unbounded);
+        self.at.seek_to_last();
         Ok(())
     }
     fn seek(&mut self, target: KeyRef<'_>) -> Result<(), TableError> {
-        self.want = RUN_MIN;
-        self.fill_forward(std::ops::Bound::Included(&Probe::new(target)));
+        self.at.seek(target.user, target.seqno.0);
         Ok(())
     }
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<(), TableError> {
-        self.want = RUN_MIN;
-        self.fill_backward(std::ops::Bound::Included(&Probe::new(target)));
+        self.at.seek_for_prev(target.user, target.seqno.0);
         Ok(())
     }
     fn next(&mut self) -> Result<(), TableError> {
-        if self.at + 1 < self.run.len() {
-            self.at += 1;
-            return Ok(());
-        }
-        let (data, len, seqno) = self.here();
-        self.want = (self.want * 2).min(RUN_MAX);
-        let probe = Probe::new(KeyRef::new(&data[..len], seqno));
-        self.fill_forward(std::ops::Bound::Excluded(&probe));
+        self.at.next();
         Ok(())
     }
     fn prev(&mut self) -> Result<(), TableError> {
-        if self.at > 0 {
-            self.at -= 1;
-            return Ok(());
-        }
-        let (data, len, seqno) = self.here();
-        self.want = (self.want * 2).min(RUN_MAX);
-        let probe = Probe::new(KeyRef::new(&data[..len], seqno));
-        self.fill_backward(std::ops::Bound::Excluded(&probe));
+        self.at.prev();
         Ok(())
     }
 }
@@ -516,7 +322,7 @@ mod tests {
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
         ];
-        let mem = Arc::new(MemTable::new(Lsn(0)));
+        let mem = Arc::new(Blank::new(1 << 16).starting(Lsn(0)));
         for (i, key) in keys.iter().rev().enumerate() {
             put(&mem, 8 * (1 + i as u64), key);
             put(&mem, 8 * (101 + i as u64), key);
@@ -564,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_range_tombstone_is_seen_by_the_next_lookup() {
-        let mem = MemTable::new(Lsn(0));
+        let mem = Blank::new(1 << 16).starting(Lsn(0));
         for round in 0..20u64 {
             put(&mem, 100 * round + 8, b"k");
             assert!(
@@ -586,13 +392,13 @@ mod tests {
             );
         }
         assert!(!mem.is_empty());
-        assert_eq!(mem.entries(), 20);
+        assert_eq!(mem.keys(), 1);
         assert!(mem.bytes() > 20 * RANGE_OVERHEAD);
     }
 
     #[test]
     fn inserts_by_many_threads_are_all_there() {
-        let mem = Arc::new(MemTable::new(Lsn(0)));
+        let mem = Arc::new(Blank::new(1 << 16).starting(Lsn(0)));
         std::thread::scope(|scope| {
             for t in 0..4u64 {
                 let mem = &mem;
@@ -614,6 +420,6 @@ mod tests {
             n += 1;
             cursor.next().unwrap();
         }
-        assert_eq!((n, mem.entries()), (2000, 2000));
+        assert_eq!((n, mem.keys()), (2000, 100));
     }
 }

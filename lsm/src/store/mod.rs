@@ -344,7 +344,7 @@ impl Inner {
             bytes_flushed: count(&self.counters.bytes_flushed),
             bytes_compacted: count(&self.counters.bytes_compacted),
             write_stalls: self.room.stalls(),
-            estimated_keys: view.mems.iter().map(|m| m.entries()).sum(),
+            estimated_keys: view.mems.iter().map(|m| m.keys()).sum(),
             snapshots: self.snapshots.live(),
             background_error: self.room.failure().map(|f| f.error().to_string()),
             ..StoreStats::default()

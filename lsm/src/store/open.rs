@@ -15,7 +15,7 @@ use super::{Inner, StoreRecovered, View};
 use crate::batch::{BATCH_FORMAT, BatchError, BatchReader};
 use crate::levels::{Levels, LiveTable};
 use crate::manifest::{FileKind, Manifest, file_kind, table_name};
-use crate::memtable::MemTable;
+use crate::memtable::Blank;
 use crate::sequencer::Sequencer;
 use crate::snapshot::Snapshots;
 use crate::table::{BlockCache, Table, TableContext, TableError, TableOptions};
@@ -82,7 +82,7 @@ impl Inner {
         let levels = open_tables(&context, &tables, &manifest)?;
         let table_count = levels.table_count();
 
-        let first = Arc::new(MemTable::new(flushed));
+        let first = Arc::new(Blank::new(options.memtable_bytes).starting(flushed));
         let table_options = TableOptions {
             block_bytes: options.block_bytes,
             bloom_bits_per_key: options.bloom_bits_per_key,
@@ -217,7 +217,9 @@ impl Inner {
             return Ok(());
         }
         view.mems[0].freeze(at);
-        let mut mems = vec![Arc::new(MemTable::new(at))];
+        let mut mems = vec![Arc::new(
+            Blank::new(self.options.memtable_bytes).starting(at),
+        )];
         mems.extend(view.mems.iter().cloned());
         let pile = mems.len() > self.options.memtables_max + 1;
         self.swap_view(View {

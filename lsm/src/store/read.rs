@@ -4,8 +4,7 @@
 //! The first that says something about the key decides (V3), because each holds newer writes than the next.
 
 use super::{Inner, View};
-use crate::memtable::Hit;
-use crate::newest::KeyHash;
+use crate::memtable::{Hit, KeyHash};
 use crate::snapshot::Snapshot;
 use crate::{SeqNo, StoreError};
 use bytes::Bytes;

@@ -5,7 +5,7 @@
 
 use super::{Inner, View};
 use crate::batch::BatchReader;
-use crate::memtable::MemTable;
+use crate::memtable::{Blank, MemTable};
 use crate::{SeqNo, StoreError, WriteBatch};
 use esker_wal::{Kind, LogError, Lsn, ReadLimit, frame};
 use std::sync::Arc;
@@ -213,6 +213,8 @@ impl Inner {
         if view.closed || !still(&view) {
             return;
         }
+        // Made here, so that nobody waits for memory inside.
+        let blank = Blank::new(self.options.memtable_bytes);
         self.log.at_boundary(|end| {
             let active = &view.mems[0];
             if active.start() == end {
@@ -221,7 +223,7 @@ impl Inner {
             }
             active.freeze(end);
             let mut mems = Vec::with_capacity(view.mems.len() + 1);
-            mems.push(Arc::new(MemTable::new(end)));
+            mems.push(Arc::new(blank.starting(end)));
             mems.extend(view.mems.iter().cloned());
             self.swap_view(View {
                 mems,
