@@ -36,6 +36,9 @@ mod cursor;
 mod error;
 mod flush;
 pub mod frame;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ids;
 mod log;
 #[expect(unsafe_code, reason = "the mapping")]
