@@ -19,7 +19,7 @@ use crate::log::{Appended, WireFrame};
 use crate::meta;
 use crate::populate::WINDOW;
 use crate::sabotage::{self, Sabotage};
-use crate::segment::{Activation, Segment, capacity};
+use crate::segment::{Activation, Segment};
 use crate::shared::{Append, Shared};
 use parking_lot::MutexGuard;
 use std::cell::RefCell;
@@ -56,7 +56,7 @@ pub fn epoch_of_control(payload: &[u8]) -> Option<EpochStart> {
     })
 }
 
-/// Header and mark of a frame with this payload, and the header's bytes.
+/// Header of a frame with this payload, and the header's bytes, mark included.
 fn head(
     segment: &Segment,
     lsn: Lsn,
@@ -135,6 +135,21 @@ impl Stretch {
     pub(crate) fn end(&self) -> Lsn {
         self.lsn.advance(frame_len(self.payload_len) as u64)
     }
+
+    fn payload_at(&self) -> usize {
+        self.segment.offset(self.lsn) as usize + HEADER_LEN
+    }
+
+    /// Writes `bytes` at `at` of the payload.
+    pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.payload_len);
+        self.segment.write(self.payload_at() + at, bytes);
+    }
+
+    /// Hands out the payload's place.
+    pub(crate) fn fill<R>(&self, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.segment.lend(self.payload_at(), self.payload_len, f)
+    }
 }
 
 /// Largest payload that is written by calls.
@@ -149,10 +164,8 @@ pub(crate) enum AtBound {
 
 impl Shared {
     pub(crate) fn payload_bytes_max(&self) -> usize {
-        let room = capacity(self.options.segment_bytes) as usize - HEADER_LEN;
         self.options
             .payload_bytes_max
-            .min(room)
             .min(crate::frame::PAYLOAD_MAX)
     }
 
@@ -189,12 +202,19 @@ impl Shared {
     #[inline(never)]
     fn reserve_slowly(&self, len: usize, at_bound: AtBound) -> Result<Stretch, LogError> {
         self.check_payload(len)?;
+        let admit = |append: &Append| {
+            self.check_open(append)?;
+            match append.writer {
+                true => Ok(()),
+                false => Err(LogError::NotWriter),
+            }
+        };
+        if self.is_large(len) {
+            return self.reserve_large(len, at_bound, admit);
+        }
         let mut append = self.append.lock();
         loop {
-            self.check_open(&append)?;
-            if !append.writer {
-                return Err(LogError::NotWriter);
-            }
+            admit(&append)?;
             if !append.held && self.room(&mut append, len)? {
                 let stretch = self.take(&mut append, len);
                 if sabotage::on(Sabotage::PublishedBeforeCopy) {
@@ -213,7 +233,14 @@ impl Shared {
         Ok(())
     }
 
-    fn within_unsynced_bound(&self, frame_bytes: u64) -> bool {
+    pub(crate) fn no_space(&self, source: &Arc<io::Error>) -> LogError {
+        LogError::NoSpace {
+            dir: self.dir.clone(),
+            source: source.clone(),
+        }
+    }
+
+    pub(crate) fn within_unsynced_bound(&self, frame_bytes: u64) -> bool {
         let unsynced = self.reserved().0.saturating_sub(self.synced().0);
         // A lone frame larger than the bound must pass when there is nothing else.
         unsynced == 0 || unsynced + frame_bytes <= self.options.unsynced_bytes_max
@@ -229,10 +256,7 @@ impl Shared {
             // Opened without room for a segment (W8); the preparer goes on with it as soon as there is some.
             self.prepare_bell.ring();
             return match &append.no_space {
-                Some(source) => Err(LogError::NoSpace {
-                    dir: self.dir.clone(),
-                    source: source.clone(),
-                }),
+                Some(source) => Err(self.no_space(source)),
                 None => Ok(false),
             };
         };
@@ -248,17 +272,14 @@ impl Shared {
         match &append.no_space {
             Some(source) => {
                 self.prepare_bell.ring();
-                Err(LogError::NoSpace {
-                    dir: self.dir.clone(),
-                    source: source.clone(),
-                })
+                Err(self.no_space(source))
             }
             None => Ok(false),
         }
     }
 
     /// Closes the active segment at the reserved end and activates the next; false without a prepared one.
-    fn rotate(&self, append: &mut Append, epoch: EpochStart) -> bool {
+    pub(crate) fn rotate(&self, append: &mut Append, epoch: EpochStart) -> bool {
         let Some(prepared) = append.prepared.pop_front() else {
             return false;
         };
@@ -281,7 +302,7 @@ impl Shared {
 
     /// Takes the room that was found.
     #[inline(always)]
-    fn take(&self, append: &mut Append, len: usize) -> Stretch {
+    pub(crate) fn take(&self, append: &mut Append, len: usize) -> Stretch {
         let bytes = frame_len(len) as u64;
         let segment = append.active.as_ref().expect("room was found").clone();
         let synced = self.synced();
@@ -305,7 +326,7 @@ impl Shared {
     }
 
     /// Waits at a bound, or does the work that moves it.
-    fn wait_for_room<'a>(
+    pub(crate) fn wait_for_room<'a>(
         &'a self,
         mut append: MutexGuard<'a, Append>,
         len: usize,
@@ -334,10 +355,7 @@ impl Shared {
             if held || !self.prepare_one() {
                 let append = self.append.lock();
                 return match &append.no_space {
-                    Some(source) => Err(LogError::NoSpace {
-                        dir: self.dir.clone(),
-                        source: source.clone(),
-                    }),
+                    Some(source) => Err(self.no_space(source)),
                     None => Err(LogError::Busy),
                 };
             }
@@ -357,14 +375,7 @@ impl Shared {
         parts: &[&[u8]],
     ) -> Result<Appended, LogError> {
         let segment = &*stretch.segment;
-        let epoch = segment.active.epoch.epoch;
-        let mut mark = Mark {
-            synced: stretch.synced,
-        };
-        if sabotage::on(Sabotage::MarkTooHigh) {
-            mark.synced = stretch.lsn;
-        }
-        let mark = mark.encode(self.meta.node, epoch, stretch.lsn);
+        let mark = self.mark_of(stretch);
         let awaited = if segment.zeroed
             && stretch.payload_len <= CALL_BYTES_MAX
             && self.by_calls.load(Ordering::Relaxed)
@@ -378,13 +389,45 @@ impl Shared {
             let slot = segment.word(segment.offset(stretch.lsn) as usize);
             self.tail.publish(slot, word)
         };
+        Ok(self.announce(stretch, awaited))
+    }
+
+    /// The mark that the frame carries (AP3).
+    fn mark_of(&self, stretch: &Stretch) -> [u8; MARK_LEN] {
+        let mut mark = Mark {
+            synced: stretch.synced,
+        };
+        if sabotage::on(Sabotage::MarkTooHigh) {
+            mark.synced = stretch.lsn;
+        }
+        let epoch = stretch.segment.active.epoch.epoch;
+        mark.encode(self.meta.node, epoch, stretch.lsn)
+    }
+
+    fn announce(&self, stretch: &Stretch, awaited: bool) -> Appended {
         if awaited {
             self.published();
         }
-        Ok(Appended {
+        Appended {
             lsn: stretch.lsn,
             end: stretch.end(),
-        })
+        }
+    }
+
+    /// Publishes a reserved stretch whose payload its owner has written in place, as data.
+    pub(crate) fn publish_filled(&self, stretch: &Stretch) -> Appended {
+        let (segment, lsn) = (&*stretch.segment, stretch.lsn);
+        let mark = self.mark_of(stretch);
+        let (header, bytes) = stretch.fill(|payload| {
+            let payload: &[u8] = payload;
+            head(segment, lsn, Kind::Data, &[payload], &mark)
+        });
+        let offset = segment.offset(lsn) as usize;
+        segment.write(offset + 8, &bytes[8..]);
+        let padded = stretch.payload_at() + stretch.payload_len;
+        segment.zero(padded, offset + header.frame_len() - padded);
+        let awaited = self.tail.publish(segment.word(offset), header.word());
+        self.announce(stretch, awaited)
     }
 
     /// Publishes a reserved stretch as a void frame.
@@ -458,15 +501,23 @@ impl Shared {
         if let Some(start) = begins {
             return self.begin(Some(start), |_| start);
         }
-        let mut append = self.append.lock();
-        let stretch = loop {
-            self.check_open(&append)?;
+        let admit = |append: &Append| {
+            self.check_open(append)?;
             if append.writer {
                 return Err(not_next(self.reserved(), "this node writes by itself"));
             }
             if header.lsn != self.reserved() {
                 return Err(not_next(self.reserved(), "it is not the next"));
             }
+            Ok(())
+        };
+        if self.is_large(payload.len()) {
+            let stretch = self.reserve_large(payload.len(), AtBound::Wait, admit)?;
+            return self.publish(&stretch, header.kind, &[payload]);
+        }
+        let mut append = self.append.lock();
+        let stretch = loop {
+            admit(&append)?;
             if !append.held && self.room(&mut append, payload.len())? {
                 break self.take(&mut append, payload.len());
             }
@@ -618,10 +669,7 @@ impl Shared {
                 break;
             }
             if let Some(source) = &append.no_space {
-                return Err(LogError::NoSpace {
-                    dir: self.dir.clone(),
-                    source: source.clone(),
-                });
+                return Err(self.no_space(source));
             }
             self.room_wanted.store(true, Ordering::Release);
             self.prepare_bell.ring();

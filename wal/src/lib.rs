@@ -26,8 +26,8 @@
 //! What it promises (W1-W10) is in the design; what each module keeps is numbered in its header. What it is not: a
 //! queue (there is one history, kept until released), a store, or replication.
 //!
-//! Limits: a payload is at most what a segment holds, 64 MiB by default and 256 MiB at most; segments are 16 KiB to 1
-//! GiB; one process at a time opens a directory; 64-bit little-endian machines with 4 KiB pages are what it is tested on.
+//! Limits: a payload is 64 MiB at most by default and 256 MiB at the very most (one that a segment can't hold gets one of its own);
+//! segments are 16 KiB to 1 GiB; one process at a time opens a directory; 64-bit little-endian machines with 4 KiB pages are what it is tested on.
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
@@ -40,6 +40,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ids;
+mod large;
 mod log;
 #[expect(unsafe_code, reason = "the mapping")]
 pub mod media;
@@ -49,6 +50,7 @@ mod populate;
 mod prepare;
 mod reader;
 mod recovery;
+mod reservation;
 mod rewind;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
@@ -65,5 +67,6 @@ pub use ids::*;
 pub use log::*;
 pub use options::*;
 pub use reader::*;
+pub use reservation::*;
 pub use rewind::Rewound;
 pub use ticket::*;

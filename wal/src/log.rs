@@ -1,6 +1,6 @@
 //! The log's public face.
 
-use crate::append::{AtBound, Stretch};
+use crate::append::AtBound;
 use crate::error::{LogError, OpenError, Poison};
 use crate::frame;
 use crate::frame::Kind;
@@ -71,55 +71,6 @@ pub struct Recovered {
     /// Why the log can only be read for now: there was no room for a segment to go on in. It goes on by itself once
     /// there is some; [`Log::watch_room`] tells when.
     pub reading_only: Option<String>,
-}
-
-/// Room for one frame: fill it, then publish. Dropped unpublished it becomes a void frame (W8).
-#[derive(Debug)]
-pub struct Reservation {
-    shared: Arc<Shared>,
-    stretch: Stretch,
-    published: bool,
-}
-
-impl Reservation {
-    /// LSN of the frame to be.
-    #[must_use]
-    pub fn lsn(&self) -> Lsn {
-        self.stretch.lsn
-    }
-
-    /// LSN behind the frame to be.
-    #[must_use]
-    pub fn end(&self) -> Lsn {
-        self.stretch.end()
-    }
-
-    /// Payload bytes reserved.
-    #[must_use]
-    pub fn payload_len(&self) -> usize {
-        self.stretch.payload_len
-    }
-
-    /// Copies `parts` (their lengths must add up to `payload_len`, else the frame becomes void and an error
-    /// is returned) and publishes.
-    pub fn publish(mut self, parts: &[&[u8]]) -> Result<Appended, LogError> {
-        let got = parts.iter().map(|p| p.len()).sum();
-        let reserved = self.stretch.payload_len;
-        if got != reserved {
-            // Dropped, it becomes void.
-            return Err(LogError::WrongLength { got, reserved });
-        }
-        self.published = true;
-        self.shared.publish(&self.stretch, Kind::Data, parts)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if !self.published {
-            self.shared.publish_void(&self.stretch);
-        }
-    }
 }
 
 /// A frame of another node's log as it came over the wire, checked by the log before it is appended.
@@ -279,25 +230,6 @@ impl Log {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
-    }
-
-    /// Reserves room for a payload of `len` bytes; blocks at a bound.
-    pub fn reserve(&self, len: usize) -> Result<Reservation, LogError> {
-        self.reservation(len, AtBound::Wait)
-    }
-
-    /// As `reserve`, but `Busy` at a bound.
-    pub fn try_reserve(&self, len: usize) -> Result<Reservation, LogError> {
-        self.reservation(len, AtBound::Refuse)
-    }
-
-    fn reservation(&self, len: usize, at_bound: AtBound) -> Result<Reservation, LogError> {
-        let stretch = self.shared().reserve(len, at_bound)?;
-        Ok(Reservation {
-            shared: self.shared().clone(),
-            stretch,
-            published: false,
-        })
     }
 
     /// `reserve` + `publish`. Does not sync.

@@ -62,7 +62,7 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Segments prepared ahead. Default 2. On a full disk the last of two or more is kept for the next open (W8).
     pub segments_ahead: usize,
-    /// Largest payload. Default: what a segment holds, at most 64 MiB.
+    /// Largest payload; at most 256 MiB. One that a segment can't hold gets a segment of its own. Default 64 MiB.
     pub payload_bytes_max: usize,
     /// Default `Always`.
     pub sync_policy: SyncPolicy,

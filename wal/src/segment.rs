@@ -508,6 +508,17 @@ impl Segment {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) }
     }
 
+    /// Lends `offset..offset + len` of the mapping to `f`; as `write`.
+    pub(crate) fn lend<R>(&self, offset: usize, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        let map = self.mapped();
+        assert!(offset <= map.len && len <= map.len - offset);
+        // SAFETY: in bounds of the mapping, by the assert.
+        let place = unsafe { map.base.as_ptr().add(offset) };
+        // SAFETY: valid for `len` bytes, which are initialised (a file's), while `self` is borrowed; nobody else has a reference
+        // to them or touches them: as for `write`.
+        f(unsafe { std::slice::from_raw_parts_mut(place, len) })
+    }
+
     /// Stores the chain hash at the base into the header's place in memory.
     pub(crate) fn write_chain(&self, chain: ChainHash) {
         let value = chain.0.to_le_bytes();

@@ -459,7 +459,7 @@ fn unsynced_bytes_are_bounded_and_oversized_payloads_refused() {
     }
     let end = log.reserved();
     assert!(matches!(
-        log.append(&[&[0; 16 << 10]]),
+        log.append(&[&vec![0; (64 << 20) + 1]]),
         Err(LogError::TooLarge { .. })
     ));
     assert_eq!(log.reserved(), end);
