@@ -507,7 +507,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         && (options.role == OpenRole::Follower
             || highest.is_some_and(|m| m.writer)
             || sabotage::on(Sabotage::TailNotCut))
-        && last.is_some_and(|k| k.found.header.identity.bytes == options.segment_bytes);
+        && last.is_some_and(|k| k.found.header.identity.bytes >= options.segment_bytes);
     let mut recovery = Recovery {
         meta,
         segments: Vec::new(),

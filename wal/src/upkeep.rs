@@ -99,8 +99,10 @@ impl Shared {
         }
         let before = {
             let table = self.table.read();
-            let at = table.partition_point(|s| s.base() < segment.base());
-            at.checked_sub(1).map(|at| table[at].clone())
+            // By its id: before a large frame's segment an empty one may stand at the same base.
+            let id = segment.identity.id;
+            let at = table.iter().position(|s| s.identity.id == id);
+            at.and_then(|at| at.checked_sub(1)).map(|at| table[at].clone())
         };
         let before = before.ok_or_else(|| LogError::Released {
             lsn: segment.base(),

@@ -10,6 +10,8 @@ impl World {
             1 => rng.below(9),
             2..=7 => rng.below(300),
             8 => rng.below(3000),
+            // One that needs a segment of its own.
+            _ if rng.below(6) == 0 => FRAMES_PER_SEGMENT - 31 + rng.below(2 * FRAMES_PER_SEGMENT),
             _ => rng.below(FRAMES_PER_SEGMENT - 31),
         } as usize;
         // Bytes that look like first words, and bytes that look like nothing; always another payload.
