@@ -1,22 +1,27 @@
 //! Reads frames of one segment from its file, in order, verified.
 //!
-//! Whatever the bytes say, no more is read or allocated than the segment holds (E2).
+//! - C1: whatever the bytes say, no more is read or allocated than the segment holds (E2).
+//! - C2: one buffer per cursor. It is read into again as soon as no payload handed out of it is kept; where one is, it
+//!   stays with that payload and the cursor takes another.
 
 use crate::frame::{HEADER_LEN, Header, KIND_AT, MARK_AT, MARK_LEN, Mark, Seed, checksum};
 use crate::ids::{Epoch, Lsn, NodeId};
 use crate::media::MediaFile;
 use crate::segment::{FRAMES_AT, Segment};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::io;
 use std::sync::Arc;
 
-/// Bytes read at once. A payload handed out keeps the buffer alive that it was read into.
+/// Bytes read at once: as many as stay in a core's second cache between being read and being summed.
 const WINDOW: u64 = 256 << 10;
 
 /// What stands at a position.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
-    Frame { header: Header, payload: Bytes },
+    /// A frame; its payload is [`Cursor::payload`] until the next read.
+    Frame {
+        header: Header,
+    },
     Broken(Broken),
 }
 
@@ -63,12 +68,12 @@ impl Cursor {
 
     /// The frame at `lsn`. Nothing at or above `limit` (within the segment) is looked at.
     pub(crate) fn read(&mut self, lsn: Lsn, limit: Lsn) -> io::Result<Step> {
-        if limit < lsn.advance(HEADER_LEN as u64) {
+        if limit.0 < lsn.0.saturating_add(HEADER_LEN as u64) {
             return Ok(broken("no room for a frame"));
         }
-        let head = self.window(lsn, HEADER_LEN as u64, limit)?;
-        let head: [u8; HEADER_LEN] = head[..HEADER_LEN].try_into().expect("a header's bytes");
-        let Some(header) = Header::decode(&head) else {
+        let at = self.window(lsn, HEADER_LEN as u64, limit)?;
+        let head = self.buf[at..].first_chunk().expect("a header's bytes");
+        let Some(header) = Header::decode(head) else {
             return Ok(broken("no frame header"));
         };
         if header.lsn != lsn {
@@ -78,9 +83,8 @@ impl Cursor {
         if frame_len > limit.since(lsn) {
             return Ok(broken("a frame header of impossible length"));
         }
-        let frame = self.window(lsn, frame_len, limit)?;
-        let payload = frame.slice(HEADER_LEN..HEADER_LEN + header.payload_len as usize);
-        let computed = checksum(self.seed, lsn, header.kind, &[&payload]);
+        self.window(lsn, frame_len, limit)?;
+        let computed = checksum(self.seed, lsn, header.kind, &[self.payload(&header)]);
         if computed != header.crc {
             return Ok(Step::Broken(Broken {
                 what: "a frame's checksum",
@@ -88,24 +92,56 @@ impl Cursor {
                 computed,
             }));
         }
-        Ok(Step::Frame { header, payload })
+        Ok(Step::Frame { header })
     }
 
-    /// The bytes from `lsn` on, at least `len` of them; `lsn + len <= limit`.
-    fn window(&mut self, lsn: Lsn, len: u64, limit: Lsn) -> io::Result<Bytes> {
-        let have = self.at.advance(self.buf.len() as u64);
-        if lsn < self.at || lsn.advance(len) > have {
-            let want = len.max(WINDOW).min(limit.since(lsn));
-            let mut buf = vec![0; want as usize];
-            self.file
-                .read_exact_at(&mut buf, FRAMES_AT + lsn.since(self.base))?;
-            self.buf = buf.into();
-            self.at = lsn;
+    /// Payload of the frame read last.
+    pub(crate) fn payload(&self, header: &Header) -> &[u8] {
+        let at = header.lsn.since(self.at) as usize + HEADER_LEN;
+        &self.buf[at..at + header.payload_len as usize]
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn payload_bytes(&self, header: &Header) -> Bytes {
+        let at = header.lsn.since(self.at) as usize + HEADER_LEN;
+        self.buf.slice(at..at + header.payload_len as usize)
+    }
+
+    /// The mark bytes of the frame read last.
+    pub(crate) fn mark(&self, header: &Header) -> [u8; MARK_LEN] {
+        let at = header.lsn.since(self.at) as usize;
+        self.buf[at + MARK_AT..at + KIND_AT]
+            .try_into()
+            .expect("a mark's bytes")
+    }
+
+    /// Forgets what was read: the file may have changed.
+    pub(crate) fn forget(&mut self) {
+        self.buf.clear();
+    }
+
+    /// Where in the buffer `lsn` is, with at least `len` bytes from there on; `lsn + len <= limit`.
+    fn window(&mut self, lsn: Lsn, len: u64, limit: Lsn) -> io::Result<usize> {
+        let have = self.at.0 + self.buf.len() as u64;
+        if lsn >= self.at && lsn.0 + len <= have {
+            return Ok(lsn.since(self.at) as usize);
         }
-        Ok(self.buf.slice(lsn.since(self.at) as usize..))
+        let want = len.max(WINDOW).min(limit.since(lsn)) as usize;
+        let mut buf = std::mem::take(&mut self.buf)
+            .try_into_mut()
+            .unwrap_or_default();
+        if buf.capacity() < want {
+            buf = BytesMut::zeroed(want.max(WINDOW as usize));
+        }
+        // What is there is overwritten; only growth within the capacity is filled with zeros first.
+        buf.resize(want, 0);
+        self.file
+            .read_exact_at(&mut buf, FRAMES_AT + lsn.since(self.base))?;
+        self.buf = buf.freeze();
+        self.at = lsn;
+        Ok(0)
     }
 }
-
 /// The highest mark that stands at any 8-byte boundary of `from..to`, with or without its frame.
 pub(crate) fn highest_mark(
     file: &dyn MediaFile,

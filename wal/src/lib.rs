@@ -50,15 +50,19 @@ mod populate;
 mod prepare;
 mod reader;
 mod recovery;
+mod repair;
 mod reservation;
 mod rewind;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
+mod salvage;
 #[expect(unsafe_code, reason = "the mapping")]
 mod segment;
 mod shared;
+mod survey;
 mod ticket;
 mod upkeep;
+mod verify;
 
 pub use append::epoch_of_control;
 pub use error::{LogError, OpenError, Poison};
@@ -69,4 +73,7 @@ pub use options::*;
 pub use reader::*;
 pub use reservation::*;
 pub use rewind::Rewound;
+pub use salvage::*;
+pub use survey::*;
 pub use ticket::*;
+pub use verify::*;

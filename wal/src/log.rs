@@ -7,10 +7,12 @@ use crate::frame::Kind;
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId};
 use crate::media::LockGuard;
 use crate::meta;
-use crate::options::{LogOptions, OpenRole, SyncPolicy, Workers as WorkerMode};
+use crate::options::{LogOptions, OnDamage, OpenRole, SyncPolicy, Workers as WorkerMode};
 use crate::reader::{ReadLimit, Reader};
 use crate::recovery::{self, Recovery};
+use crate::repair::{self, Damaged};
 use crate::shared::{Append, Chores, Counters, Marks, Retention, Shared, Watchers};
+use crate::survey::Damage;
 use esker_sync::bell::Bell;
 use esker_sync::group::CommitGroup;
 use esker_sync::line::Line;
@@ -68,6 +70,9 @@ pub struct Recovered {
     pub marked: Lsn,
     /// Bytes of a torn tail that were cut.
     pub cut_bytes: u64,
+    /// What was found wrong; always empty unless opened with [`crate::OnDamage::Repair`]. The ranges lost by it are
+    /// [`Log::damaged`].
+    pub damaged: Vec<Damage>,
     /// Why the log can only be read for now: there was no room for a segment to go on in. It goes on by itself once
     /// there is some; [`Log::watch_room`] tells when.
     pub reading_only: Option<String>,
@@ -184,8 +189,16 @@ impl Log {
             }
         }
         // Before recovery: what is refused has changed nothing.
-        let slots = meta::load_slots(media, dir)?;
-        let recovery = recovery::recover(dir, &options)?;
+        let slots = meta::load_slots(media, dir);
+        let mut damage = Vec::new();
+        let slots = match options.on_damage {
+            OnDamage::Refuse => slots?,
+            OnDamage::Repair => {
+                repair::load_or_put_aside(media, dir, meta::SLOTS, slots, &mut damage, Vec::new())?
+            }
+        };
+        let mut recovery = recovery::recover(dir, &options)?;
+        recovery.report.damaged.extend(damage);
         let report = recovery.report.clone();
         meta::provide_spare(
             media,
@@ -657,6 +670,11 @@ fn share(
         dir_lock: Mutex::new(Some(lock)),
         poison: OnceLock::new(),
         closed: AtomicBool::new(false),
+        damaged: Mutex::new(
+            (recovery.report.damaged.iter())
+                .filter_map(|d| d.lost.map(Damaged::new))
+                .collect(),
+        ),
         rewound: OnceLock::new(),
         flush_bell: Bell::default(),
         requested: AtomicU64::new(0),

@@ -38,6 +38,16 @@ pub enum OpenRole {
     Follower,
 }
 
+/// What open does with damage below the synced point. See docs/formats.md, "What is decided".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Refuse, and change nothing.
+    Refuse,
+    /// Open all the same, with the damaged ranges listed and unreadable, for a caller that can get the frames again: see
+    /// [`crate::Log::damaged`] and [`crate::Log::repair`]. Files that can't be taken for segments are put aside by renaming.
+    Repair,
+}
+
 /// How to create a log where there is none.
 #[derive(Clone, Debug)]
 pub struct Create {
@@ -58,6 +68,8 @@ pub struct LogOptions {
     pub create: Option<Create>,
     /// Refuse a log of another identity. Default: any.
     pub expect_log: Option<LogId>,
+    /// Default: refuse.
+    pub on_damage: OnDamage,
     /// Bytes of a segment file. Default 64 MiB; 16 KiB to 1 GiB; multiple of 4096.
     pub segment_bytes: u64,
     /// Segments prepared ahead. Default 2. On a full disk the last of two or more is kept for the next open (W8).
@@ -87,6 +99,7 @@ impl Default for LogOptions {
             role: OpenRole::Writer,
             create: None,
             expect_log: None,
+            on_damage: OnDamage::Refuse,
             segment_bytes: 64 << 20,
             segments_ahead: 2,
             payload_bytes_max: 64 << 20,

@@ -2,8 +2,9 @@
 //!
 //! - RD1: a reader hands out only frames below its limit, each verified, none twice, none left out.
 //! - RD2: what a reader has still to read is pinned: release does not pass its position.
-//! - RD3: frames are read through the file, into buffers of their own: nothing of a mapping is lent out, and a
-//!   payload outlives the log.
+//! - RD3: frames are read through the file, into the reader's one buffer: nothing of a mapping is lent out. A payload
+//!   that is kept ([`Frame`]) outlives the log, and keeps the buffer that it was read into; the reader then takes another.
+//! - RD4: the limit is looked up when the reader has come to the one it knows, not for each frame.
 
 use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
@@ -37,11 +38,24 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
+/// A frame read back and verified, lent by its reader until the next is read.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameRef<'a> {
+    /// Header.
+    pub header: frame::Header,
+    /// Epoch it was written in.
+    pub epoch: Epoch,
+    /// Payload without padding.
+    pub payload: &'a [u8],
+}
+
 /// Reads frames in order, verified. Pins what it still has to read.
 #[derive(Debug)]
 pub struct Reader {
     pub(crate) shared: Arc<Shared>,
     pub(crate) limit: ReadLimit,
+    /// What may be read, as far as is known.
+    known: Lsn,
     position: Lsn,
     pin: u64,
     pinned: Arc<AtomicU64>,
@@ -74,6 +88,7 @@ impl Reader {
         Ok(Reader {
             shared,
             limit,
+            known: from,
             position: from,
             pin,
             pinned,
@@ -94,17 +109,42 @@ impl Reader {
         reason = "not an iterator: `None` is not the end"
     )]
     pub fn next(&mut self) -> Result<Option<Frame>, LogError> {
+        let Some(header) = self.advance()? else {
+            return Ok(None);
+        };
+        let (segment, cursor) = self.at.as_ref().expect("a frame was read");
+        Ok(Some(Frame {
+            header,
+            epoch: segment.active.epoch.epoch,
+            payload: cursor.payload_bytes(&header),
+        }))
+    }
+
+    /// As `next`, without a share in the buffer: the cheapest way through a log.
+    pub fn next_ref(&mut self) -> Result<Option<FrameRef<'_>>, LogError> {
+        let Some(header) = self.advance()? else {
+            return Ok(None);
+        };
+        let (segment, cursor) = self.at.as_ref().expect("a frame was read");
+        Ok(Some(FrameRef {
+            header,
+            epoch: segment.active.epoch.epoch,
+            payload: cursor.payload(&header),
+        }))
+    }
+
+    /// Reads the next frame into the cursor's buffer and moves past it.
+    fn advance(&mut self) -> Result<Option<frame::Header>, LogError> {
         if self.shared.rewound.get().is_some() {
             return Err(self.shared.ended());
         }
-        let limit = self.limit();
-        if self.position >= limit {
-            return Ok(None);
+        if self.position >= self.known {
+            self.known = self.limit();
+            if self.position >= self.known {
+                return Ok(None);
+            }
         }
-        let here = self
-            .at
-            .as_ref()
-            .is_some_and(|(s, _)| self.position < s.end());
+        let here = (self.at.as_ref()).is_some_and(|(s, _)| self.position < s.end());
         if !here {
             let segment = self
                 .shared
@@ -114,30 +154,29 @@ impl Reader {
             self.at = Some((segment, cursor));
         }
         let (segment, cursor) = self.at.as_mut().expect("just set");
+        let limit = self.known.min(segment.end()).min(segment.capacity_end());
         let step = cursor
-            .read(
-                self.position,
-                limit.min(segment.end()).min(segment.capacity_end()),
-            )
+            .read(self.position, limit)
             .map_err(Shared::io_error("reading", &segment.path))?;
         match step {
-            Step::Frame { header, payload } => {
+            Step::Frame { header } => {
                 self.position = header.end();
+                // Release: who lets segments go has not passed what was read before.
                 self.pinned.store(self.position.0, Ordering::Release);
-                Ok(Some(Frame {
-                    header,
-                    epoch: segment.active.epoch.epoch,
-                    payload,
-                }))
+                Ok(Some(header))
             }
-            Step::Broken(broken) => Err(LogError::Corrupt {
-                path: segment.path.clone(),
-                at: self.position,
-                what: format!(
-                    "{} (stored {:08x}, computed {:08x})",
-                    broken.what, broken.stored, broken.computed
-                ),
-            }),
+            Step::Broken(broken) => {
+                cursor.forget();
+                self.shared.note_damage(segment, self.position);
+                Err(LogError::Corrupt {
+                    path: segment.path.clone(),
+                    at: self.position,
+                    what: format!(
+                        "{} (stored {:08x}, computed {:08x})",
+                        broken.what, broken.stored, broken.computed
+                    ),
+                })
+            }
         }
     }
 

@@ -24,20 +24,19 @@
 //! from then on outranks what it replaces; dead files are removed after that.
 
 use crate::append::{CONTROL_FRAME_LEN, control_payload, write_frame};
-use crate::cursor::{Broken, Cursor, Step, highest_mark};
+use crate::cursor::{Broken, Cursor, Step};
 use crate::error::OpenError;
 use crate::frame::{Kind, Mark, Seed, fold};
 use crate::ids::{ChainHash, Epoch, EpochStart, Lsn, SegmentId};
 use crate::log::Recovered;
-use crate::media::MediaFile;
 use crate::meta::{self, Meta};
-use crate::options::{LogOptions, OpenRole};
+use crate::options::{LogOptions, OnDamage, OpenRole};
 use crate::prepare;
+use crate::repair;
 use crate::sabotage::{self, Sabotage};
-use crate::segment::{
-    Activation, BadHeader, Footer, Identity, MARK_AT, Prepared, SECTOR, SUFFIX, SectorMark,
-    Segment, SegmentHeader, capacity,
-};
+use crate::segment::{Activation, Footer, Identity, Prepared, SECTOR, SUFFIX, SectorMark, Segment};
+use crate::survey::{self, BadFile, Damage, DamageKind, Found, Judge, LsnRange, io_error};
+use crate::verify::losses;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,167 +61,15 @@ pub(crate) struct Recovery {
     pub(crate) report: Recovered,
 }
 
-struct Found {
-    header: SegmentHeader,
-    active: Activation,
-    path: PathBuf,
-    file: Arc<dyn MediaFile>,
-    marks: Vec<SectorMark>,
-    footer: Option<Footer>,
-    /// Bytes from here on are dead or do not exist.
-    limit: Lsn,
-}
-
 /// A verified stretch: a segment and where it ends.
 struct Kept {
     found: Found,
-    chain: ChainHash,
+    /// At its base and, in the footer, at its end; unknown behind damage.
+    chain: Option<ChainHash>,
     end: Lsn,
-    footer: Footer,
+    footer: Option<Footer>,
+    punched: bool,
     footer_written: bool,
-}
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-    move |source| OpenError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
-}
-
-struct Scan {
-    live: Vec<Found>,
-    spares: Vec<PathBuf>,
-    dead: Vec<PathBuf>,
-    /// Spares of another size than is configured now.
-    wrong_size: Vec<PathBuf>,
-    next_id: u64,
-}
-
-/// Reads all headers.
-fn scan(dir: &Path, meta: &Meta, options: &LogOptions) -> Result<Scan, OpenError> {
-    let media = &*options.media;
-    let (mut live, mut spares, mut wrong_size, mut next_id) =
-        (Vec::new(), Vec::new(), Vec::new(), 1);
-    for entry in media.list(dir).map_err(io_error("listing", dir))? {
-        let path = dir.join(&entry.name);
-        let Some(stem) = entry.name.strip_suffix(SUFFIX) else {
-            continue;
-        };
-        if let Ok(id) = u64::from_str_radix(stem, 16) {
-            next_id = next_id.max(id + 1);
-        }
-        let damaged = |what: &str, stored, computed| OpenError::Corrupt {
-            path: path.clone(),
-            segment: SegmentId(u64::from_str_radix(stem, 16).unwrap_or(0)),
-            at: Lsn::ZERO,
-            synced: Lsn::ZERO,
-            what: what.to_owned(),
-            stored,
-            computed,
-        };
-        let file = media.open_rw(&path).map_err(io_error("opening", &path))?;
-        let mut head = [0; 3 * SECTOR];
-        if entry.len < head.len() as u64 {
-            return Err(damaged("the file was shortened", 0, 0));
-        }
-        file.read_exact_at(&mut head, 0)
-            .map_err(io_error("reading", &path))?;
-        let sector = head[..SECTOR].try_into().expect("a sector");
-        let header = SegmentHeader::decode(sector).map_err(|bad| match bad {
-            BadHeader::Damaged {
-                what,
-                stored,
-                computed,
-            } => damaged(what, stored, computed),
-            BadHeader::Newer(found) => OpenError::NewerFormat {
-                path: path.clone(),
-                found,
-                supported: crate::segment::FORMAT,
-            },
-        })?;
-        let identity = header.identity;
-        next_id = next_id.max(identity.id.0 + 1);
-        if identity.log != meta.log {
-            return Err(damaged("a segment of another log", 0, 0));
-        }
-        if entry.len < identity.bytes {
-            return Err(damaged("the file was shortened", 0, 0));
-        }
-        let Some(active) = header.active else {
-            if identity.bytes == options.segment_bytes {
-                spares.push(path);
-            } else {
-                wrong_size.push(path);
-            }
-            continue;
-        };
-        let marks = MARK_AT
-            .iter()
-            .filter_map(|&at| {
-                SectorMark::decode(&head[at as usize..][..SECTOR], identity.id, meta.node)
-            })
-            .collect();
-        let mut sector = [0; SECTOR];
-        file.read_exact_at(&mut sector, identity.bytes - SECTOR as u64)
-            .map_err(io_error("reading", &path))?;
-        live.push(Found {
-            header,
-            active,
-            path,
-            file,
-            marks,
-            footer: Footer::decode(&sector, identity.id, active.base),
-            limit: active.base.advance(capacity(identity.bytes)),
-        });
-    }
-    live.sort_by_key(|f| f.header.identity.id);
-    spares.sort();
-    // A segment made later outranks what earlier ones hold from its base on.
-    let mut ceiling = Lsn::MAX;
-    let (mut kept, mut dead) = (Vec::new(), Vec::new());
-    for mut found in live.into_iter().rev() {
-        let base = found.active.base;
-        if base >= ceiling {
-            dead.push(found.path);
-            continue;
-        }
-        found.limit = found.limit.min(ceiling);
-        ceiling = base;
-        kept.push(found);
-    }
-    kept.reverse();
-    Ok(Scan {
-        live: kept,
-        spares,
-        dead,
-        wrong_size,
-        next_id,
-    })
-}
-
-/// The synced point, from marks.
-fn synced_point(live: &[Found], meta: &Meta, epochs: &[EpochStart]) -> Result<Lsn, OpenError> {
-    let mut synced = live.first().map_or(meta.birth, |f| f.active.base);
-    if let Some(last) = epochs.last() {
-        synced = synced.max(last.begin.advance(CONTROL_FRAME_LEN as u64));
-    }
-    for (at, found) in live.iter().enumerate().rev() {
-        let range = (found.active.base, found.limit);
-        let epoch = found.active.epoch.epoch;
-        let inside = highest_mark(&*found.file, found.active.base, epoch, meta.node, range)
-            .map_err(io_error("reading", &found.path))?;
-        let aside = found.marks.iter().map(|m| m.synced).max();
-        if let Some(mark) = inside.max(aside) {
-            let cap = if at + 1 < live.len() {
-                found.limit
-            } else {
-                Lsn::MAX
-            };
-            return Ok(synced.max(mark.min(cap)));
-        }
-    }
-    Ok(synced)
 }
 
 /// Folds and verifies the frames of one segment: end, chain, count, and why it ended.
@@ -254,13 +101,22 @@ struct Walked {
     kept: Vec<Kept>,
     end: Lsn,
     dead: Vec<PathBuf>,
+    /// What no file holds: to be put behind so many of `kept`.
+    gaps: Vec<(usize, LsnRange)>,
 }
 
-fn walk_all(live: Vec<Found>, meta: &Meta, synced: Lsn) -> Result<Walked, OpenError> {
+/// Walks the log to its end. `damage` is where findings go for an open that repairs; without, the first ends it.
+fn walk_all(
+    live: Vec<Found>,
+    meta: &Meta,
+    synced: Lsn,
+    mut damage: Option<&mut Vec<Damage>>,
+) -> Result<Walked, OpenError> {
     let mut walked = Walked {
         kept: Vec::new(),
         end: meta.birth,
         dead: Vec::new(),
+        gaps: Vec::new(),
     };
     let corrupt = |found: &Found, at: Lsn, broken: Broken| OpenError::Corrupt {
         path: found.path.clone(),
@@ -272,6 +128,18 @@ fn walk_all(live: Vec<Found>, meta: &Meta, synced: Lsn) -> Result<Walked, OpenEr
         computed: broken.computed,
     };
     let Some(first) = live.first() else {
+        if let Some(damage) = damage.filter(|_| synced > meta.birth) {
+            let lost = LsnRange {
+                from: meta.birth,
+                to: synced,
+            };
+            let what = "all segments are missing";
+            let found = Damage::new(DamageKind::MissingSegment, Path::new(SUFFIX), what);
+            damage.push(found.losing(lost.from, lost.to));
+            walked.gaps.push((0, lost));
+            walked.end = synced;
+            return Ok(walked);
+        }
         if synced > meta.birth {
             return Err(OpenError::Corrupt {
                 path: PathBuf::from(SUFFIX),
@@ -286,14 +154,23 @@ fn walk_all(live: Vec<Found>, meta: &Meta, synced: Lsn) -> Result<Walked, OpenEr
         return Ok(walked);
     };
     let born = (first.active.base == meta.birth).then_some(meta.chain);
-    let Some(mut chain) = first.header.chain.or(born) else {
-        let what = Broken {
-            what: "the segment before it is missing",
-            stored: 0,
-            computed: 0,
-        };
-        return Err(corrupt(first, first.active.base, what));
-    };
+    let mut chain = first.header.chain.or(born);
+    if chain.is_none() {
+        let what = "the segment before it is missing";
+        match &mut damage {
+            None => {
+                let broken = Broken {
+                    what,
+                    stored: 0,
+                    computed: 0,
+                };
+                return Err(corrupt(first, first.active.base, broken));
+            }
+            Some(damage) => damage.push(
+                Damage::new(DamageKind::MissingSegment, &first.path, what).of_segment(first.id()),
+            ),
+        }
+    }
     walked.end = first.active.base;
     let bases: Vec<Lsn> = live.iter().map(|f| f.active.base).collect();
     let mut stopped = false;
@@ -305,40 +182,66 @@ fn walk_all(live: Vec<Found>, meta: &Meta, synced: Lsn) -> Result<Walked, OpenEr
         let next = bases.get(at + 1).copied();
         let known = found
             .footer
-            .filter(|f| Some(f.end) == next && f.end <= synced && f.end <= found.limit);
+            .filter(|f| Some(f.end) == next && f.end <= synced && f.end <= found.limit)
+            .filter(|_| !found.rebuilt);
         let (footer, broken) = match known {
             Some(footer) => (footer, None),
             None => {
-                let (footer, broken) =
-                    walk(&found, chain).map_err(io_error("reading", &found.path))?;
+                let (footer, broken) = walk(&found, chain.unwrap_or_default())
+                    .map_err(io_error("reading", &found.path))?;
                 (footer, Some(broken))
             }
         };
-        if Some(footer.end) != next {
-            stopped = true;
-            if footer.end < synced {
-                let broken =
-                    broken.expect("walked, since a footer is believed only up to the next");
-                return Err(corrupt(&found, footer.end, broken));
+        let mut end = footer.end;
+        let mut whole = true;
+        walked.end = end;
+        if Some(end) != next && end < synced {
+            let Some(damage) = &mut damage else {
+                let broken = broken.expect("walked: a footer is believed only up to the next");
+                return Err(corrupt(&found, end, broken));
+            };
+            whole = false;
+            let (lost, goes_on_at) =
+                losses(&found, next, synced).map_err(io_error("reading", &found.path))?;
+            (end, walked.end) = (goes_on_at, goes_on_at);
+            // What has no place in this file needs one of its own.
+            let last = lost.last().expect("it stops short of the synced point");
+            let range = last.lost.expect("a loss is a range");
+            if range.to == end
+                && (last.kind == DamageKind::MissingSegment || range.to > found.limit)
+            {
+                end = range.from;
+                walked.gaps.push((walked.kept.len() + 1, range));
             }
+            damage.extend(lost);
         }
-        walked.end = footer.end;
-        let written = found.footer.is_some_and(|f| {
-            Footer {
-                punched: false,
-                ..f
-            } == footer
-        }) || known.is_some();
+        stopped = Some(walked.end) != next;
+        let footer = chain.filter(|_| whole).map(|_| footer).or(known);
+        let written = match footer {
+            Some(footer) => {
+                let unpunched = |f| Footer {
+                    punched: false,
+                    ..f
+                };
+                known.is_some() || found.footer.is_some_and(|f| unpunched(f) == footer)
+            }
+            // It can't be written before the damage is repaired.
+            None => true,
+        };
         // True of the file even where the footer is not any more, after a rewind.
         let punched = found.footer.is_some_and(|f| f.punched);
         walked.kept.push(Kept {
             chain,
-            end: footer.end,
-            footer: Footer { punched, ..footer },
+            end,
+            footer: footer.map(|footer| Footer { punched, ..footer }),
+            punched,
             footer_written: written,
             found,
         });
-        chain = footer.chain;
+        chain = footer.map(|f| f.chain);
+        if walked.end != end {
+            chain = None;
+        }
     }
     Ok(walked)
 }
@@ -386,12 +289,14 @@ fn rewrite(kept: &[Kept], from: Lsn, to: Lsn) -> Result<(), OpenError> {
 
 impl Kept {
     fn fill(&self, segment: &Segment) {
-        let _ = segment.chain.set(self.chain);
-        segment
-            .punched
-            .store(self.footer.punched, Ordering::Release);
+        if let Some(chain) = self.chain {
+            let _ = segment.chain.set(chain);
+        }
+        segment.punched.store(self.punched, Ordering::Release);
         if segment.is_closed() {
-            let _ = segment.footer.set(self.footer);
+            if let Some(footer) = self.footer {
+                let _ = segment.footer.set(footer);
+            }
             segment
                 .footer_written
                 .store(self.footer_written, Ordering::Release);
@@ -451,6 +356,58 @@ fn obtain(
     prepare::recycle(media, dir, &from, identity, false).map_err(io_error("preparing", &from))
 }
 
+/// What an open that repairs does on disk before it goes on: files that are no segments are put aside, headers that were made
+/// up for are written, and what no file holds gets one.
+#[expect(clippy::too_many_arguments, reason = "the parts of a recovery")]
+fn make_good(
+    dir: &Path,
+    options: &LogOptions,
+    meta: &Meta,
+    epochs: &[EpochStart],
+    bad: &[BadFile],
+    kept: &mut Vec<Kept>,
+    gaps: Vec<(usize, LsnRange)>,
+    next_id: &mut u64,
+) -> Result<(), OpenError> {
+    let media = &*options.media;
+    for file in bad {
+        repair::put_aside(media, &file.path)?;
+    }
+    for k in kept.iter().filter(|k| k.found.rebuilt) {
+        repair::write_header(media, &k.found)?;
+    }
+    let mut epochs = epochs.to_vec();
+    for k in kept.iter() {
+        if !epochs.contains(&k.found.active.epoch) {
+            epochs.push(k.found.active.epoch);
+        }
+    }
+    epochs.sort_by_key(|e| e.begin);
+    for (place, range) in gaps.into_iter().rev() {
+        let after = place.checked_sub(1).map_or(0, |at| kept[at].found.id().0);
+        let before = kept.get(place).map(|k| k.found.id().0);
+        let mut ids = match before {
+            Some(before) => after + 1..before,
+            None => *next_id..u64::MAX,
+        }
+        .map(SegmentId);
+        let made = repair::fill_gap(media, dir, meta, range, &epochs, &mut ids)?;
+        if let (None, Some(last)) = (before, made.last()) {
+            *next_id = last.id().0 + 1;
+        }
+        let made = made.into_iter().map(|found| Kept {
+            chain: None,
+            end: found.limit,
+            footer: None,
+            punched: false,
+            footer_written: true,
+            found,
+        });
+        kept.splice(place..place, made);
+    }
+    meta::sync_dir(media, dir).map_err(io_error("syncing", dir))
+}
+
 /// Opens what is in `dir`, which the caller has locked.
 pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, OpenError> {
     let media = &*options.media;
@@ -465,25 +422,54 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             found: meta.log,
         });
     }
-    let mut epochs = meta::load_epochs(media, dir)?.unwrap_or_default();
-    let Scan {
-        live,
-        mut spares,
-        mut dead,
-        wrong_size,
-        mut next_id,
-    } = scan(dir, &meta, options)?;
-    let marked = synced_point(&live, &meta, &epochs)?;
+    let repairs = options.on_damage == OnDamage::Repair;
+    let mut damage = Vec::new();
+    let epochs = meta::load_epochs(media, dir);
+    let mut epochs = match repairs {
+        true => repair::load_or_put_aside(media, dir, meta::EPOCHS, epochs, &mut damage, None)?,
+        false => epochs?,
+    }
+    .unwrap_or_default();
+    let mut judge = match repairs {
+        true => Judge::Collect(Vec::new()),
+        false => Judge::Strict,
+    };
+    let scan = survey::scan(media, dir, true, &meta, &epochs, &mut judge)?;
+    let (live, mut next_id) = (scan.live, scan.next_id);
+    let mut dead: Vec<PathBuf> = scan.dead.into_iter().map(|f| f.path).collect();
+    let right_size = |(_, identity): &(PathBuf, Identity)| identity.bytes == options.segment_bytes;
+    let (spares, wrong_size): (Vec<_>, Vec<_>) = scan.spares.into_iter().partition(right_size);
+    let mut spares: Vec<PathBuf> = spares.into_iter().map(|(path, _)| path).collect();
+    let marked = survey::synced_point(&live, &meta, &epochs, &mut judge)?;
     let oldest = live.first().map_or(meta.birth, |f| f.active.base);
     let written_end = live.last().map_or(meta.birth, |f| f.active.base);
-    let walked = walk_all(live, &meta, marked)?;
+    if let Judge::Collect(found) = judge {
+        if let Some(newer) = found.iter().find(|d| d.kind == DamageKind::NewerFormat) {
+            return Err(newer.clone().into_error(marked));
+        }
+        damage.extend(found);
+    }
+    let walked = walk_all(live, &meta, marked, repairs.then_some(&mut damage))?;
     let Walked {
         mut kept,
         end,
         dead: cut,
+        gaps,
     } = walked;
     let cut_bytes = written_end.0.saturating_sub(end.0);
     // From here on the disk may be changed.
+    if !damage.is_empty() {
+        make_good(
+            dir,
+            options,
+            &meta,
+            &epochs,
+            &scan.bad,
+            &mut kept,
+            gaps,
+            &mut next_id,
+        )?;
+    }
     let nothing_cut = cut.is_empty();
     dead.extend(cut);
     let torn = kept.last().map(torn_bytes).transpose()?.unwrap_or(0);
@@ -503,7 +489,8 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
     let mark_sequence = highest.map_or(0, |m| m.sequence);
     let clean = nothing_cut && highest.is_some_and(|m| m.clean && m.synced == end);
     let fresh = kept.is_empty();
-    let goes_on = (clean || sabotage::on(Sabotage::TailNotCut))
+    let goes_on = damage.iter().all(|d| d.lost.is_none())
+        && (clean || sabotage::on(Sabotage::TailNotCut))
         && (options.role == OpenRole::Follower
             || highest.is_some_and(|m| m.writer)
             || sabotage::on(Sabotage::TailNotCut))
@@ -526,6 +513,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             end,
             marked: marked.min(end),
             cut_bytes: cut_bytes.max(torn),
+            damaged: damage,
             reading_only: None,
         },
     };
@@ -551,7 +539,11 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         if !clean {
             rewrite(&kept, marked, end)?;
         }
-        let chain = kept.last().map_or(meta.chain, |k| k.footer.chain);
+        let chain = match kept.last() {
+            None => Some(meta.chain),
+            Some(k) if k.end == end => k.footer.map(|f| f.chain),
+            Some(_) => None,
+        };
         let start = match options.role {
             OpenRole::Writer if sabotage::on(Sabotage::EpochNotOpened) && !epochs.is_empty() => {
                 epochs.last().copied()
@@ -586,8 +578,10 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
                 epoch: start,
             };
             let segment = Segment::activate(prepared, active);
-            let _ = segment.chain.set(chain);
-            segment.write_chain(chain);
+            if let Some(chain) = chain {
+                let _ = segment.chain.set(chain);
+                segment.write_chain(chain);
+            }
             if start.begin == end {
                 let payload = control_payload(start);
                 let mark = Mark { synced: end }.encode(meta.node, start.epoch, end);
@@ -628,7 +622,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
             Err(e) => return Err(io_error("writing the history in", dir)(e)),
         }
     }
-    dead.extend(wrong_size);
+    dead.extend(wrong_size.into_iter().map(|(path, _)| path));
     for path in &dead {
         media.remove(path).map_err(io_error("removing", path))?;
     }

@@ -8,6 +8,7 @@
 //! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
 //! |    - | `Shared::ahead`    | the populated window                | calls of the populator            |
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
+//! |    - | `Shared::damaged`  | damaged ranges                      | file calls of a repair; `table` for a moment |
 //! |    - | `Shared::leftovers`| files to be removed                | nothing                           |
 //! |    - | `Shared::slots_file`, `epochs_file`, `marks` | the writing of those | file calls; taken with none but `chores` held |
 //!
@@ -166,6 +167,8 @@ pub(crate) struct Shared {
     // Ends.
     pub(crate) poison: OnceLock<Poison>,
     pub(crate) closed: AtomicBool,
+    /// By LSN; a leaf: file calls are made under it.
+    pub(crate) damaged: Mutex<Vec<crate::repair::Damaged>>,
     /// The log was rewound to there and has ended (RW3).
     pub(crate) rewound: OnceLock<Lsn>,
     // Flusher.

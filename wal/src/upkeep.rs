@@ -102,7 +102,8 @@ impl Shared {
             // By its id: before a large frame's segment an empty one may stand at the same base.
             let id = segment.identity.id;
             let at = table.iter().position(|s| s.identity.id == id);
-            at.and_then(|at| at.checked_sub(1)).map(|at| table[at].clone())
+            at.and_then(|at| at.checked_sub(1))
+                .map(|at| table[at].clone())
         };
         let before = before.ok_or_else(|| LogError::Released {
             lsn: segment.base(),
@@ -177,7 +178,15 @@ impl Shared {
         else {
             return Ok(false);
         };
-        let mut footer = self.footer_of(&segment)?;
+        let mut footer = match self.footer_of(&segment) {
+            Ok(footer) => footer,
+            // Damage hides the chain hash: the repair asks for the footer again.
+            Err(LogError::Corrupt { .. }) if self.is_damaged() => {
+                segment.footer_written.store(true, Ordering::Release);
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
         let slack = segment.capacity_end().since(footer.end);
         let worth = slack >= PUNCH_MIN.min(segment.identity.bytes / 4);
         let punched = segment.punched.load(Ordering::Acquire);
@@ -294,7 +303,10 @@ impl Shared {
             .map_err(Shared::io_error("writing the history in", &self.dir))?;
         // A slot found lost is lost on disk before the log is.
         self.write_slots()?;
-        let chain = self.chain_base(&next)?;
+        let chain = match self.chain_base(&next) {
+            Err(LogError::Corrupt { .. }) if self.is_damaged() => return Ok(false),
+            chain => chain?,
+        };
         if !sabotage::on(Sabotage::ChainNotKept) {
             next.file
                 .write_all_at(&next.header(chain).encode(), 0)
