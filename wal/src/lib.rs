@@ -4,24 +4,43 @@
 //! one word, and synced in groups by whoever waits first. A position (LSN) names a frame for ever, on every
 //! node that holds it. The log knows nothing of keys.
 //!
+//! Write, crash, recover, tail, truncate (on files in memory that can lose their power, of the feature `sim`; leave `media`
+//! out, and it is files of the operating system):
+//!
 //! ```
-//! use esker_wal::{Create, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit};
+//! use esker_wal::{Create, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit, media::sim::SimMedia};
+//! use std::{path::Path, sync::Arc, thread, time::Duration};
 //!
-//! # let dir = tempfile::tempdir()?;
-//! # let dir = dir.path();
+//! let media = SimMedia::new(1);
 //! let create = Create { log: LogId::random(), node: NodeId::random(), base: Lsn::ZERO };
-//! let options = LogOptions { create: Some(create), segment_bytes: 1 << 20, ..LogOptions::default() };
-//! let (log, recovered) = Log::open(dir, options)?;
-//! assert!(recovered.created);
+//! let options = || LogOptions {
+//!     create: Some(create.clone()), // where there is none yet
+//!     media: Arc::new(media.clone()),
+//!     ..LogOptions::default()
+//! };
+//! let (log, _) = Log::open(Path::new("log"), options())?;
+//! let hello = log.append(&[b"hello ", b"world"])?; // from here on it survives kill -9
+//! log.sync_up_to(hello.end)?; // and from here on power loss
+//! log.append(&[b"perhaps lost"])?;
 //!
-//! let appended = log.append(&[b"hello ", b"world"])?; // survives kill -9 once published
-//! log.sync_up_to(appended.end)?; // survives power loss
+//! media.power_cut(7);
+//! drop(log);
+//! let (log, recovered) = Log::open(Path::new("log"), options())?;
+//! assert!(!recovered.clean && recovered.end >= hello.end);
+//! let mut reader = log.reader(hello.lsn, ReadLimit::Synced)?;
+//! assert_eq!(&reader.next()?.expect("it was synced").payload[..], b"hello world");
 //!
-//! let mut reader = log.reader(appended.lsn, ReadLimit::Synced)?;
-//! assert_eq!(&reader.next()?.expect("a frame").payload[..], b"hello world");
+//! let mut tail = log.reader(log.published(), ReadLimit::Published)?;
+//! let follower = thread::spawn(move || tail.next_wait(Some(Duration::from_secs(10))));
+//! let news = log.append(&[b"news"])?;
+//! assert_eq!(&follower.join().unwrap()?.expect("in time").payload[..], b"news");
+//!
+//! log.release(news.lsn); // what is older is no longer needed: whole segments are used again
 //! log.close()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! `examples/` has a durable queue and an event store on the log alone.
 //!
 //! What it promises (W1-W10) is in the design; what each module keeps is numbered in its header. What it is not: a
 //! queue (there is one history, kept until released), a store, or replication.
