@@ -16,6 +16,7 @@
 //! | [`sequencer`] | work done out of order becomes visible in order | the store's writers |
 //! | [`skiplist`] | sorted keys and their versions, added to and read by many, in an arena | the store's memtable |
 //! | [`span`] | who owns which positions | the store's memtables |
+//! | [`positions`] | a position below which things are gone, and holds that keep it down | readers and slots of the log |
 //! | [`stop`] | hierarchical stop signal | every worker |
 //! | [`workers`] | named threads that are joined, panics reported | every component with threads |
 #![deny(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod bell;
 pub mod events;
 pub mod group;
 pub mod line;
+pub mod positions;
 pub mod sequencer;
 pub mod shim;
 #[allow(unsafe_code, reason = "nodes of many lengths in an arena")]

@@ -53,6 +53,7 @@
 mod append;
 mod cursor;
 mod error;
+mod event;
 mod flush;
 pub mod frame;
 #[cfg(feature = "sim")]
@@ -78,6 +79,7 @@ mod salvage;
 #[expect(unsafe_code, reason = "the mapping")]
 mod segment;
 mod shared;
+mod slots;
 mod survey;
 mod ticket;
 mod upkeep;
@@ -85,6 +87,8 @@ mod verify;
 
 pub use append::epoch_of_control;
 pub use error::{LogError, OpenError, Poison};
+pub use esker_sync::events::{Received, Subscription};
+pub use event::LogEvent;
 pub use frame::Kind;
 pub use ids::*;
 pub use log::*;
@@ -93,6 +97,7 @@ pub use reader::*;
 pub use reservation::*;
 pub use rewind::Rewound;
 pub use salvage::*;
+pub use slots::{Slot, SlotState};
 pub use survey::*;
 pub use ticket::*;
 pub use verify::*;

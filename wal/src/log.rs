@@ -2,20 +2,25 @@
 
 use crate::append::AtBound;
 use crate::error::{LogError, OpenError, Poison};
+use crate::event::LogEvent;
 use crate::frame;
 use crate::frame::Kind;
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId};
 use crate::media::LockGuard;
-use crate::meta;
+use crate::meta::{self, SlotRecord};
 use crate::options::{LogOptions, OnDamage, OpenRole, SyncPolicy, Workers as WorkerMode};
 use crate::reader::{ReadLimit, Reader};
 use crate::recovery::{self, Recovery};
 use crate::repair::{self, Damaged};
+use crate::sabotage::Sabotage;
 use crate::shared::{Append, Chores, Counters, Marks, Retention, Shared, Watchers};
+use crate::slots;
 use crate::survey::Damage;
 use esker_sync::bell::Bell;
+use esker_sync::events::{EventBus, Subscription};
 use esker_sync::group::CommitGroup;
 use esker_sync::line::Line;
+use esker_sync::positions::Positions;
 use esker_sync::stop::StopToken;
 use esker_sync::tail::Tail;
 use esker_sync::workers::Workers;
@@ -85,17 +90,6 @@ pub struct WireFrame<'a> {
     pub header: frame::Header,
     /// Payload without padding.
     pub payload: &'a [u8],
-}
-
-/// A slot: a named consumer's position that holds back deletion.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Name.
-    pub name: String,
-    /// Log from here on is held.
-    pub position: Lsn,
-    /// True once the log was released beyond it because of its cap.
-    pub lost: bool,
 }
 
 /// Numbers about a log, all since open.
@@ -191,7 +185,7 @@ impl Log {
         // Before recovery: what is refused has changed nothing.
         let slots = meta::load_slots(media, dir);
         let mut damage = Vec::new();
-        let slots = match options.on_damage {
+        let mut slots = match options.on_damage {
             OnDamage::Refuse => slots?,
             OnDamage::Repair => {
                 repair::load_or_put_aside(media, dir, meta::SLOTS, slots, &mut damage, Vec::new())?
@@ -200,6 +194,10 @@ impl Log {
         let mut recovery = recovery::recover(dir, &options)?;
         recovery.report.damaged.extend(damage);
         let report = recovery.report.clone();
+        if slots::clamp(&mut slots, report.end) {
+            meta::store_slots(media, dir, slots.iter())
+                .map_err(|e| io("writing the slots in", e))?;
+        }
         meta::provide_spare(
             media,
             dir,
@@ -315,6 +313,17 @@ impl Log {
         }
     }
 
+    /// What happens to this log from now on, as far as `filter` lets it through, in a queue of `capacity`; see [`EventBus`].
+    /// `filter` may run under a lock of the log: it must not call it.
+    #[must_use]
+    pub fn events(
+        &self,
+        capacity: usize,
+        filter: impl Fn(&LogEvent) -> bool + Send + Sync + 'static,
+    ) -> Subscription<LogEvent> {
+        self.shared().events.subscribe(capacity, filter)
+    }
+
     /// End of what was reserved.
     #[must_use]
     pub fn reserved(&self) -> Lsn {
@@ -336,7 +345,7 @@ impl Log {
     /// Oldest LSN that can be read.
     #[must_use]
     pub fn oldest(&self) -> Lsn {
-        Lsn(self.shared().oldest.load(Ordering::Acquire))
+        self.shared().oldest()
     }
 
     /// The poison, if any.
@@ -383,7 +392,7 @@ impl Log {
         if lsn > published {
             return Err(not_there("it is beyond what is published"));
         }
-        shared.holdable(&shared.retention.lock(), lsn)?;
+        let _hold = slots::hold(&shared.positions, lsn, Sabotage::PinIgnored)?;
         let Some(segment) = shared.segment_of(lsn) else {
             return Ok(shared.meta.chain);
         };
@@ -409,73 +418,6 @@ impl Log {
             drop(retention);
             shared.prepare_bell.ring();
         }
-    }
-
-    /// Creates or moves a slot. Persistent; a position that moved reaches the disk within a second, a new slot before return.
-    ///
-    /// A position never moves back; a slot that was lost is taken up again where the log still holds the position.
-    pub fn set_slot(&self, name: &str, position: Lsn) -> Result<(), LogError> {
-        let shared = self.shared();
-        let new = {
-            let mut retention = shared.retention.lock();
-            shared.holdable(&retention, position)?;
-            retention.slots_dirty = true;
-            let failed = retention.slots_failed;
-            match retention.slots.get_mut(name) {
-                Some(slot) if slot.lost => {
-                    slot.position = position;
-                    slot.lost = false;
-                    true
-                }
-                Some(slot) => {
-                    slot.position = slot.position.max(position);
-                    failed
-                }
-                None => {
-                    let name = name.to_owned();
-                    retention.slots.insert(
-                        name.clone(),
-                        Slot {
-                            name,
-                            position,
-                            lost: false,
-                        },
-                    );
-                    true
-                }
-            }
-        };
-        shared.prepare_bell.ring();
-        if new { shared.write_slots() } else { Ok(()) }
-    }
-
-    /// Removes a slot, durably.
-    pub fn drop_slot(&self, name: &str) -> Result<bool, LogError> {
-        let shared = self.shared();
-        let was = {
-            let mut retention = shared.retention.lock();
-            let was = retention.slots.remove(name).is_some();
-            if !was && !retention.slots_failed {
-                return Ok(false);
-            }
-            retention.slots_dirty = true;
-            was
-        };
-        shared.write_slots()?;
-        shared.prepare_bell.ring();
-        Ok(was)
-    }
-
-    /// All slots.
-    #[must_use]
-    pub fn slots(&self) -> Vec<Slot> {
-        self.shared()
-            .retention
-            .lock()
-            .slots
-            .values()
-            .cloned()
-            .collect()
     }
 
     /// Numbers.
@@ -576,6 +518,7 @@ impl Handle {
         }
         shared.table.write().clear();
         *shared.dir_lock.lock() = None;
+        shared.events.close();
         let done = flushed.and(joined).and(slots).and(marked);
         *closing = Some(done.clone());
         done
@@ -618,12 +561,13 @@ fn share(
     dir: &Path,
     options: LogOptions,
     recovery: Recovery,
-    slots: Vec<Slot>,
+    slots: Vec<SlotRecord>,
     lock: Box<dyn crate::media::LockGuard>,
 ) -> Shared {
     let end = recovery.end;
     let (tail, turn) = Tail::new(end.0);
     let oldest = recovery.segments.first().map_or(end, |s| s.base());
+    let positions = Positions::new(oldest.0);
     let clock = options.clock.now();
     Shared {
         dir: dir.to_owned(),
@@ -635,7 +579,6 @@ fn share(
         by_calls: AtomicBool::new(options.sync_policy == SyncPolicy::Always),
         tail,
         group: CommitGroup::new(end.0),
-        oldest: AtomicU64::new(oldest.0),
         append: Line(Mutex::new(Append {
             turn,
             active: recovery.active,
@@ -649,9 +592,10 @@ fn share(
         room: Condvar::new(),
         room_wanted: AtomicBool::new(false),
         retention: Mutex::new(Retention {
-            slots: slots.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            slots: slots::load(&positions, slots),
             ..Retention::default()
         }),
+        positions,
         table: RwLock::new(recovery.segments),
         epochs: Mutex::new(recovery.epochs),
         chores: Mutex::new(Chores {
@@ -685,6 +629,8 @@ fn share(
         populated: Line(AtomicU64::new(0)),
         ahead: Mutex::default(),
         closing: AtomicBool::new(true),
+        events: EventBus::new(),
+        free_bytes: AtomicU64::new(u64::MAX),
         watchers: Watchers::default(),
         room_watchers: Watchers::default(),
         counters: Counters::default(),

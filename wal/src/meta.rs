@@ -16,7 +16,6 @@
 
 use crate::error::OpenError;
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
-use crate::log::Slot;
 use crate::media::{Media, MediaFile};
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{FORMAT, id_at, u32_at, u64_at};
@@ -50,6 +49,14 @@ pub(crate) struct Meta {
     pub(crate) node: NodeId,
     pub(crate) birth: Lsn,
     pub(crate) chain: ChainHash,
+}
+
+/// A slot as it stands in `SLOTS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotRecord {
+    pub(crate) name: String,
+    pub(crate) position: Lsn,
+    pub(crate) lost: bool,
 }
 
 fn crc(bytes: &[u8]) -> u32 {
@@ -319,7 +326,7 @@ pub(crate) fn load_epochs(
 pub(crate) fn store_slots<'a>(
     media: &dyn Media,
     dir: &Path,
-    slots: impl ExactSizeIterator<Item = &'a Slot>,
+    slots: impl ExactSizeIterator<Item = &'a SlotRecord>,
 ) -> io::Result<()> {
     let mut body = Vec::new();
     body.extend_from_slice(&(slots.len() as u64).to_le_bytes());
@@ -332,7 +339,7 @@ pub(crate) fn store_slots<'a>(
     replace(media, dir, SLOTS, SLOTS_MAGIC, &body)
 }
 
-pub(crate) fn load_slots(media: &dyn Media, dir: &Path) -> Result<Vec<Slot>, OpenError> {
+pub(crate) fn load_slots(media: &dyn Media, dir: &Path) -> Result<Vec<SlotRecord>, OpenError> {
     let Some(body) = load(media, dir, SLOTS, SLOTS_MAGIC)? else {
         return Ok(Vec::new());
     };
@@ -346,7 +353,7 @@ pub(crate) fn load_slots(media: &dyn Media, dir: &Path) -> Result<Vec<Slot>, Ope
             .get(16..)
             .and_then(|r| r.get(..name_len))
             .ok_or_else(bad)?;
-        slots.push(Slot {
+        slots.push(SlotRecord {
             name: String::from_utf8(name.to_vec()).map_err(|_| bad())?,
             position: Lsn(u64_at(head, 0)),
             lost: head[8] & 1 != 0,

@@ -84,8 +84,18 @@ pub struct LogOptions {
     pub idle_mark_after: Duration,
     /// Log kept below the release point for replicas still to come, in bytes. Default 0.
     pub keep_bytes: u64,
+    /// Log kept this long below the release point, counted from the close of its segment. Default 0.
+    pub keep_age: Duration,
+    /// Most bytes of log that are kept for `keep_bytes`, `keep_age` and slots. What the release point, readers and syncs need is kept
+    /// besides. Default: no limit. At least a segment.
+    pub log_bytes_max: u64,
     /// Most bytes a slot may hold back before it is lost. Default: no cap.
     pub slot_bytes_max: u64,
+    /// Longest that a slot may hold back what was closed that long ago, before it is lost. Default: no cap.
+    pub slot_age_max: Duration,
+    /// Free bytes on the disk below which nothing is kept by bytes or age, and slots are lost, the one that is furthest behind
+    /// first, rather than the disk filled. Default 0: not asked.
+    pub free_bytes_min: u64,
     /// Default threads.
     pub workers: Workers,
     /// Default: the operating system's files.
@@ -107,7 +117,11 @@ impl Default for LogOptions {
             unsynced_bytes_max: 256 << 20,
             idle_mark_after: Duration::from_millis(100),
             keep_bytes: 0,
+            keep_age: Duration::ZERO,
+            log_bytes_max: u64::MAX,
             slot_bytes_max: u64::MAX,
+            slot_age_max: Duration::MAX,
+            free_bytes_min: 0,
             workers: Workers::Threads,
             media: Arc::new(RealMedia::default()),
             clock: Arc::new(RealClock::default()),
@@ -130,6 +144,9 @@ impl LogOptions {
                 "segment_bytes",
                 "must be a multiple of 4096 from 16 KiB to 1 GiB",
             );
+        }
+        if self.log_bytes_max < bytes {
+            return bad("log_bytes_max", "must be at least segment_bytes");
         }
         if self.unsynced_bytes_max == 0 {
             return bad("unsynced_bytes_max", "must be at least 1");

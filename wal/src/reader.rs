@@ -10,12 +10,14 @@ use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
 use crate::frame;
 use crate::ids::{Epoch, Lsn};
+use crate::sabotage::Sabotage;
 use crate::segment::Segment;
 use crate::shared::Shared;
+use crate::slots;
 use bytes::Bytes;
+use esker_sync::positions::Hold;
 use esker_sync::watermark::WaitEnd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How far a reader goes.
@@ -57,8 +59,8 @@ pub struct Reader {
     /// What may be read, as far as is known.
     known: Lsn,
     position: Lsn,
-    pin: u64,
-    pinned: Arc<AtomicU64>,
+    /// There until it is dropped (RD2).
+    hold: Option<Hold>,
     at: Option<(Arc<Segment>, Cursor)>,
 }
 
@@ -76,22 +78,13 @@ impl Reader {
                 why: "a reader can't begin beyond what is published",
             });
         }
-        let (pin, pinned) = {
-            let mut retention = shared.retention.lock();
-            shared.holdable(&retention, from)?;
-            let pin = retention.next_pin;
-            retention.next_pin += 1;
-            let pinned = Arc::new(AtomicU64::new(from.0));
-            retention.pins.insert(pin, pinned.clone());
-            (pin, pinned)
-        };
+        let hold = slots::hold(&shared.positions, from, Sabotage::PinIgnored)?;
         Ok(Reader {
             shared,
             limit,
             known: from,
             position: from,
-            pin,
-            pinned,
+            hold: Some(hold),
             at: None,
         })
     }
@@ -162,7 +155,9 @@ impl Reader {
             Step::Frame { header } => {
                 self.position = header.end();
                 // Release: who lets segments go has not passed what was read before.
-                self.pinned.store(self.position.0, Ordering::Release);
+                if let Some(hold) = &mut self.hold {
+                    hold.advance(self.position.0);
+                }
                 Ok(Some(header))
             }
             Step::Broken(broken) => {
@@ -212,7 +207,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.retention.lock().pins.remove(&self.pin);
+        self.hold = None;
         self.shared.prepare_bell.ring();
     }
 }

@@ -293,6 +293,8 @@ impl Kept {
             let _ = segment.chain.set(chain);
         }
         segment.punched.store(self.punched, Ordering::Release);
+        let millis = self.found.closed_millis;
+        segment.closed_millis.store(millis, Ordering::Release);
         if segment.is_closed() {
             if let Some(footer) = self.footer {
                 let _ = segment.footer.set(footer);

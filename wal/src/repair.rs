@@ -301,6 +301,7 @@ pub(crate) fn fill_gap(
             file: prepared.file,
             marks: Vec::new(),
             footer: None,
+            closed_millis: 0,
             limit: at.advance(capacity(bytes)).min(to),
             rebuilt: false,
         });

@@ -2,9 +2,8 @@
 //!
 //! - RW1: what is cut is copied aside first, as a log of its own in `cut-<fork>-<epoch>/`, synced; it is complete once its `LOG`
 //!   is there. The bytes in the log's own segments are never written again.
-//! - RW2: then, in this order, each durable before the next: slots above the fork are moved back to it; the history loses
-//!   the epochs that begin at or above the fork; a segment whose base is the fork, with a clean mark at the fork, outranks all
-//!   above. Before the last step an open finds the log as it was (the history is repaired from the segments),
+//! - RW2: then, each durable before the next: the history loses the epochs that begin at or above the fork; a segment whose
+//!   base is the fork, with a clean mark at the fork, outranks all above. Before the last step an open finds the log as it was (the history is repaired from the segments),
 //!   after it the log that ends at the fork.
 //! - RW3: the log ends with it. Every append, wait, sync and reader of it gets [`LogError::Rewound`], so no ticket, position or reader of
 //!   the history that was cut is ever taken for one of the history that goes on. [`Log::rewind`] returns the log anew,
@@ -17,6 +16,7 @@
 //! | of the opening        | is closed; open it again       |
 
 use crate::error::LogError;
+use crate::event::LogEvent;
 use crate::ids::{ChainHash, Epoch, EpochStart, Lsn};
 use crate::log::{Handle, Log};
 use crate::media::LockGuard;
@@ -73,8 +73,8 @@ impl Log {
         }
         shared.hold()?;
         let cut = self.cut(fork, epoch);
-        let (rewound, in_force) = match cut {
-            Ok(cut) => cut,
+        let rewound = match cut {
+            Ok(rewound) => rewound,
             Err(error) => {
                 shared.append.lock().held = false;
                 shared.room.notify_all();
@@ -82,7 +82,10 @@ impl Log {
                 return Err(error);
             }
         };
-        tracing::warn!(fork = %fork, end = %rewound.end, epoch = %in_force.epoch, cut = ?rewound.cut, "log rewound");
+        shared.event(LogEvent::Rewound {
+            fork,
+            end: rewound.end,
+        });
         let lock = handle.end_rewound(fork);
         *closing = Some(Ok(()));
         drop(closing);
@@ -102,7 +105,7 @@ impl Log {
     }
 
     /// The steps on disk (RW1, RW2). Nobody reserves.
-    fn cut(&self, fork: Lsn, epoch: Epoch) -> Result<(Rewound, EpochStart), LogError> {
+    fn cut(&self, fork: Lsn, epoch: Epoch) -> Result<Rewound, LogError> {
         let shared = &*self.handle.shared;
         let refused = |why| LogError::NotRewound { fork, why };
         let end = shared.reserved();
@@ -131,30 +134,33 @@ impl Log {
             true => Some(shared.copy_aside(fork, end, chain, &history)?),
             false => None,
         };
-        // Until the end nobody else writes the slots.
-        let slots_file = shared.slots_file.lock();
+        let slots = shared.retention.lock().slots_above(fork);
         let (kept, dropped): (Vec<_>, Vec<_>) = history.iter().partition(|e| e.begin < fork);
-        let steps = (|| {
-            let slots = shared.clamp_slots(fork)?;
-            shared.cut_history(&kept, !dropped.is_empty())?;
-            shared.outrank(&mut chores, fork, in_force, chain)?;
-            Ok(slots)
-        })();
-        let slots = steps.inspect_err(|_: &LogError| {
+        let steps = shared
+            .cut_history(&kept, !dropped.is_empty())
+            .and_then(|()| shared.outrank(&mut chores, fork, in_force, chain));
+        if let Err(error) = steps {
             // The disk has to be told again what this log holds.
             shared.epochs_dirty.store(true, Ordering::Release);
-            shared.retention.lock().slots_dirty = true;
-        })?;
+            return Err(error);
+        }
+        // From here on nobody writes the slots for this log.
+        let slots_file = shared.slots_file.lock();
         let _ = shared.rewound.set(fork);
+        let slots_now = shared.slot_records();
+        if let Err(error) = meta::store_slots(&*shared.options.media, &shared.dir, slots_now.iter())
+        {
+            // Those on disk hold more.
+            tracing::warn!(%error, "slots of a log that was rewound");
+        }
         drop(slots_file);
-        let rewound = Rewound {
+        Ok(Rewound {
             fork,
             end,
             cut,
             epochs: dropped,
             slots,
-        };
-        Ok((rewound, in_force))
+        })
     }
 }
 
@@ -175,6 +181,7 @@ impl Handle {
             append.prepared.clear();
         }
         shared.table.write().clear();
+        shared.events.close();
         shared.dir_lock.lock().take()
     }
 }
@@ -289,23 +296,6 @@ impl Shared {
             true => Ok(()),
             false => file.sync(),
         }
-    }
-
-    /// Moves slots above the fork back to it, on disk; those of this log, which ends, stay as they are. The caller
-    /// holds `slots_file`.
-    fn clamp_slots(&self, fork: Lsn) -> Result<Vec<String>, LogError> {
-        let mut slots: Vec<_> = self.retention.lock().slots.values().cloned().collect();
-        let mut moved = Vec::new();
-        for slot in slots.iter_mut().filter(|s| s.position > fork) {
-            slot.position = fork;
-            moved.push(slot.name.clone());
-        }
-        // Moves that are not on disk yet count too: the log that is opened anew takes what is there.
-        if !sabotage::on(Sabotage::SlotsNotClamped) {
-            meta::store_slots(&*self.options.media, &self.dir, slots.iter())
-                .map_err(Shared::io_error("writing the slots in", &self.dir))?;
-        }
-        Ok(moved)
     }
 
     fn cut_history(&self, kept: &[EpochStart], changed: bool) -> Result<(), LogError> {

@@ -28,6 +28,10 @@ pub enum Sabotage {
     CleanMarkKept,
     /// Slots hold nothing back.
     SlotsIgnored,
+    /// Readers hold nothing back.
+    PinIgnored,
+    /// A segment goes before the slots that let it go are written.
+    SlotsNotWritten,
     /// A released segment goes before the next knows the chain hash at its base.
     ChainNotKept,
     /// A small file is renamed into place before it is synced.
@@ -38,7 +42,7 @@ pub enum Sabotage {
     CutNotCopied,
     /// What a rewind copies aside is not synced.
     CutNotSynced,
-    /// A rewind leaves slots where they are.
+    /// Slots above the end stay there.
     SlotsNotClamped,
     /// A rewind leaves the history as it is.
     HistoryNotCut,
@@ -50,7 +54,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 20] = [
+    pub const ALL: [Sabotage; 22] = [
         Sabotage::NoMsync,
         Sabotage::NoDirSync,
         Sabotage::TailNotCut,
@@ -62,6 +66,8 @@ impl Sabotage {
         Sabotage::StaleWordKept,
         Sabotage::CleanMarkKept,
         Sabotage::SlotsIgnored,
+        Sabotage::PinIgnored,
+        Sabotage::SlotsNotWritten,
         Sabotage::ChainNotKept,
         Sabotage::SpareNotSynced,
         Sabotage::HoleForgotten,

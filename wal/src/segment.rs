@@ -21,6 +21,8 @@
 //!  136 16  chain hash at the base             32  8  end LSN
 //!  152     zeros                              40 16  chain hash at the end
 //!                                             56  8  frames
+//!                                             64  8  milliseconds since 1970 when it was closed
+//!                                             72  4  crc32 of 64..72 and segment id; 0 while unknown
 //! ```
 //! - S1: a file is *prepared* (all space allocated, zeroed or recycled, header synced, directory entry
 //!   synced) before anything is reserved in it.
@@ -38,6 +40,7 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 pub(crate) const SECTOR: usize = 512;
 pub(crate) const FRAMES_AT: u64 = 4096;
@@ -302,6 +305,21 @@ impl Footer {
     }
 }
 
+/// Stamps a footer with the time when the segment was closed.
+pub(crate) fn stamp(footer: &mut Sector, id: SegmentId, millis: u64) {
+    let value = millis.to_le_bytes();
+    footer[64..72].copy_from_slice(&value);
+    footer[72..76].copy_from_slice(&bound_crc(&value, id).to_le_bytes());
+}
+
+/// The stamp of a footer's sector, zero where there is none.
+pub(crate) fn stamped(sector: &[u8], id: SegmentId) -> u64 {
+    match u32_at(sector, 72) == bound_crc(&sector[64..72], id) {
+        true => u64_at(sector, 64),
+        false => 0,
+    }
+}
+
 /// Bytes of frames that a file of `file_bytes` holds.
 pub(crate) const fn capacity(file_bytes: u64) -> u64 {
     file_bytes - FRAMES_AT - FOOTER_LEN
@@ -361,6 +379,8 @@ pub(crate) struct Segment {
     pub(crate) footer_written: AtomicBool,
     /// Slack was given back, or is about to be: the file has a hole, and is never mapped again.
     pub(crate) punched: AtomicBool,
+    /// When it was closed, in milliseconds since 1970; zero while that is unknown.
+    pub(crate) closed_millis: AtomicU64,
 }
 
 impl Segment {
@@ -390,6 +410,7 @@ impl Segment {
             footer: OnceLock::new(),
             footer_written: AtomicBool::new(false),
             punched: AtomicBool::new(false),
+            closed_millis: AtomicU64::new(0),
         }
     }
 
@@ -414,6 +435,7 @@ impl Segment {
             footer: OnceLock::new(),
             footer_written: AtomicBool::new(false),
             punched: AtomicBool::new(false),
+            closed_millis: AtomicU64::new(0),
         }
     }
 
@@ -438,6 +460,8 @@ impl Segment {
         );
         let punched = self.punched.load(Ordering::Acquire);
         closed.punched.store(punched, Ordering::Release);
+        let millis = self.closed_millis.load(Ordering::Acquire);
+        closed.closed_millis.store(millis, Ordering::Release);
         closed
     }
 
@@ -456,6 +480,12 @@ impl Segment {
     /// Nothing more is reserved in it.
     pub(crate) fn close_at(&self, end: Lsn) {
         self.end.store(end.0, Ordering::Release);
+    }
+
+    /// When it was closed, by the clock's wall time, where that is known.
+    pub(crate) fn closed_at(&self) -> Option<Duration> {
+        let millis = self.closed_millis.load(Ordering::Acquire);
+        (millis != 0).then(|| Duration::from_millis(millis))
     }
 
     /// LSN behind the last byte that a frame could take.

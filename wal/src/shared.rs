@@ -3,7 +3,8 @@
 //! | rank | lock               | guards                              | while held                        |
 //! |------|--------------------|-------------------------------------|-----------------------------------|
 //! |    1 | `Shared::append`   | the order of LSNs, the active segment, prepared ones | nothing that blocks; may wait on `room` |
-//! |    2 | `Shared::retention`| release point, slots, readers' pins | nothing that blocks               |
+//! |    2 | `Shared::retention`| release point, slots                | nothing that blocks               |
+//! |    - | inside `positions` | who holds which position            | nothing; taken with `retention` held or not |
 //! |    3 | `Shared::table`    | the list of segments                | nothing that blocks               |
 //! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
 //! |    - | `Shared::ahead`    | the populated window                | calls of the populator            |
@@ -16,17 +17,21 @@
 //! after it has handed over.
 
 use crate::error::{LogError, Poison};
+use crate::event::LogEvent;
 use crate::frame::Header;
 use crate::ids::{EpochStart, Lsn, SegmentId};
-use crate::log::{Slot, Watcher};
+use crate::log::Watcher;
 use crate::media::LockGuard;
 use crate::meta::Meta;
 use crate::options::{LogOptions, Workers as WorkerMode};
 use crate::populate::Ahead;
 use crate::segment::{Identity, Prepared, Segment};
+use crate::slots;
 use esker_sync::bell::Bell;
+use esker_sync::events::EventBus;
 use esker_sync::group::CommitGroup;
 use esker_sync::line::Line;
+use esker_sync::positions::Positions;
 use esker_sync::tail::{Tail, Turn, Words};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
@@ -55,13 +60,11 @@ pub(crate) struct Append {
 #[derive(Debug, Default)]
 pub(crate) struct Retention {
     pub(crate) release: Lsn,
-    pub(crate) slots: BTreeMap<String, Slot>,
+    pub(crate) slots: BTreeMap<String, slots::Entry>,
     /// The slots changed since they were written.
     pub(crate) slots_dirty: bool,
     /// Their last writing failed: what was promised to be durable may not be.
     pub(crate) slots_failed: bool,
-    pub(crate) pins: BTreeMap<u64, Arc<AtomicU64>>,
-    pub(crate) next_pin: u64,
 }
 
 /// Functions to be called when something moves.
@@ -145,7 +148,8 @@ pub(crate) struct Shared {
     pub(crate) tail: Tail,
     /// Its position is `synced`.
     pub(crate) group: CommitGroup,
-    pub(crate) oldest: AtomicU64,
+    /// Its low position is the oldest LSN; readers and slots hold theirs.
+    pub(crate) positions: Positions,
     // Locks; see the module for their order.
     pub(crate) append: Line<Mutex<Append>>,
     /// With `append`: room came back, or the end came.
@@ -187,6 +191,9 @@ pub(crate) struct Shared {
     /// Some closed segment still has its mapping, or no footer; changed under `table`.
     pub(crate) closing: AtomicBool,
     // Watchers.
+    pub(crate) events: EventBus<LogEvent>,
+    /// Bytes that could be allocated when that was last asked; MAX where it is not.
+    pub(crate) free_bytes: AtomicU64,
     pub(crate) watchers: Watchers,
     pub(crate) room_watchers: Watchers,
     pub(crate) counters: Counters,
@@ -245,6 +252,17 @@ impl Shared {
         }
     }
 
+    /// Tells those who watch.
+    pub(crate) fn event(&self, event: LogEvent) {
+        event.trace();
+        self.events.publish(&event);
+    }
+
+    /// The oldest LSN held, for certain only to who holds it.
+    pub(crate) fn oldest(&self) -> Lsn {
+        Lsn(self.positions.low())
+    }
+
     /// Poisons the log (W6): nothing is acknowledged from here on.
     pub(crate) fn poison(&self, doing: &'static str, path: &Path, source: io::Error) -> Poison {
         let poison = Poison {
@@ -253,7 +271,7 @@ impl Shared {
             source: Arc::new(source),
         };
         if self.poison.set(poison.clone()).is_ok() {
-            tracing::error!(%poison, "log poisoned");
+            self.event(LogEvent::Poisoned(poison));
         }
         self.end_waits();
         self.poison.get().expect("set above").clone()

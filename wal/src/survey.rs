@@ -13,9 +13,8 @@ use crate::cursor::highest_mark;
 use crate::error::OpenError;
 use crate::frame::{HEADER_LEN, Header, Seed, checksum};
 use crate::ids::{Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
-use crate::log::Slot;
 use crate::media::{Media, MediaFile};
-use crate::meta::{self, Meta};
+use crate::meta::{self, Meta, SlotRecord};
 use crate::segment::{
     Activation, BadHeader, FRAMES_AT, Footer, Identity, MARK_AT, SECTOR, SUFFIX, SectorMark,
     SegmentHeader, capacity,
@@ -259,6 +258,8 @@ pub(crate) struct Found {
     pub(crate) file: Arc<dyn MediaFile>,
     pub(crate) marks: Vec<SectorMark>,
     pub(crate) footer: Option<Footer>,
+    /// When it was closed, as its footer says.
+    pub(crate) closed_millis: u64,
     /// Bytes from here on are dead or do not exist.
     pub(crate) limit: Lsn,
     /// The header is damaged; what stands here was made up for.
@@ -520,6 +521,7 @@ fn read_one(
         file: file.clone(),
         marks,
         footer: Footer::decode(&sector, identity.id, active.base),
+        closed_millis: crate::segment::stamped(&sector, identity.id),
         limit: active.base.advance(capacity(identity.bytes)),
         rebuilt: false,
     })))
@@ -596,6 +598,7 @@ fn rebuild(bad: &BadFile, meta: &Meta, epochs: &[EpochStart], live: &[Found]) ->
             path: bad.path.clone(),
             marks: sector_marks(&head, id, meta.node),
             footer: Footer::decode(&sector, id, base),
+            closed_millis: crate::segment::stamped(&sector, id),
             limit: base.advance(room),
             file,
             rebuilt: true,
@@ -705,7 +708,7 @@ pub struct Survey {
     pub(crate) media: Arc<dyn Media>,
     pub(crate) meta: Meta,
     pub(crate) epochs: Vec<EpochStart>,
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Vec<SlotRecord>,
     pub(crate) scan: Scan,
     pub(crate) synced: Lsn,
     pub(crate) damage: Vec<Damage>,
@@ -833,10 +836,10 @@ impl Survey {
         &self.epochs
     }
 
-    /// Slots.
-    #[must_use]
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
+    /// Slots: name, position, and whether it is lost.
+    pub fn slots(&self) -> impl ExactSizeIterator<Item = (&str, Lsn, bool)> {
+        let slots = self.slots.iter();
+        slots.map(|slot| (slot.name.as_str(), slot.position, slot.lost))
     }
 
     /// What is wrong, but for frames, which [`Survey::verify`] reads.

@@ -11,13 +11,14 @@
 
 use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
+use crate::event::LogEvent;
 use crate::frame::fold;
 use crate::ids::{ChainHash, Lsn, SegmentId};
-use crate::meta;
+use crate::meta::{self, SlotRecord};
 use crate::prepare;
 use crate::sabotage::{self, Sabotage};
-use crate::segment::{FOOTER_LEN, Footer, Prepared, SECTOR, Segment};
-use crate::shared::{Chores, Retention, Shared};
+use crate::segment::{FOOTER_LEN, Footer, Prepared, SECTOR, Segment, stamp};
+use crate::shared::{Chores, Shared};
 use esker_sync::stop::StopToken;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,9 +63,15 @@ impl Shared {
                 true
             }
             Err(error) => {
-                tracing::warn!(dir = %self.dir.display(), %error, "no segment could be prepared");
                 chores.retry_at = Some(now + RETRY);
-                self.append.lock().no_space = Some(Arc::new(error));
+                let error = Arc::new(error);
+                let before = self.append.lock().no_space.replace(error.clone());
+                if before.is_none() {
+                    self.event(LogEvent::NoSpace {
+                        dir: self.dir.clone(),
+                        source: error,
+                    });
+                }
                 // Those who wait get the error instead.
                 self.room.notify_all();
                 false
@@ -83,8 +90,13 @@ impl Shared {
     fn offer(&self, prepared: Prepared) {
         let mut append = self.append.lock();
         append.prepared.push_back(prepared);
-        append.no_space = None;
+        let lacked = append.no_space.take();
         drop(append);
+        if lacked.is_some() {
+            self.event(LogEvent::RoomAgain {
+                dir: self.dir.clone(),
+            });
+        }
         self.room.notify_all();
         self.room_came();
     }
@@ -107,7 +119,7 @@ impl Shared {
         };
         let before = before.ok_or_else(|| LogError::Released {
             lsn: segment.base(),
-            oldest: Lsn(self.oldest.load(Ordering::Acquire)),
+            oldest: self.oldest(),
         })?;
         let footer = self.footer_of(&before)?;
         Ok(*segment.chain.get_or_init(|| footer.chain))
@@ -192,9 +204,17 @@ impl Shared {
         let punched = segment.punched.load(Ordering::Acquire);
         footer.punched = punched || worth && segment.end() <= self.synced();
         let at = segment.identity.bytes - FOOTER_LEN;
+        let id = segment.identity.id;
+        let mut sector = footer.encode(id);
+        let mut closed = segment.closed_millis.load(Ordering::Acquire);
+        if closed == 0 {
+            closed = (self.options.clock.wall().as_millis() as u64).max(1);
+            segment.closed_millis.store(closed, Ordering::Release);
+        }
+        stamp(&mut sector, id, closed);
         segment
             .file
-            .write_all_at(&footer.encode(segment.identity.id), at)
+            .write_all_at(&sector, at)
             .map_err(Shared::io_error("writing the footer of", &segment.path))?;
         if footer.punched && !punched {
             if !sabotage::on(Sabotage::HoleForgotten) {
@@ -213,6 +233,11 @@ impl Shared {
             }
         }
         segment.footer_written.store(true, Ordering::Release);
+        self.event(LogEvent::Rotated {
+            segment: id,
+            base: footer.base,
+            end: footer.end,
+        });
         Ok(true)
     }
 
@@ -240,32 +265,6 @@ impl Shared {
         true
     }
 
-    /// The LSN below which nothing is needed any more.
-    fn floor(&self, retention: &mut Retention) -> Lsn {
-        let reserved = self.reserved();
-        let synced = self.synced();
-        let mut floor = retention
-            .release
-            .min(synced)
-            .min(Lsn(reserved.0.saturating_sub(self.options.keep_bytes)));
-        for pin in retention.pins.values() {
-            floor = floor.min(Lsn(pin.load(Ordering::Acquire)));
-        }
-        let cap = self.options.slot_bytes_max;
-        let mut lost = false;
-        for slot in retention.slots.values_mut().filter(|s| !s.lost) {
-            if reserved.0.saturating_sub(slot.position.0) > cap {
-                tracing::warn!(slot = slot.name, position = %slot.position, "slot is past its cap and lost");
-                slot.lost = true;
-                lost = true;
-            } else if !sabotage::on(Sabotage::SlotsIgnored) {
-                floor = floor.min(slot.position);
-            }
-        }
-        retention.slots_dirty |= lost;
-        floor
-    }
-
     /// Removes a file that should be gone already (U3); false when there is none.
     pub(crate) fn remove_a_leftover(&self) -> Result<bool, LogError> {
         let Some(path) = self.leftovers.lock().last().cloned() else {
@@ -284,7 +283,13 @@ impl Shared {
 
     /// Removes the oldest segment if nothing holds it; recycles its file where another is wanted.
     fn release_one(&self, chores: &mut Chores) -> Result<bool, LogError> {
-        let floor = self.floor(&mut self.retention.lock());
+        if self.options.free_bytes_min > 0 {
+            let free = self.options.media.free_bytes(&self.dir);
+            // Where it can't be told, nothing is taken for it.
+            self.free_bytes
+                .store(free.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        let floor = self.floor_now();
         let (oldest, next) = {
             let table = self.table.read();
             let [oldest, next, ..] = &table[..] else {
@@ -301,8 +306,10 @@ impl Shared {
         // The history must not depend on what goes.
         self.write_epochs()
             .map_err(Shared::io_error("writing the history in", &self.dir))?;
-        // A slot found lost is lost on disk before the log is.
-        self.write_slots()?;
+        // A slot found lost, or moved on, is so on disk before the log goes (SL3).
+        if !sabotage::on(Sabotage::SlotsNotWritten) {
+            self.write_slots()?;
+        }
         let chain = match self.chain_base(&next) {
             Err(LogError::Corrupt { .. }) if self.is_damaged() => return Ok(false),
             chain => chain?,
@@ -315,26 +322,30 @@ impl Shared {
         next.file
             .sync()
             .map_err(|e| LogError::Poisoned(self.poison("syncing", &next.path, e)))?;
-        {
-            // Who takes a slot or a pin tests `oldest` under this lock: it comes before, and holds, or after.
-            let mut retention = self.retention.lock();
-            if self.floor(&mut retention) < oldest.end() {
-                return Ok(false);
-            }
-            self.table.write().remove(0);
-            self.oldest.store(next.base().0, Ordering::Release);
+        // Policy may have changed its mind; a reader or a slot may have come.
+        if self.floor_now() < oldest.end() || !self.positions.raise(next.base().0) {
+            return Ok(false);
         }
+        self.table.write().remove(0);
         let ready = self.append.lock().prepared.len();
         let whole = oldest.identity.bytes == self.options.segment_bytes
             && !oldest.punched.load(Ordering::Acquire);
-        let wanted = ready < self.options.segments_ahead + RECYCLED_AHEAD;
+        let short = self.free_bytes.load(Ordering::Relaxed) < self.options.free_bytes_min;
+        let ahead = if short { 0 } else { RECYCLED_AHEAD };
+        let wanted = ready < self.options.segments_ahead + ahead;
         let path = oldest.path.clone();
         // Nobody can get at it any more; who had it (a reader, or a reservation through the mapped segment that
         // this one replaced in the table) still shares the file.
         let alone = Arc::strong_count(&oldest.file) == 1 && Arc::strong_count(&oldest) == 1;
+        let recycled = whole && wanted && alone;
+        self.event(LogEvent::Released {
+            segment: oldest.identity.id,
+            oldest: next.base(),
+            recycled,
+        });
         drop(oldest);
         self.leftovers.lock().push(path.clone());
-        if !(whole && wanted && alone) {
+        if !recycled {
             return self.remove_a_leftover();
         }
         let identity = self.identity(SegmentId(chores.next_id));
@@ -349,6 +360,21 @@ impl Shared {
         Ok(true)
     }
 
+    /// The slots as they go to disk.
+    pub(crate) fn slot_records(&self) -> Vec<SlotRecord> {
+        let retention = self.retention.lock();
+        let slots = retention.slots.iter();
+        slots.map(|(name, entry)| entry.record(name)).collect()
+    }
+
+    /// The LSN below which nothing is needed any more; tells of slots that are lost or near it.
+    fn floor_now(&self) -> Lsn {
+        let mut events = Vec::new();
+        let floor = self.floor(&mut self.retention.lock(), &mut events);
+        events.into_iter().for_each(|event| self.event(event));
+        floor
+    }
+
     /// Writes the slots if they changed.
     pub(crate) fn write_slots(&self) -> Result<(), LogError> {
         let _file = self.slots_file.lock();
@@ -356,11 +382,10 @@ impl Shared {
             return Err(self.ended());
         }
         let slots: Vec<_> = {
-            let mut retention = self.retention.lock();
-            if !std::mem::take(&mut retention.slots_dirty) {
+            if !std::mem::take(&mut self.retention.lock().slots_dirty) {
                 return Ok(());
             }
-            retention.slots.values().cloned().collect()
+            self.slot_records()
         };
         let stored = meta::store_slots(&*self.options.media, &self.dir, slots.iter());
         let mut retention = self.retention.lock();
@@ -423,19 +448,6 @@ impl Shared {
             };
             self.prepare_bell.wait(deadline);
         }
-    }
-
-    /// Whether the log still holds `position`. Taken under the retention lock, the answer stays true for whom a
-    /// slot or pin is registered there.
-    pub(crate) fn holdable(&self, _: &Retention, position: Lsn) -> Result<(), LogError> {
-        let oldest = Lsn(self.oldest.load(Ordering::Acquire));
-        if position < oldest {
-            return Err(LogError::Released {
-                lsn: position,
-                oldest,
-            });
-        }
-        Ok(())
     }
 }
 

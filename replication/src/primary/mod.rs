@@ -19,7 +19,7 @@ use crate::error::ReplicationError;
 use crate::options::PrimaryOptions;
 use crate::status::{Ack, ReplicaStatus};
 use crate::transport::{self, Waker, WatcherGuard, Watchers};
-use esker_wal::{Lsn, NodeId, WatchGuard, Watcher};
+use esker_wal::{Lsn, NodeId, SlotState, WatchGuard, Watcher};
 use parking_lot::Mutex;
 use peers::Peers;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ impl Primary {
                 peer.durable = slot.position;
                 peer.received = slot.position;
                 peer.applied = slot.position;
-                peer.slot_lost = slot.lost;
+                peer.slot_lost = slot.state == SlotState::Lost;
             }
         }
         let log = options.store.log().clone();

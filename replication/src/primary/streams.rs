@@ -7,7 +7,7 @@ use crate::protocol::{
     Refused, Welcome,
 };
 use crate::transport::answer_zap;
-use esker_wal::{Frame, Log, LogError, Lsn, NodeId, ReadLimit, Reader};
+use esker_wal::{Frame, Log, LogError, Lsn, NodeId, ReadLimit, Reader, SlotState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -442,7 +442,12 @@ impl Streams {
 
     /// A replica past its slot's cap is told to resynchronise (R2); its reader would hold the log for ever.
     fn end_those_whose_slot_is_lost(&mut self) {
-        for slot in self.log.slots().into_iter().filter(|slot| slot.lost) {
+        for slot in self
+            .log
+            .slots()
+            .into_iter()
+            .filter(|slot| slot.state == SlotState::Lost)
+        {
             let Some(node) = super::slot_node(&slot.name) else {
                 continue;
             };

@@ -481,10 +481,10 @@ fn stat(out: &mut impl Write, of: &Of) -> Ran {
                 "id": format!("{:016x}", e.epoch.id),
                 "begin": e.begin.0,
             })).collect::<Vec<_>>(),
-            "slots": survey.slots().iter().map(|s| json!({
-                "name": s.name,
-                "position": s.position.0,
-                "lost": s.lost,
+            "slots": survey.slots().map(|(name, position, lost)| json!({
+                "name": name,
+                "position": position.0,
+                "lost": lost,
             })).collect::<Vec<_>>(),
             "damage": survey.damage().iter().map(damage_json).collect::<Vec<_>>(),
         });
@@ -513,13 +513,9 @@ fn stat(out: &mut impl Write, of: &Of) -> Ran {
             start.epoch, start.begin
         )?;
     }
-    for slot in survey.slots() {
-        let lost = if slot.lost { ", lost" } else { "" };
-        writeln!(
-            out,
-            "slot            {} at LSN {}{lost}",
-            slot.name, slot.position
-        )?;
+    for (name, position, lost) in survey.slots() {
+        let lost = if lost { ", lost" } else { "" };
+        writeln!(out, "slot            {name} at LSN {position}{lost}")?;
     }
     say_damage(out, survey.damage())?;
     Ok(false)

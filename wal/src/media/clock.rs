@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic time since some fixed point.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Time since the clock's own origin; never goes back.
     fn now(&self) -> Duration;
+
+    /// Time since 1970, which may jump: for what is written down and compared after a restart. Unless told otherwise, `now`.
+    fn wall(&self) -> Duration {
+        self.now()
+    }
 }
 
 /// The machine's monotonic clock.
@@ -23,6 +28,11 @@ impl Default for RealClock {
 impl Clock for RealClock {
     fn now(&self) -> Duration {
         self.0.elapsed()
+    }
+
+    fn wall(&self) -> Duration {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.unwrap_or(Duration::ZERO)
     }
 }
 

@@ -37,6 +37,11 @@ impl World {
         ));
         match done {
             Ok((again, rewound)) => {
+                if let Some(mut reader) = self.reader.take()
+                    && !matches!(reader.next(), Err(LogError::Rewound { .. }))
+                {
+                    return Err("a reader of before the rewind was not told".into());
+                }
                 drop(log);
                 self.rewound(again, rewound)
             }
@@ -50,8 +55,6 @@ impl World {
             }
             Err(e) => {
                 self.excuse("rewind", &e)?;
-                // Slots may stand at the fork on disk.
-                self.model.lower_slots(fork);
                 if log.poison().is_some() || self.media.is_down() {
                     self.maybe_fork = Some(self.maybe_fork.map_or(fork, |f| f.min(fork)));
                 }
@@ -70,6 +73,7 @@ impl World {
             ));
         }
         let cut = self.model.rewind(fork);
+        self.model.clamp_slots(fork, fork);
         match rewound.cut {
             Some(place) => self.cuts.push((place, cut)),
             None if cut.is_empty() => {}
@@ -90,6 +94,7 @@ impl World {
                 log.reserved()
             ));
         }
+        self.check_slots(&log)?;
         if self.trouble {
             // Reading may meet what is planned.
             return Ok(());
@@ -99,8 +104,7 @@ impl World {
         if found != self.model.frames[from..] {
             return Err(format!("other frames below the fork at {fork}"));
         }
-        self.check_history(&log)?;
-        self.check_slots(&log)
+        self.check_history(&log)
     }
 
     /// What was cut is there, whole, whatever happened since.

@@ -48,8 +48,24 @@ impl World {
             true => 4096,
             false => 1 << 20,
         };
+        self.caps = self.rng.chance(3);
+        let mut limit = |n: u64| match self.caps && self.rng.chance(2) {
+            true => SEGMENT_BYTES + self.rng.below(n),
+            false => u64::MAX,
+        };
+        let (slot_bytes_max, log_bytes_max) = (limit(30_000), limit(60_000));
+        let millis = limit(0) / 64;
+        let free_bytes_min = match self.caps && self.rng.chance(2) {
+            true => self.rng.below(40_000),
+            false => 0,
+        };
         let options = LogOptions {
             role,
+            slot_bytes_max,
+            log_bytes_max,
+            slot_age_max: Duration::from_millis(millis),
+            free_bytes_min,
+            keep_age: Duration::from_millis(self.rng.below(2) * 300),
             sync_policy: policy,
             unsynced_bytes_max: bound,
             segments_ahead: 1 + self.rng.below(2) as usize,
@@ -152,6 +168,8 @@ impl World {
         if chain != self.model.chain(end) {
             return Err(format!("another chain hash at the end, {end}"));
         }
+        // An open that failed after it had begun an epoch left the slot to this one, which finds the epoch's control frame.
+        self.model.clamp_slots(found.end, end);
         self.check_slots(&log)?;
         self.ended = Ended::Killed;
         self.must_if_killed = end;
@@ -192,8 +210,15 @@ impl World {
     pub(super) fn check_slots(&mut self, log: &Log) -> Checked {
         let found = log.slots();
         for slot in &found {
+            let lost = slot.state == SlotState::Lost;
             match self.model.slots.get(&slot.name) {
                 None => return Err(format!("a slot of nobody: {slot:?}")),
+                Some(m) if lost && !m.capped => {
+                    return Err(format!("slot {slot:?} is lost, though it had no cap"));
+                }
+                Some(_) if !lost && slot.position < log.oldest() => {
+                    return Err(format!("slot {slot:?} holds nothing from {}", log.oldest()));
+                }
                 Some(m) if slot.position < m.low || slot.position > m.high => {
                     return Err(format!("slot {slot:?}, expected {m:?}"));
                 }
@@ -210,6 +235,7 @@ impl World {
                 low: s.position,
                 high: s.position,
                 unsure: false,
+                capped: self.caps || s.state == SlotState::Lost,
             };
             (s.name, slot)
         });
@@ -249,6 +275,7 @@ impl World {
 
     pub(super) fn end_life(&mut self) {
         self.held.clear();
+        self.reader = None;
         self.hole = Lsn::MAX;
         if let Some(log) = self.log.take() {
             let stats = log.stats();

@@ -22,7 +22,7 @@ use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, EIO, ENOSPC, Fault, SimMedia, SimRng};
 use esker_wal::{
     Create, Kind, Log, LogError, LogId, LogOptions, Lsn, NodeId, OpenError, OpenRole, ReadLimit,
-    Reservation, SyncPolicy, Workers,
+    Reader, Reservation, SlotState, SyncPolicy, Workers,
 };
 use model::{Model, ModelFrame, ModelSlot};
 use std::path::{Path, PathBuf};
@@ -102,6 +102,12 @@ pub(crate) struct World {
     hole: Lsn,
     /// A rewind to there failed: it may have been done.
     maybe_fork: Option<Lsn>,
+    /// Stays open, and reads on now and then.
+    reader: Option<Reader>,
+    /// Slots may be lost in this life.
+    caps: bool,
+    /// The next thing to happen is a crash.
+    crash_next: bool,
     /// What was cut by rewinds, and where it is kept.
     cuts: Vec<(PathBuf, Vec<ModelFrame>)>,
     /// Errors are expected while a failure, a cut or a limit is planned.
@@ -202,6 +208,9 @@ impl World {
             hole: Lsn::MAX,
             maybe_fork: None,
             cuts: Vec::new(),
+            reader: None,
+            caps: false,
+            crash_next: false,
             trouble: false,
             lacked_space: false,
             resumes: false,
@@ -312,6 +321,9 @@ impl World {
     }
 
     fn step(&mut self) -> Checked {
+        if std::mem::take(&mut self.crash_next) {
+            return self.crash();
+        }
         if self.log().poison().is_some() && self.rng.chance(3) {
             self.tally.poisonings += 1;
             if self.rng.chance(2) {
@@ -332,9 +344,11 @@ impl World {
                 self.clock.advance(Duration::from_millis(by));
                 Ok(())
             }
-            80..=84 => self.read(),
+            80..=81 => self.read(),
+            82..=84 => self.read_on(),
             85..=87 => self.slot(),
-            88..=91 => self.release(),
+            88..=89 => self.release(),
+            90..=91 => self.truncate(),
             92 => self.begin_epoch(),
             93 => self.close(),
             94..=95 => self.crash(),
@@ -361,6 +375,8 @@ impl World {
         if reserved != self.model.end() && self.resumes {
             return self.resumed(&log);
         }
+        let read = self.reader.as_ref().map(Reader::position);
+        self.model.note_oldest_max(read);
         if log.poison().is_some() {
             // A frame may be half there. Nothing is acknowledged any more.
             self.model.synced = self.model.synced.max(synced);
@@ -390,7 +406,6 @@ impl World {
             }
         }
         self.model.synced = self.model.synced.max(synced);
-        self.model.note_oldest_max();
         if log.oldest() > self.model.oldest_max {
             return Err(format!(
                 "oldest {} is above {}, the most that was released",

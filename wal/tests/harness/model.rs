@@ -37,6 +37,8 @@ pub(crate) struct ModelSlot {
     pub(crate) low: Lsn,
     pub(crate) high: Lsn,
     pub(crate) unsure: bool,
+    /// It may have been lost to a cap.
+    pub(crate) capped: bool,
 }
 
 #[derive(Debug)]
@@ -116,10 +118,11 @@ impl Model {
         self.names.contains_key(&(epoch, lsn))
     }
 
-    /// Slots may stand at `fork` on disk, at the lowest.
-    pub(crate) fn lower_slots(&mut self, fork: Lsn) {
+    /// Slots above the end were moved back to it, which lies between these.
+    pub(crate) fn clamp_slots(&mut self, low: Lsn, high: Lsn) {
         for slot in self.slots.values_mut() {
-            slot.low = slot.low.min(fork);
+            slot.high = slot.high.min(high);
+            slot.low = slot.low.min(low);
         }
     }
 
@@ -130,10 +133,7 @@ impl Model {
         self.in_flight.clear();
         self.released = self.released.min(fork);
         self.oldest_max = self.oldest_max.min(fork);
-        for slot in self.slots.values_mut() {
-            slot.high = slot.high.min(fork);
-            slot.low = slot.low.min(fork);
-        }
+        self.clamp_slots(fork, Lsn::MAX);
         self.frames.split_off(at)
     }
 
@@ -157,10 +157,10 @@ impl Model {
     }
 
     /// How far the log may have been released.
-    pub(crate) fn note_oldest_max(&mut self) {
+    pub(crate) fn note_oldest_max(&mut self, read: Option<Lsn>) {
         // A slot whose removal failed holds nothing any more, though it may be found again.
-        let sure = self.slots.values().filter(|s| !s.unsure);
-        let held = sure.map(|s| s.high).min();
+        let sure = self.slots.values().filter(|s| !s.unsure && !s.capped);
+        let held = sure.map(|s| s.high).chain(read).min();
         let now = held.unwrap_or(Lsn::MAX).min(self.released);
         self.oldest_max = self.oldest_max.max(now);
     }

@@ -304,6 +304,56 @@ impl World {
         Ok(())
     }
 
+    /// A reader that stays open: what it has still to read is not taken from it.
+    pub(super) fn read_on(&mut self) -> Checked {
+        let Some(mut reader) = self.reader.take() else {
+            let first = self
+                .model
+                .frames
+                .partition_point(|f| f.lsn < self.log().oldest());
+            let choices = self.model.frames.len() - first;
+            let at = first + self.rng.below(choices as u64) as usize;
+            let Some(frame) = self.model.frames.get(at) else {
+                return Ok(());
+            };
+            if frame.lsn <= self.log().published() {
+                let reader = self.log().reader(frame.lsn, ReadLimit::Published);
+                self.say(format!("reads on from {}", frame.lsn));
+                match reader {
+                    Ok(reader) => self.reader = Some(reader),
+                    Err(e) => return self.excuse("reader", &e),
+                }
+            }
+            return Ok(());
+        };
+        for _ in 0..self.rng.below(8) {
+            let at = reader.position();
+            match reader.next() {
+                Ok(Some(frame)) => {
+                    let found = ModelFrame {
+                        lsn: frame.header.lsn,
+                        epoch: frame.epoch,
+                        kind: frame.header.kind,
+                        payload: frame.payload.to_vec(),
+                    };
+                    let known = self.model.at(at).map(|at| &self.model.frames[at]);
+                    if known != Some(&found) && !self.model.in_flight.contains(&found) {
+                        return Err(format!("read on at {at}: {}", found.brief()));
+                    }
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    self.excuse("read on", &e)?;
+                    break;
+                }
+            }
+        }
+        if !self.rng.chance(6) {
+            self.reader = Some(reader);
+        }
+        Ok(())
+    }
+
     pub(super) fn chain(&mut self) -> Checked {
         let lsn = self.some_end();
         if lsn < self.log().oldest() {
@@ -337,7 +387,12 @@ impl World {
             }
             return Ok(());
         }
-        let position = self.some_end().max(self.log().oldest());
+        let position = self.some_end();
+        self.slot_to(name, position)
+    }
+
+    fn slot_to(&mut self, name: String, position: Lsn) -> Checked {
+        let position = position.max(self.log().oldest());
         let old = self.model.slots.get(&name).cloned();
         let position = position.max(old.as_ref().map_or(Lsn::ZERO, |s| s.high));
         let set = self.log().set_slot(&name, position);
@@ -347,16 +402,19 @@ impl World {
                 low: position,
                 high: position,
                 unsure: false,
+                capped: self.caps,
             },
             (None, Err(_)) => ModelSlot {
                 low: position,
                 high: position,
                 unsure: true,
+                capped: self.caps,
             },
             (Some(old), _) => ModelSlot {
                 low: old.low,
                 high: position,
                 unsure: old.unsure && set.is_err(),
+                capped: self.caps || old.capped && set.is_err(),
             },
         };
         self.model.slots.insert(name, slot);
@@ -368,10 +426,29 @@ impl World {
 
     pub(super) fn release(&mut self) -> Checked {
         let below = self.some_end();
+        self.release_below(below);
+        Ok(())
+    }
+
+    fn release_below(&mut self, below: Lsn) {
         self.model.released = self.model.released.max(below);
         self.log().release(below);
         self.say(format!("release below {below}"));
-        Ok(())
+    }
+
+    /// Everything is consumed: slots and the release point move on, and the log is truncated.
+    pub(super) fn truncate(&mut self) -> Checked {
+        let below = self.some_end();
+        let names: Vec<String> = self.model.slots.keys().cloned().collect();
+        for name in names {
+            self.slot_to(name, below)?;
+        }
+        if self.log().poison().is_some() {
+            return Ok(());
+        }
+        self.release_below(below);
+        self.crash_next = self.rng.chance(3);
+        self.work()
     }
 
     pub(super) fn begin_epoch(&mut self) -> Checked {
