@@ -17,7 +17,7 @@ pub struct Log {
     /// Fewer and shorter rounds, smaller logs.
     #[arg(long)]
     quick: bool,
-    /// Where the results are written; the picture goes beside it, as SVG. Default: bench-log.json in the target directory.
+    /// Where the results are written; a picture (SVG) and tables (Markdown) go beside it. Default: bench-log.json in the target directory.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Only engines whose name contains this (may be given several times).
@@ -652,8 +652,95 @@ fn write(options: &Log, program: &Path, whole: &Value) -> Outcome {
     if !ctx(plotted, program.display())?.success() {
         return Err(format!("{} was not drawn", svg.display()));
     }
-    println!("\nwritten: {} and {}", json.display(), svg.display());
+    let tables = json.with_extension("md");
+    ctx(std::fs::write(&tables, markdown(whole)), tables.display())?;
+    let (json, svg, tables) = (json.display(), svg.display(), tables.display());
+    println!("\nwritten: {json}, {svg} and {tables}");
     Ok(())
+}
+
+/// The tables as docs/benchmarks.md has them: cases of one kind side by side, engines below each other.
+fn markdown(whole: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut out = String::new();
+    if let Some(machine) = whole["machine"].as_object() {
+        for (name, value) in machine {
+            out += &format!("- {name}: {}\n", text(value));
+        }
+    }
+    out += &format!("- command: `{}`\n", text(&whole["command"]));
+    let cases = list(&whole["cases"]);
+    for kind in ["synced", "buffered", "sustained", "replay", "hand-over"] {
+        let cases: Vec<&Value> = cases
+            .iter()
+            .filter(|case| text(&case["name"]).starts_with(kind))
+            .collect();
+        let Some(first) = cases.first() else {
+            continue;
+        };
+        out += &format!(
+            "\n{}; in brackets how many times as good Esker is\n\n| |",
+            text(&first["unit"])
+        );
+        for case in &cases {
+            out += &format!(" {} |", text(&case["name"]));
+        }
+        out += &format!("\n|---|{}\n", "---|".repeat(cases.len()));
+        let mut names: Vec<String> = Vec::new();
+        for row in cases.iter().flat_map(|case| list(&case["engines"])) {
+            let name = text(&row["name"]);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        for name in names {
+            out += &format!("| {name} |");
+            for case in &cases {
+                let rows = list(&case["engines"]);
+                let row = rows.iter().find(|row| row["name"] == name.as_str());
+                out += &format!(" {} |", row.map_or_else(String::new, cell));
+            }
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// Median, spread, ratio; p50 and p99 where appends were timed one by one.
+fn cell(row: &Value) -> String {
+    let Some(median) = row["median"].as_f64() else {
+        return "failed".to_owned();
+    };
+    let short = |value: f64| match value {
+        _ if value >= 1000.0 => format!("{value:.0}"),
+        _ => format!("{value:.1}"),
+    };
+    let number = |key: &str| row[key].as_f64().unwrap_or(0.0);
+    let mut out = format!(
+        "{} ({} - {})",
+        short(median),
+        short(number("min")),
+        short(number("max"))
+    );
+    if row["name"] != OURS {
+        out += &format!(" [{:.2}]", number("esker_is_times_as_good"));
+    }
+    if number("p50_us") > 1.0 {
+        out += &format!(
+            ", p50 {} us, p99 {} us",
+            short(number("p50_us")),
+            short(number("p99_us"))
+        );
+    }
+    if number("unsynced_bytes_max") > 0.0 {
+        let (longest, unsynced) = (
+            number("max_us") / 1e3,
+            number("unsynced_bytes_max") / 1048576.0,
+        );
+        out += &format!(", longest append {longest:.1} ms, unsynced at most {unsynced:.0} MiB");
+    }
+    out
 }
 
 #[cfg(test)]
@@ -676,6 +763,34 @@ mod tests {
         assert_eq!(figure(&case(Kind::Burst, 2, 128), 2000.0, 100_000.0), 100.0);
         // 1000 times 4 KiB within a millisecond.
         assert_eq!(figure(&case(Kind::Sustained, 1, 4096), 1000.0, 1e6), 4096.0);
+    }
+
+    #[test]
+    fn the_tables_have_a_row_per_engine_and_a_column_per_case() {
+        let row = |name: &str, ratio: f64| json!({ "name": name, "median": 5.0, "min": 4.0, "max": 2000.0, "esker_is_times_as_good": ratio });
+        let case =
+            |name: &str, rows: Vec<Value>| json!({ "name": name, "unit": "ns", "engines": rows });
+        let whole = json!({
+            "command": "c",
+            "machine": { "kernel": "k" },
+            "cases": [
+                case("buffered/a", vec![row(OURS, 1.0), row("other", 2.5)]),
+                case("buffered/b", vec![row(OURS, 1.0)]),
+            ],
+        });
+        let tables = markdown(&whole);
+        assert!(
+            tables.starts_with("- kernel: k\n- command: `c`\n"),
+            "{tables}"
+        );
+        assert!(
+            tables.contains("| | buffered/a | buffered/b |\n|---|---|---|\n"),
+            "{tables}"
+        );
+        assert!(
+            tables.contains("| other | 5.0 (4.0 - 2000) [2.50] |  |\n"),
+            "{tables}"
+        );
     }
 
     #[test]
