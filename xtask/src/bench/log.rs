@@ -456,7 +456,8 @@ fn build(products: bool) -> Outcome<PathBuf> {
     let target = target_dir().join("rivals");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
-        .args(["build", "--quiet", "--release", "--locked", "--features"])
+        // Not `--locked`: its lock file would be stale whenever Esker's own dependencies change; versions stay as they are.
+        .args(["build", "--quiet", "--release", "--features"])
         .arg(features.join(","))
         .arg("--target-dir")
         .arg(&target)
