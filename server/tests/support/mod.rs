@@ -100,6 +100,7 @@ impl Db {
         });
         options.log.media = Arc::clone(&media);
         options.log.segment_bytes = 8 << 20;
+        options.log.payload_bytes_max = 8 << 20;
         options.log.sync_policy = esker_wal::SyncPolicy::Manual;
         let (store, _) = Store::open(Path::new("/db"), options).expect("opens");
         let source: Arc<dyn TimeSource> = match &time {
