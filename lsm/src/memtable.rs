@@ -17,7 +17,7 @@ use crate::batch::{BatchReader, Op};
 use crate::iter::{Cursor, GrowingRanges, RangeTombstone};
 use crate::table::{KeyRef, TableError, VersionKind};
 use bytes::Bytes;
-use esker_sync::skiplist::{self, ENTRY_BYTES, SkipList, Value, ValueRef};
+use esker_sync::skiplist::{self, Chunks, ENTRY_BYTES, SkipList, Value, ValueRef};
 use esker_sync::span::Span;
 use esker_wal::Lsn;
 use std::fmt;
@@ -105,9 +105,9 @@ impl fmt::Debug for MemTable {
 pub(crate) struct Blank(Arc<SkipList<Bytes>>);
 
 impl Blank {
-    /// For a memtable of `bytes`.
-    pub(crate) fn new(bytes: usize) -> Blank {
-        Blank(Arc::new(SkipList::new(bytes / BYTES_PER_KEY)))
+    /// For a memtable of `bytes`, in the memory of earlier ones where there is some.
+    pub(crate) fn new(bytes: usize, chunks: &Arc<Chunks>) -> Blank {
+        Blank(Arc::new(SkipList::reusing(chunks, bytes / BYTES_PER_KEY)))
     }
 
     /// The memtable that owns the LSNs from `start` on.
@@ -198,6 +198,18 @@ impl MemTable {
         }
     }
 
+    /// Asks for the first memory that a lookup or an insert of the key will read.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: KeyHash) {
+        self.list.prefetch_bucket(hash.0);
+    }
+
+    /// As `prefetch`, once that has come: asks for what is read next.
+    #[inline]
+    pub(crate) fn prefetch_more(&self, hash: KeyHash) {
+        self.list.prefetch_node(hash.0);
+    }
+
     fn count_beside(&self, bytes: usize) {
         self.beside.fetch_add(bytes, Atomic::Relaxed);
     }
@@ -286,6 +298,10 @@ impl Cursor for MemCursor {
         self.at.next();
         Ok(())
     }
+    fn next_wanting_no_older(&mut self) -> Result<(), TableError> {
+        self.at.next_key();
+        Ok(())
+    }
     fn prev(&mut self) -> Result<(), TableError> {
         self.at.prev();
         Ok(())
@@ -322,7 +338,7 @@ mod tests {
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
         ];
-        let mem = Arc::new(Blank::new(1 << 16).starting(Lsn(0)));
+        let mem = Arc::new(Blank::new(1 << 16, &Chunks::keeping(0)).starting(Lsn(0)));
         for (i, key) in keys.iter().rev().enumerate() {
             put(&mem, 8 * (1 + i as u64), key);
             put(&mem, 8 * (101 + i as u64), key);
@@ -370,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_range_tombstone_is_seen_by_the_next_lookup() {
-        let mem = Blank::new(1 << 16).starting(Lsn(0));
+        let mem = Blank::new(1 << 16, &Chunks::keeping(0)).starting(Lsn(0));
         for round in 0..20u64 {
             put(&mem, 100 * round + 8, b"k");
             assert!(
@@ -398,7 +414,7 @@ mod tests {
 
     #[test]
     fn inserts_by_many_threads_are_all_there() {
-        let mem = Arc::new(Blank::new(1 << 16).starting(Lsn(0)));
+        let mem = Arc::new(Blank::new(1 << 16, &Chunks::keeping(0)).starting(Lsn(0)));
         std::thread::scope(|scope| {
             for t in 0..4u64 {
                 let mem = &mem;

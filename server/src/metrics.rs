@@ -446,6 +446,11 @@ impl Collector for Numbers {
                 number(store.memtable_bytes),
             )?;
             gauge(
+                "esker_store_memtable_spare_bytes",
+                "Bytes kept from flushed memtables for the next ones",
+                number(store.memtable_spare_bytes),
+            )?;
+            gauge(
                 "esker_store_immutable_memtables",
                 "Memtables to be flushed",
                 number(store.immutable_memtables),

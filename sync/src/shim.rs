@@ -4,6 +4,19 @@
 //! `&mut` guard. loom never times out a wait, so a model stands in for a timeout by giving up
 //! nondeterministically.
 
+/// Asks for the cache line at `at`, which may be any address at all. Where it can't be asked for, nothing happens.
+#[inline]
+#[allow(unsafe_code, reason = "an instruction that has no other name")]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(esker_loom), not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint; it reads nothing and does not fault, whatever the address.
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) };
+    }
+    let _ = at;
+}
+
 #[cfg(not(esker_loom))]
 mod imp {
     pub use parking_lot::{Condvar, Mutex, MutexGuard};

@@ -56,6 +56,10 @@ pub trait Cursor: Send {
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<(), TableError>;
     /// To the following entry.
     fn next(&mut self) -> Result<(), TableError>;
+    /// To the following entry, but for older versions of the current key, which nobody wants: those may be passed over.
+    fn next_wanting_no_older(&mut self) -> Result<(), TableError> {
+        self.next()
+    }
     /// To the preceding entry.
     fn prev(&mut self) -> Result<(), TableError>;
     /// A range tombstone `seqno` covers the keys from the current one up to `end` (empty: all), and nobody wants what it covers:

@@ -21,6 +21,7 @@ use crate::snapshot::Snapshots;
 use crate::table::{BlockCache, Table, TableContext, TableError, TableOptions};
 use crate::{OpenError, StoreError, StoreOptions};
 use arc_swap::ArcSwap;
+use esker_sync::skiplist::Chunks;
 use esker_wal::media::{DirEntry, Media};
 use esker_wal::{Kind, Log, Lsn, ReadLimit, Workers};
 use parking_lot::Mutex;
@@ -82,7 +83,9 @@ impl Inner {
         let levels = open_tables(&context, &tables, &manifest)?;
         let table_count = levels.table_count();
 
-        let first = Arc::new(Blank::new(options.memtable_bytes).starting(flushed));
+        // As much as one memtable has: what a flush frees goes to the one that is filling up.
+        let chunks = Chunks::keeping(options.memtable_bytes);
+        let first = Arc::new(Blank::new(options.memtable_bytes, &chunks).starting(flushed));
         let table_options = TableOptions {
             block_bytes: options.block_bytes,
             bloom_bits_per_key: options.bloom_bits_per_key,
@@ -103,6 +106,7 @@ impl Inner {
                 levels: Arc::new(levels),
                 closed: false,
             }),
+            chunks,
             sequencer: Sequencer::new(flushed),
             snapshots: Snapshots::new(flushed),
             room: Arc::new(Room::default()),
@@ -218,7 +222,7 @@ impl Inner {
         }
         view.mems[0].freeze(at);
         let mut mems = vec![Arc::new(
-            Blank::new(self.options.memtable_bytes).starting(at),
+            Blank::new(self.options.memtable_bytes, &self.chunks).starting(at),
         )];
         mems.extend(view.mems.iter().cloned());
         let pile = mems.len() > self.options.memtables_max + 1;

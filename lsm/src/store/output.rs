@@ -138,7 +138,12 @@ impl Output<'_> {
             {
                 continue;
             }
-            cursor.next()?;
+            if seqno <= self.plan.points.oldest() {
+                // Every reader sees this version, so none asks for an older one (O1).
+                cursor.next_wanting_no_older()?;
+            } else {
+                cursor.next()?;
+            }
         }
         self.finish_table(&[])?;
         Ok(())

@@ -44,6 +44,21 @@ impl View {
 
 impl Inner {
     #[inline]
+    pub(super) fn prefetch(&self, soon: Option<&[u8]>, now: Option<&[u8]>) {
+        let view = self.view.load();
+        // Older memtables are not asked for: most keys that are found are in the newest.
+        let Some(mem) = view.mems.first() else {
+            return;
+        };
+        if let Some(key) = soon {
+            mem.prefetch(KeyHash::of(key));
+        }
+        if let Some(key) = now {
+            mem.prefetch_more(KeyHash::of(key));
+        }
+    }
+
+    #[inline]
     pub(super) fn get(&self, key: &[u8]) -> Result<Found, StoreError> {
         self.view.load().get(key, SeqNo::MAX)
     }

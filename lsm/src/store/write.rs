@@ -214,7 +214,7 @@ impl Inner {
             return;
         }
         // Made here, so that nobody waits for memory inside.
-        let blank = Blank::new(self.options.memtable_bytes);
+        let blank = Blank::new(self.options.memtable_bytes, &self.chunks);
         self.log.at_boundary(|end| {
             let active = &view.mems[0];
             if active.start() == end {

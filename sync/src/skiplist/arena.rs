@@ -4,23 +4,28 @@
 //!   arena is dropped. It is not initialised.
 //! - AR2: `bytes` is what was taken from the chunks, the rests of full chunks included: it never exceeds what the
 //!   allocator was asked for, and falls short of it by less than one chunk.
-//! - AR3: the arena drops nothing that is in it. Its own drop frees the chunks, a few calls, whatever they hold.
+//! - AR3: the arena drops nothing that is in it. Its own drop frees the chunks, a few calls, whatever they hold. Whole ones go to
+//!   [`Chunks`] first, if it was made with some: a page that was used before need not be cleared by the kernel.
 //!
 //! Threads share a chunk by `fetch_add`: each gets a stretch of its own (relaxed: the stretch is all that it decides;
 //! who shows its content to others releases it). Who finds the chunk full makes the next one and swaps it in by
 //! compare-and-swap; who loses that race frees its own and takes the winner's. So no thread waits for another.
 
 use crate::shim::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::shim::{Arc, Mutex};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// Alignment of what is handed out.
 pub(super) const ALIGN: usize = 8;
-/// Bytes of the first chunk; each next is twice as large, up to [`CHUNK_MAX`].
-const CHUNK_MIN: usize = if cfg!(esker_loom) { 256 } else { 4 << 10 };
-const CHUNK_MAX: usize = 1 << 20;
+/// Bytes of the first chunk, header included; each next is twice as large, up to [`CHUNK_MAX`].
+const CHUNK_MIN: usize = if cfg!(esker_loom) { 512 } else { 4 << 10 };
+/// A huge page: a walk from node to node misses the TLB at each step where there are small ones.
+const CHUNK_MAX: usize = 2 << 20;
+/// Capacity of such a chunk.
+const WHOLE: usize = CHUNK_MAX - size_of::<Chunk>();
 /// Above this a piece gets a chunk of its own, so that the rest of the current one is not lost.
-const SHARED_MAX: usize = CHUNK_MAX / 8;
+const SHARED_MAX: usize = 128 << 10;
 
 /// In front of its bytes.
 #[repr(C, align(64))]
@@ -37,10 +42,13 @@ struct Chunk {
 
 impl Chunk {
     fn layout(capacity: usize) -> Layout {
-        size_of::<Chunk>()
-            .checked_add(capacity)
-            .and_then(|size| Layout::from_size_align(size, align_of::<Chunk>()).ok())
-            .expect("a key or value is far below the address space")
+        let size = size_of::<Chunk>() + capacity;
+        let align = if size == CHUNK_MAX {
+            CHUNK_MAX
+        } else {
+            align_of::<Chunk>()
+        };
+        Layout::from_size_align(size, align).expect("a key or value is far below the address space")
     }
 
     fn new(capacity: usize, used: usize, older: *mut Chunk, before: usize) -> NonNull<Chunk> {
@@ -50,15 +58,29 @@ impl Chunk {
         let Some(chunk) = NonNull::new(raw.cast::<Chunk>()) else {
             handle_alloc_error(layout)
         };
+        if layout.size() == CHUNK_MAX {
+            huge(raw);
+        }
+        Chunk::begin(chunk, capacity, used, older, before);
+        chunk
+    }
+
+    /// Writes the header of a chunk that nobody has.
+    fn begin(
+        chunk: NonNull<Chunk>,
+        capacity: usize,
+        used: usize,
+        older: *mut Chunk,
+        before: usize,
+    ) {
         let header = Chunk {
             older,
             capacity,
             before,
             used: AtomicUsize::new(used),
         };
-        // SAFETY: just allocated for a header and its bytes, with its alignment.
+        // SAFETY: allocated for a header and its bytes, with its alignment; nobody else has it.
         unsafe { chunk.write(header) };
-        chunk
     }
 
     /// # Safety
@@ -71,6 +93,83 @@ impl Chunk {
     }
 }
 
+/// Asks for a huge page under a chunk of that size. Without one it is as good, only slower.
+#[cfg(all(target_os = "linux", not(esker_loom)))]
+fn huge(chunk: *mut u8) {
+    // SAFETY: advice about memory of our own, which does not change what is in it.
+    let _ =
+        unsafe { rustix::mm::madvise(chunk.cast(), CHUNK_MAX, rustix::mm::Advice::LinuxHugepage) };
+}
+
+#[cfg(not(all(target_os = "linux", not(esker_loom))))]
+fn huge(_chunk: *mut u8) {}
+
+/// Chunks of lists that are gone, kept for lists to come.
+///
+/// What they hold was held by a list before and is taken first when a list grows, so it adds nothing to the most that lists held
+/// at one time.
+pub struct Chunks {
+    /// Of [`CHUNK_MAX`] bytes each, their headers as they were left.
+    free: Mutex<Vec<NonNull<Chunk>>>,
+    max: usize,
+}
+
+// SAFETY: the chunks in it belong to it alone.
+unsafe impl Send for Chunks {}
+// SAFETY: they are taken out and put in under its mutex.
+unsafe impl Sync for Chunks {}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chunks")
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Chunks {
+    /// Keeps `bytes` at most.
+    #[must_use]
+    pub fn keeping(bytes: usize) -> Arc<Chunks> {
+        Arc::new(Chunks {
+            free: Mutex::new(Vec::new()),
+            max: bytes / CHUNK_MAX,
+        })
+    }
+
+    /// Bytes kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.free.lock().len() * CHUNK_MAX
+    }
+
+    fn take(&self) -> Option<NonNull<Chunk>> {
+        self.free.lock().pop()
+    }
+
+    /// # Safety
+    /// - `chunk` came from [`Chunk::new`] with a layout of [`CHUNK_MAX`] bytes, and nobody uses it any more.
+    unsafe fn put(&self, chunk: NonNull<Chunk>) {
+        let mut free = self.free.lock();
+        if free.len() < self.max {
+            free.push(chunk);
+            return;
+        }
+        drop(free);
+        // SAFETY: the caller's.
+        unsafe { Chunk::free(chunk) };
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        for chunk in self.free.lock().drain(..) {
+            // SAFETY: put there by who was done with it, and nobody else has it.
+            unsafe { Chunk::free(chunk) };
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Arena {
     /// The chunk that pieces come from; each knows the one before.
@@ -79,15 +178,18 @@ pub(super) struct Arena {
     alone: AtomicPtr<Chunk>,
     /// Bytes of those.
     alone_bytes: AtomicUsize,
+    /// Where whole chunks come from and go to.
+    chunks: Option<Arc<Chunks>>,
 }
 
 impl Arena {
-    pub(super) fn new() -> Arena {
-        let first = Chunk::new(CHUNK_MIN, 0, std::ptr::null_mut(), 0);
+    pub(super) fn new(chunks: Option<Arc<Chunks>>) -> Arena {
+        let first = Chunk::new(CHUNK_MIN - size_of::<Chunk>(), 0, std::ptr::null_mut(), 0);
         Arena {
             current: AtomicPtr::new(first.as_ptr()),
             alone: AtomicPtr::new(std::ptr::null_mut()),
             alone_bytes: AtomicUsize::new(0),
+            chunks,
         }
     }
 
@@ -136,8 +238,24 @@ impl Arena {
     #[cold]
     fn grow(&self, full: *mut Chunk, size: usize) -> *mut Chunk {
         let old = self.header(full);
-        let capacity = (old.capacity * 2).min(CHUNK_MAX).max(size);
-        let next = Chunk::new(capacity, 0, full, old.before + old.capacity);
+        let mut bytes = (old.capacity + size_of::<Chunk>()) * 2;
+        while bytes < size + size_of::<Chunk>() {
+            bytes *= 2;
+        }
+        let capacity = bytes.min(CHUNK_MAX) - size_of::<Chunk>();
+        let before = old.before + old.capacity;
+        let kept = if capacity == WHOLE {
+            self.chunks.as_ref().and_then(|chunks| chunks.take())
+        } else {
+            None
+        };
+        let next = match kept {
+            Some(kept) => {
+                Chunk::begin(kept, capacity, 0, full, before);
+                kept
+            }
+            None => Chunk::new(capacity, 0, full, before),
+        };
         // Release: who loads it sees its header. Acquire: the same, for the one that another thread put there.
         match self.current.compare_exchange(
             full,
@@ -148,9 +266,24 @@ impl Arena {
             Ok(_) => next.as_ptr(),
             Err(winner) => {
                 // SAFETY: it was shown to nobody.
-                unsafe { Chunk::free(next) };
+                unsafe { self.let_go(next) };
                 winner
             }
+        }
+    }
+
+    /// # Safety
+    /// - As for [`Chunk::free`].
+    unsafe fn let_go(&self, chunk: NonNull<Chunk>) {
+        // SAFETY: initialised in `new`.
+        let capacity = unsafe { chunk.as_ref() }.capacity;
+        match &self.chunks {
+            Some(chunks) if capacity == WHOLE => {
+                // SAFETY: the caller's; its capacity says its layout.
+                unsafe { chunks.put(chunk) };
+            }
+            // SAFETY: the caller's.
+            _ => unsafe { Chunk::free(chunk) },
         }
     }
 
@@ -187,7 +320,7 @@ impl Drop for Arena {
                 // SAFETY: in the list, so it is initialised and was not freed.
                 chunk = unsafe { this.as_ref() }.older;
                 // SAFETY: nobody has the arena any more, so nobody has a piece of it; each chunk is in one list, once.
-                unsafe { Chunk::free(this) };
+                unsafe { self.let_go(this) };
             }
         }
     }
@@ -204,7 +337,7 @@ mod tests {
 
     #[test]
     fn pieces_are_aligned_apart_and_counted() {
-        let arena = Arena::new();
+        let arena = Arena::new(None);
         let mut pieces: Vec<(usize, usize)> = Vec::new();
         let mut sum = 0;
         for i in 0..20_000_usize {
@@ -227,8 +360,31 @@ mod tests {
     }
 
     #[test]
+    fn whole_chunks_are_used_again_and_no_more_are_kept_than_asked_for() {
+        let chunks = Chunks::keeping(2 * CHUNK_MAX + 1);
+        let fill = || {
+            let arena = Arena::new(Some(chunks.clone()));
+            while arena.bytes() < 5 * CHUNK_MAX {
+                let piece = arena.alloc(SHARED_MAX);
+                // SAFETY: the piece has so many bytes (AR1).
+                unsafe { piece.as_ptr().write_bytes(0xa5, SHARED_MAX) };
+            }
+            arena
+        };
+        let one = fill();
+        assert_eq!(chunks.bytes(), 0);
+        drop(one);
+        assert_eq!(chunks.bytes(), 2 * CHUNK_MAX);
+        let two = fill();
+        assert_eq!(chunks.bytes(), 0);
+        let three = fill();
+        drop((two, three));
+        assert_eq!(chunks.bytes(), 2 * CHUNK_MAX);
+    }
+
+    #[test]
     fn threads_get_pieces_apart() {
-        let arena = Arena::new();
+        let arena = Arena::new(None);
         let mut all: Vec<(usize, usize)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|t| {

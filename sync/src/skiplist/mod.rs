@@ -31,9 +31,11 @@ mod arena;
 mod cursor;
 mod node;
 
+pub use arena::Chunks;
 pub use cursor::Cursor;
 
 use crate::shim::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::shim::{Arc, prefetch};
 use arena::Arena;
 use node::{
     Entry, EntryRef, Large, Link, NewVersion, Node, NodeRef, Payload, Probe, Version, VersionRef,
@@ -165,7 +167,17 @@ impl<L> SkipList<L> {
     /// An empty list whose index is made for about `keys` keys. It takes more, only more slowly.
     #[must_use]
     pub fn new(keys: usize) -> SkipList<L> {
-        let arena = Arena::new();
+        SkipList::with(keys, None)
+    }
+
+    /// As `new`; takes memory from `chunks` and gives it back there.
+    #[must_use]
+    pub fn reusing(chunks: &Arc<Chunks>, keys: usize) -> SkipList<L> {
+        SkipList::with(keys, Some(chunks.clone()))
+    }
+
+    fn with(keys: usize, chunks: Option<Arc<Chunks>>) -> SkipList<L> {
+        let arena = Arena::new(chunks);
         let (head, _) = node::new_node(&arena, &[], 0, HEIGHT_MAX, None);
         SkipList {
             head: NonNull::new(head.as_ptr()).expect("a node"),
@@ -314,6 +326,22 @@ impl<L> SkipList<L> {
         Indexed::Crowded
     }
 
+    /// Asks for what an insert or a lookup of a key with this hash reads first. Worth it where something else is to be done
+    /// before, for as long as memory takes; [`SkipList::prefetch_node`] then asks for the rest.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        prefetch(self.bucket(hash));
+    }
+
+    /// As `prefetch_bucket`, once that has come: asks for the node at the front of the bucket.
+    #[inline]
+    pub fn prefetch_node(&self, hash: u64) {
+        let first = self.bucket(hash).load(Ordering::Relaxed);
+        prefetch(first);
+        // A short key stands within the line before the entry.
+        prefetch(first.wrapping_byte_sub(64));
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of one insert")]
     fn insert_node(
         &self,
@@ -408,6 +436,10 @@ impl<L> SkipList<L> {
             level -= 1;
             loop {
                 let next = before.next(level);
+                if level > 0 {
+                    // Where the search goes on if not to the right.
+                    prefetch(before.link(level - 1).load(Ordering::Relaxed));
+                }
                 if let Some(node) = next.filter(|_| next != bound) {
                     match probe.order(node) {
                         cmp::Ordering::Greater => {
