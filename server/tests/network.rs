@@ -70,6 +70,44 @@ fn a_request_in_single_bytes_and_one_in_one_piece_get_the_same_answer() {
     read_exactly(&mut client, b"$5\r\nhello\r\n");
 }
 
+/// The request behind the one that runs is looked at ahead: whatever of it is there.
+#[test]
+fn a_pipeline_cut_anywhere_is_answered_as_a_whole_one() {
+    let server = start(NetLimits::default(), 1);
+    let requests: [(&[u8], &[u8]); 7] = [
+        (b"*2\r\n$4\r\nPING\r\n$3\r\none\r\n", b"$3\r\none\r\n"),
+        (b"*2\r\n$4\r\nECHO\r\n$0\r\n\r\n", b"$0\r\n\r\n"),
+        (b"\r\n", b""),
+        (b"ping 'a b'\r\n", b"$3\r\na b\r\n"),
+        (b"*0\r\n", b""),
+        (b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"),
+        (
+            b"*2\r\n$4\r\nPING\r\n$12\r\n0123456789\r\n\r\n",
+            b"$12\r\n0123456789\r\n\r\n",
+        ),
+    ];
+    let all: Vec<u8> = requests
+        .iter()
+        .flat_map(|(request, _)| request.to_vec())
+        .collect();
+    let mut client = connect(&server);
+    client.set_nodelay(true).unwrap();
+    for cut in 0..all.len() {
+        client.write_all(&all[..cut]).unwrap();
+        let mut end = 0;
+        let mut sent = false;
+        for (request, answer) in requests {
+            end += request.len();
+            // What is whole is answered before the rest is there.
+            if end > cut && !sent {
+                client.write_all(&all[cut..]).unwrap();
+                sent = true;
+            }
+            read_exactly(&mut client, answer);
+        }
+    }
+}
+
 #[test]
 fn a_client_that_half_closes_still_gets_its_answers() {
     let server = start(NetLimits::default(), 1);

@@ -124,6 +124,8 @@ pub(super) struct Conn {
     pub(super) session: Session,
     pub(super) entry: Arc<Entry>,
     parser: Parser,
+    /// Of the request behind the one that is run: it is read first, so that what it needs comes from memory meanwhile.
+    ahead: Parser,
     input: Vec<u8>,
     input_at: usize,
     out: Reply,
@@ -154,6 +156,7 @@ impl Conn {
             session,
             entry,
             parser: Parser::default(),
+            ahead: Parser::default(),
             input: Vec::new(),
             input_at: 0,
             out: Reply::default(),
@@ -187,7 +190,7 @@ impl Conn {
 
     /// Bytes of memory that wait for this client or came from it.
     pub(super) fn memory(&self) -> usize {
-        self.input.capacity() + self.out.capacity() + self.parser.memory()
+        self.input.capacity() + self.out.capacity() + self.parser.memory() + self.ahead.memory()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -314,11 +317,16 @@ impl Conn {
                         return (at, Asked::More);
                     }
                     *commands += 1;
+                    self.look_ahead(&input[at..], len, turn);
                     match self.execute(&input[at..at + len], turn) {
-                        None => return (at, Asked::Nothing),
+                        None => {
+                            self.ahead.reset();
+                            return (at, Asked::Nothing);
+                        }
                         Some(asked) => {
                             at += len;
                             self.parser.reset();
+                            std::mem::swap(&mut self.parser, &mut self.ahead);
                             if asked != Asked::Nothing || self.closing || self.hold.is_some() {
                                 return (at, asked);
                             }
@@ -337,6 +345,22 @@ impl Conn {
                     return (input.len(), Asked::Nothing);
                 }
             }
+        }
+    }
+
+    /// Reads the request behind the one of `len` bytes, as far as it is there; asks for the memory that the keys of both will need.
+    fn look_ahead(&mut self, input: &[u8], len: usize, turn: &Turn<'_>) {
+        let (this, next) = input.split_at(len);
+        let mut soon = None;
+        match self.ahead.parse(next, &turn.limits.request) {
+            Ok(Parsed::Request { .. }) => soon = self.ahead.args(next).nth(1),
+            Ok(Parsed::Incomplete { .. } | Parsed::Nothing { .. }) => {}
+            // It is met again when it is this one's turn.
+            Err(_) => self.ahead.reset(),
+        }
+        if let Some(engine) = turn.engine {
+            // Most commands have their key there, and for the others nothing is wrong but a line of memory.
+            engine.store().prefetch(soon, self.parser.args(this).nth(1));
         }
     }
 
