@@ -191,6 +191,14 @@ pub fn checksum(seed: Seed, lsn: Lsn, kind: Kind, parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
+/// The same for a frame as it is stored: `padded` is its payload and what follows up to the boundary, which must be zeros.
+pub(crate) fn checksum_stored(seed: Seed, header: &Header, padded: &[u8]) -> u32 {
+    let begin = seed.of(header.lsn, header.kind, header.payload_len as usize);
+    let mut hasher = crc32fast::Hasher::new_with_initial(begin);
+    hasher.update(padded);
+    hasher.finalize()
+}
+
 /// A node's record, within a frame's header, of how far its log was synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {

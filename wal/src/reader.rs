@@ -133,6 +133,10 @@ impl Reader {
         }
         if self.position >= self.known {
             self.known = self.limit();
+            // It holds what is in its buffer too, until it is through with it.
+            if let Some(hold) = &mut self.hold {
+                hold.advance(self.position.0);
+            }
             if self.position >= self.known {
                 return Ok(None);
             }
@@ -148,16 +152,19 @@ impl Reader {
         }
         let (segment, cursor) = self.at.as_mut().expect("just set");
         let limit = self.known.min(segment.end()).min(segment.capacity_end());
+        if let Some(header) = cursor.in_buffer(self.position, limit) {
+            self.position = header.end();
+            return Ok(Some(header));
+        }
+        if let Some(hold) = &mut self.hold {
+            hold.advance(self.position.0);
+        }
         let step = cursor
             .read(self.position, limit)
             .map_err(Shared::io_error("reading", &segment.path))?;
         match step {
             Step::Frame { header } => {
                 self.position = header.end();
-                // Release: who lets segments go has not passed what was read before.
-                if let Some(hold) = &mut self.hold {
-                    hold.advance(self.position.0);
-                }
                 Ok(Some(header))
             }
             Step::Broken(broken) => {

@@ -2,8 +2,9 @@
 //!
 //! - SV1: nothing is written, and no lock is taken; a directory that a log is open in may be looked at.
 //! - SV2: what is found wrong goes to a judge. Recovery's lets the first finding end the open; the others collect.
-//! - SV3: a file counts as a segment by its intact header alone. Where findings are collected, a damaged header is
-//!   made up for from the file's name, its length and its frames, if their checksums say which epoch they are of.
+//! - SV3: a file counts as a segment by its intact header alone. Where findings are collected, a damaged or misplaced header
+//!   is made up for from the file's name, its length and its frames, if their checksums say which epoch they are of, and their
+//!   LSNs fit between its neighbours'.
 //! - SV4: a later made segment (higher id) with base B makes bytes and marks at or above B in earlier ones dead (W5).
 //! - SV5: files are read in this order: `EPOCHS`, the list, headers and marks, frames. So whatever a log that is open
 //!   meanwhile has promised by a mark that was read is there when its frames are.
@@ -392,7 +393,8 @@ pub(crate) fn scan(
                 });
             }
             Err(BadOne::Damage(damage)) => {
-                let header_only = damage.kind == DamageKind::Header;
+                // A header written to the wrong file harms no frame of this one.
+                let header_only = matches!(damage.kind, DamageKind::Header | DamageKind::Foreign);
                 judge.damage(*damage)?;
                 scan.bad.push(BadFile {
                     path,

@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::media::real::RealMedia;
 use crate::media::{Media, MediaFile, MediaMap};
 use crate::reader::FrameRef;
-use crate::segment::{FOOTER_LEN, Footer, MARK_AT, SECTOR};
+use crate::segment::{self, FOOTER_LEN, Footer, MARK_AT, SECTOR};
 use crate::survey::{Damage, DamageKind, Found, LsnRange, Survey};
 use std::io;
 use std::path::Path;
@@ -129,8 +129,8 @@ pub fn verify(dir: &Path, options: &VerifyOptions) -> Result<Verified, OpenError
 }
 
 impl Log {
-    /// Verifies every byte that this log holds, as [`verify`] does, while it goes on. Nothing that is being read is let
-    /// go meanwhile.
+    /// Verifies every byte that this log holds, as [`verify`] does, while it goes on; nothing is let go meanwhile. Ranges found
+    /// lost are [`Log::damaged`] from then on.
     pub fn verify(
         &self,
         threads: usize,
@@ -142,12 +142,16 @@ impl Log {
             progress,
             media: self.shared().options.media.clone(),
         };
-        let dir = &self.shared().dir;
-        verify(dir, &options).map_err(|error| LogError::Io {
+        let shared = self.shared();
+        let verified = verify(&shared.dir, &options).map_err(|error| LogError::Io {
             doing: "verifying",
-            path: dir.clone(),
+            path: shared.dir.clone(),
             source: Arc::new(io::Error::other(error)),
-        })
+        })?;
+        for range in verified.lost() {
+            shared.add_damaged(range);
+        }
+        Ok(verified)
     }
 }
 
@@ -500,7 +504,7 @@ impl Survey {
             return out;
         }
         let zeros = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
-        if found.header.chain.is_none() && !zeros(&head[128..136]) {
+        if found.header.chain.is_none() && !zeros(&head[128..152]) {
             say(DamageKind::Chain, "the chain hash in the segment's header");
         }
         if !zeros(&head[104..128]) || !zeros(&head[152..SECTOR]) {
@@ -511,8 +515,8 @@ impl Survey {
         }
         for mark in MARK_AT {
             let sector = &head[mark as usize..][..SECTOR];
-            let intact =
-                crate::segment::SectorMark::decode(sector, found.id(), self.meta.node).is_some();
+            let intact = segment::SectorMark::decode(sector, found.id(), self.meta.node)
+                .is_some_and(|m| m.place() == mark);
             if !zeros(&sector[intact as usize * 64..]) {
                 say(DamageKind::Mark, "a mark sector");
             }
@@ -542,13 +546,17 @@ impl Survey {
         let expected = footer.encode(found.id());
         let mut sector = [0; SECTOR];
         let place = found.header.identity.bytes - FOOTER_LEN;
-        if found.file.read_exact_at(&mut sector, place).is_err() || sector == expected {
+        if found.file.read_exact_at(&mut sector, place).is_err() {
             return out;
         }
         let same = (sector[..64].iter().zip(&expected)).filter(|(a, b)| a == b);
         match found.footer {
             Some(_) if sector[..64] == expected[..64] => {
-                say(DamageKind::Footer, "bytes behind the footer that are zero");
+                // Behind it stands when it was written, and that time's check.
+                let timed = segment::stamped(&sector, found.id()) != 0 || zeros(&sector[64..76]);
+                if !timed || !zeros(&sector[76..]) {
+                    say(DamageKind::Footer, "what stands behind the footer");
+                }
             }
             Some(footer) if footer.end == swept.end => {
                 say(DamageKind::Chain, "the footer is not that of its frames");
