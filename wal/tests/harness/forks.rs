@@ -75,7 +75,7 @@ impl World {
         let cut = self.model.rewind(fork);
         self.model.clamp_slots(fork, fork);
         match rewound.cut {
-            Some(place) => self.cuts.push((place, cut)),
+            Some(place) => self.cuts.push((place, cut, 0)),
             None if cut.is_empty() => {}
             None => return Err("what was cut is not kept".into()),
         }
@@ -109,10 +109,14 @@ impl World {
 
     /// What was cut is there, whole, whatever happened since.
     pub(super) fn check_cuts(&mut self) -> Checked {
-        for (place, frames) in &self.cuts {
-            let media = self.media.fork(1);
-            media.heal();
-            media.set_capacity(None);
+        if self.cuts.is_empty() {
+            return Ok(());
+        }
+        let media = self.media.fork(1);
+        media.heal();
+        media.set_capacity(None);
+        for (place, frames, checks) in &mut self.cuts {
+            *checks += 1;
             let options = LogOptions {
                 role: OpenRole::Follower,
                 create: None,
@@ -129,6 +133,8 @@ impl World {
                 ));
             }
         }
+        // What has survived two cuts of the power was synced; it is not looked at for ever.
+        self.cuts.retain(|(_, _, checks)| *checks < 2);
         Ok(())
     }
 

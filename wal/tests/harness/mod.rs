@@ -109,7 +109,7 @@ pub(crate) struct World {
     /// The next thing to happen is a crash.
     crash_next: bool,
     /// What was cut by rewinds, and where it is kept.
-    cuts: Vec<(PathBuf, Vec<ModelFrame>)>,
+    cuts: Vec<(PathBuf, Vec<ModelFrame>, u32)>,
     /// Errors are expected while a failure, a cut or a limit is planned.
     trouble: bool,
     /// Preparing may have failed in this life; the log tries again after a while only.

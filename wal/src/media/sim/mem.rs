@@ -53,42 +53,55 @@ impl Mem {
         unsafe { AtomicU8::from_ptr(at.as_ptr()) }
     }
 
-    fn word(&self, at: usize) -> &AtomicU64 {
-        assert!(at.is_multiple_of(WORD) && at + WORD <= self.len);
+    /// The `count` words at `at`; none where that is zero.
+    fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        if count == 0 {
+            return &[];
+        }
+        assert!(at.is_multiple_of(WORD) && at <= self.len && count <= (self.len - at) / WORD);
         // SAFETY: in bounds (above).
         let at = unsafe { self.base.add(at) };
-        // SAFETY: aligned to 8 (base to 4096, `at` to 8), valid for as long as `self`, and every
+        // SAFETY: aligned to 8 (base to 4096, `at` to 8), initialized (zeroed), valid for as long as `self`, and every
         // access from this side is atomic.
-        unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) }
+        unsafe { std::slice::from_raw_parts(at.as_ptr().cast(), count) }
     }
 
     /// Copies the bytes at `at` into `out`.
     pub(super) fn read(&self, at: usize, out: &mut [u8]) {
-        let (mut at, mut out) = (at, out);
-        while !out.is_empty() {
-            if at.is_multiple_of(WORD) && out.len() >= WORD {
-                let word = self.word(at).load(Ordering::Relaxed);
-                out[..WORD].copy_from_slice(&word.to_ne_bytes());
-                (at, out) = (at + WORD, &mut out[WORD..]);
-            } else {
-                out[0] = self.byte(at).load(Ordering::Relaxed);
-                (at, out) = (at + 1, &mut out[1..]);
-            }
+        let head = (at.next_multiple_of(WORD) - at).min(out.len());
+        let (head, rest) = out.split_at_mut(head);
+        let words_at = at + head.len();
+        for (i, byte) in head.iter_mut().enumerate() {
+            *byte = self.byte(at + i).load(Ordering::Relaxed);
+        }
+        let count = rest.len() / WORD;
+        let (body, tail) = rest.split_at_mut(count * WORD);
+        // A slice at once: tests read a lot, and without optimisation each call costs.
+        for (to, word) in body.chunks_exact_mut(WORD).zip(self.words(words_at, count)) {
+            to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        let tail_at = words_at + count * WORD;
+        for (i, byte) in tail.iter_mut().enumerate() {
+            *byte = self.byte(tail_at + i).load(Ordering::Relaxed);
         }
     }
 
     /// Copies `bytes` to `at`.
     pub(super) fn write(&self, at: usize, bytes: &[u8]) {
-        let (mut at, mut bytes) = (at, bytes);
-        while !bytes.is_empty() {
-            if at.is_multiple_of(WORD) && bytes.len() >= WORD {
-                let word = u64::from_ne_bytes(bytes[..WORD].try_into().expect("8 bytes"));
-                self.word(at).store(word, Ordering::Relaxed);
-                (at, bytes) = (at + WORD, &bytes[WORD..]);
-            } else {
-                self.byte(at).store(bytes[0], Ordering::Relaxed);
-                (at, bytes) = (at + 1, &bytes[1..]);
-            }
+        let (head, rest) = bytes.split_at((at.next_multiple_of(WORD) - at).min(bytes.len()));
+        let words_at = at + head.len();
+        for (i, byte) in head.iter().enumerate() {
+            self.byte(at + i).store(*byte, Ordering::Relaxed);
+        }
+        let count = rest.len() / WORD;
+        let (body, tail) = rest.split_at(count * WORD);
+        for (from, word) in body.chunks_exact(WORD).zip(self.words(words_at, count)) {
+            let value = u64::from_ne_bytes(from.try_into().expect("8 bytes"));
+            word.store(value, Ordering::Relaxed);
+        }
+        let tail_at = words_at + count * WORD;
+        for (i, byte) in tail.iter().enumerate() {
+            self.byte(tail_at + i).store(*byte, Ordering::Relaxed);
         }
     }
 

@@ -676,7 +676,7 @@ impl MediaFile for SimFile {
                 "cannot map a file with a hole: all of it must be allocated",
             ));
         }
-        inode.handles += 1;
+        inode.map();
         Ok(Box::new(SimMap {
             mem: inode.mem.clone(),
             len,

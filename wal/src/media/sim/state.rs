@@ -106,6 +106,10 @@ pub(super) struct Inode {
     punched: BTreeSet<usize>,
     /// Open handles.
     pub(super) handles: usize,
+    /// Mapped in this life: stores may come unseen.
+    mapped: bool,
+    /// All bytes are known to be on stable storage, and nothing has come since.
+    settled: bool,
 }
 
 impl Inode {
@@ -117,6 +121,8 @@ impl Inode {
             clean: BTreeMap::new(),
             punched: BTreeSet::new(),
             handles: 0,
+            mapped: false,
+            settled: false,
         }
     }
 
@@ -131,12 +137,21 @@ impl Inode {
             clean: self.clean.clone(),
             punched: self.punched.clone(),
             handles: 0,
+            mapped: false,
+            settled: self.settled,
         }
     }
 
     /// Bytes of space taken.
     fn allocated(&self) -> u64 {
         (self.len.next_multiple_of(PAGE) - self.punched.len() * PAGE) as u64
+    }
+
+    /// A mapping is made.
+    pub(super) fn map(&mut self) {
+        self.handles += 1;
+        self.mapped = true;
+        self.settled = false;
     }
 
     /// Whether space below `len` was given back.
@@ -153,6 +168,7 @@ impl Inode {
 
     /// Writes within `len`.
     fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.settled = false;
         self.mem.write(at, bytes);
         for page in at / PAGE..(at + bytes.len()).div_ceil(PAGE) {
             self.clean.remove(&page);
@@ -212,19 +228,28 @@ impl Inode {
 
     /// Each dirty sector reaches the disk if `lucky` says so.
     fn write_back(&mut self, pages: std::ops::Range<usize>, mut lucky: impl FnMut() -> bool) {
+        if self.settled {
+            return;
+        }
+        let mut all = !self.mapped && pages == (0..self.pages()) && self.durable.len() == self.len;
         for page in pages.start..pages.end.min(self.pages()) {
             if self.page_is_clean(page) {
+                all = false;
                 continue;
             }
             let bytes = self.page(page);
             for (i, sector) in bytes.chunks(SECTOR).enumerate() {
                 let at = page * PAGE + i * SECTOR;
                 let there = self.durable.get(at..).unwrap_or_default();
-                if !there.starts_with(sector) && lucky() {
-                    self.persist(at, sector);
+                if !there.starts_with(sector) {
+                    all = false;
+                    if lucky() {
+                        self.persist(at, sector);
+                    }
                 }
             }
         }
+        self.settled = all;
     }
 
     /// A sync that fails: some of it was done, and all of it counts as clean.
