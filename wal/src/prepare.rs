@@ -7,6 +7,7 @@
 
 use crate::media::{FOLIO, Media};
 use crate::meta::sync_dir;
+use crate::sabotage::{self, Sabotage};
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
 use std::io;
 use std::path::Path;
@@ -64,7 +65,9 @@ pub(crate) fn recycle(
     let file = media.open_rw(from)?;
     media.rename(from, &tmp)?;
     sync_dir(media, dir)?;
-    file.write_all_at(&fresh_head(identity), 0)?;
+    if !sabotage::on(Sabotage::HeadKept) {
+        file.write_all_at(&fresh_head(identity), 0)?;
+    }
     if wipe {
         let zeros = [0; FOLIO];
         let mut at = FRAMES_AT;

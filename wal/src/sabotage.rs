@@ -36,6 +36,10 @@ pub enum Sabotage {
     ChainNotKept,
     /// A small file is renamed into place before it is synced.
     SpareNotSynced,
+    /// A recycled file keeps its old header and marks.
+    HeadKept,
+    /// An epoch's control frame is not synced before the epoch is said to have begun.
+    ControlNotSynced,
     /// A file with a hole is recycled.
     HoleForgotten,
     /// A rewind does not copy aside what it cuts.
@@ -54,7 +58,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 22] = [
+    pub const ALL: [Sabotage; 24] = [
         Sabotage::NoMsync,
         Sabotage::NoDirSync,
         Sabotage::TailNotCut,
@@ -70,6 +74,8 @@ impl Sabotage {
         Sabotage::SlotsNotWritten,
         Sabotage::ChainNotKept,
         Sabotage::SpareNotSynced,
+        Sabotage::HeadKept,
+        Sabotage::ControlNotSynced,
         Sabotage::HoleForgotten,
         Sabotage::CutNotCopied,
         Sabotage::CutNotSynced,

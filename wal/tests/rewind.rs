@@ -7,7 +7,7 @@ use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{EIO, ENOSPC, Fault, SimMedia};
 use esker_wal::{
     Create, Epoch, Frame, Log, LogError, LogId, LogOptions, Lsn, NodeId, OpenRole, ReadLimit,
-    Rewound, WireFrame,
+    Rewound, Survey, WireFrame,
 };
 use harness::options;
 use std::path::Path;
@@ -113,6 +113,10 @@ impl Histories {
     /// What was cut is there, as a log of its own.
     fn check_cut(&self, media: &SimMedia, rewound: &Rewound) {
         let cut = rewound.cut.as_ref().expect("something was cut");
+        let survey = Survey::of(cut, Arc::new(media.clone())).unwrap();
+        assert!(survey.clean() && survey.damage().is_empty());
+        assert_eq!(survey.oldest(), rewound.fork);
+        assert_eq!(survey.synced(), self.old.last().unwrap().header.end());
         let log = open_as(media, cut.to_str().unwrap(), OpenRole::Follower);
         assert_eq!(log.oldest(), rewound.fork);
         assert!(same(&frames(&log, rewound.fork), &self.old[self.below()..]));
