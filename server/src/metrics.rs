@@ -5,10 +5,11 @@
 //! pages. What is exposed is read from the server when it is asked for; nothing is counted twice.
 
 use crate::server::Shared;
+use esker_sync::histogram::Counts;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -240,6 +241,25 @@ impl EncodeMetric for Labelled<'_> {
     }
 }
 
+/// A histogram of the log's, by powers of two; its values divided by `unit`.
+struct Magnitudes<'a>(&'a Counts, f64);
+
+impl EncodeMetric for Magnitudes<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let Magnitudes(counts, unit) = *self;
+        let bucket = |(largest, count)| match largest {
+            u64::MAX => (f64::MAX, count),
+            largest => (largest as f64 / unit, count),
+        };
+        let buckets: Vec<_> = counts.buckets().map(bucket).collect();
+        let sum = counts.sum() as f64 / unit;
+        encoder.encode_histogram::<NoLabelSet>(sum, counts.count(), &buckets, None)
+    }
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut counter = |name: &str, help: &str, value: u64| {
@@ -330,6 +350,11 @@ impl Collector for Numbers {
             counter("esker_log_stalls", "Appends that met a bound", log.stalls)?;
             counter("esker_log_rotations", "Segments begun", log.rotations)?;
             counter("esker_log_recycled", "Segments reused", log.recycled)?;
+            counter(
+                "esker_log_early_flushes",
+                "Flushes begun at half of what may be unsynced",
+                log.early_flushes,
+            )?;
             let store = engine.store().stats();
             counter(
                 "esker_store_flushes",
@@ -364,6 +389,51 @@ impl Collector for Numbers {
             )?;
         }
 
+        if let Some(engine) = shared.node.engine() {
+            let log = engine.store().log().stats();
+            for (name, help, counts, unit) in [
+                (
+                    "esker_log_append_seconds",
+                    "An append to the log; one in 64 is timed",
+                    &log.append_times,
+                    1e9,
+                ),
+                (
+                    "esker_log_wait_seconds",
+                    "A thread's wait for a sync",
+                    &log.wait_times,
+                    1e9,
+                ),
+                (
+                    "esker_log_sync_seconds",
+                    "A sync of the log",
+                    &log.sync_times,
+                    1e9,
+                ),
+                (
+                    "esker_log_stall_seconds",
+                    "An append's wait at a bound",
+                    &log.stall_times,
+                    1e9,
+                ),
+                (
+                    "esker_log_group_frames",
+                    "Frames of one sync",
+                    &log.group_frames,
+                    1.0,
+                ),
+                (
+                    "esker_log_group_bytes",
+                    "Bytes of one sync",
+                    &log.group_bytes,
+                    1.0,
+                ),
+            ] {
+                let metric = Magnitudes(counts, unit);
+                let one = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+                metric.encode(one)?;
+            }
+        }
         let mut gauge = |name: &str, help: &str, value: i64| {
             let metric = ConstGauge::new(value);
             let one = encoder.encode_descriptor(name, help, None, metric.metric_type())?;

@@ -10,6 +10,7 @@
 //! | [`watermark`] | a position that only grows, with threads and tasks that wait for it | the log's `published` and `synced` |
 //! | [`tail`] | reserve in order, fill in parallel, publish with one word | the log's append path |
 //! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
+//! | [`histogram`] | counts of values by magnitude | the log's numbers |
 //! | [`line`] | a value with cache lines of its own | what each append writes |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
 //! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
@@ -25,6 +26,7 @@
 pub mod bell;
 pub mod events;
 pub mod group;
+pub mod histogram;
 pub mod line;
 pub mod positions;
 pub mod sequencer;

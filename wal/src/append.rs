@@ -21,11 +21,13 @@ use crate::populate::WINDOW;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{Activation, Segment};
 use crate::shared::{Append, Shared};
+use esker_sync::histogram::Histogram;
 use parking_lot::MutexGuard;
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Bytes of a control frame's payload: epoch number, epoch id, LSN where it begins.
 pub(crate) const CONTROL_LEN: usize = 24;
@@ -160,6 +162,19 @@ const CALL_BYTES_MAX: usize = 16 << 10;
 pub(crate) enum AtBound {
     Wait,
     Refuse,
+}
+
+/// Counts how long an append waited at a bound.
+struct Stall<'a> {
+    histogram: &'a Histogram,
+    begun: Instant,
+}
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        let waited = self.begun.elapsed();
+        self.histogram.record(waited.as_nanos() as u64);
+    }
 }
 
 impl Shared {
@@ -317,6 +332,9 @@ impl Shared {
         }
         let lsn = Lsn(self.tail.reserve(&mut append.turn, bytes, word_behind));
         self.keep_ahead_of(end);
+        if end > append.step_at {
+            self.step(append, end);
+        }
         Stretch {
             segment,
             lsn,
@@ -341,7 +359,10 @@ impl Shared {
             }
             return Err(LogError::Busy);
         }
-        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        let _stall = Stall {
+            histogram: &self.counters.stalls,
+            begun: Instant::now(),
+        };
         if !append.held && !self.within_unsynced_bound(bytes) {
             // The bound moves with a sync: do it here, for everybody.
             let target = self.synced().advance(8);

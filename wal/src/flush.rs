@@ -4,20 +4,29 @@
 //! - FL2: `synced` moves only after the sync of everything below it has returned well.
 //! - FL3: a failed sync poisons the log (W6): no later sync can be trusted to have written the same pages.
 //! - FL4: a lone writer syncs in its own thread, at once. The flusher serves those who can't block
-//!   ([`Shared::request_sync`]), the interval, and idle marks.
+//!   ([`Shared::request_sync`]), the interval, half of the bound of unsynced bytes, and idle marks.
+//! - FL5: a sync takes [`SYNC_MAX`] bytes or one frame more: who waits at the bound is let on after as much, not when
+//!   everything before it is written. It ends at a *step*, the end of a frame noted at its reservation.
 
 use crate::error::{LogError, Poison};
 use crate::ids::Lsn;
 use crate::options::SyncPolicy;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{SectorMark, Segment};
-use crate::shared::Shared;
+use crate::shared::{Append, Shared};
 use esker_sync::group::Entered;
 use esker_sync::stop::StopToken;
 use esker_sync::watermark::WaitEnd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// Bytes of one sync where more is unsynced: 10 ms on a slow disk.
+const SYNC_MAX: u64 = 4 << 20;
+/// At most so much between two steps.
+const STEP: u64 = 1 << 20;
+/// While a sync is put off, a stop or a stall is noticed after this at the latest.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Mean frames per sync, in sixteenths, from which a leader waits for more.
 const GATHER_FROM: u64 = 20;
@@ -30,6 +39,17 @@ const CALLS_UP_TO: u64 = 12;
 impl Shared {
     /// Blocks until everything below `end` is synced.
     pub(crate) fn sync_up_to(&self, end: Lsn, deadline: Option<Instant>) -> Result<(), LogError> {
+        if self.synced() >= end {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let done = self.sync_for(end, deadline);
+        let waited = begun.elapsed().as_nanos() as u64;
+        self.counters.waits.record(waited);
+        done
+    }
+
+    fn sync_for(&self, end: Lsn, deadline: Option<Instant>) -> Result<(), LogError> {
         loop {
             let lead = match self.group.enter(end.0, deadline) {
                 Entered::Reached => return Ok(()),
@@ -42,6 +62,7 @@ impl Shared {
                 }
                 Entered::Lead(lead) => lead,
             };
+            self.put_off(deadline);
             self.gather();
             let synced = self.synced();
             let mut published = self.published();
@@ -68,9 +89,10 @@ impl Shared {
                     }
                 }
             }
-            match self.sync_range(synced, published) {
+            let to = self.sync_end(synced, published);
+            match self.sync_range(synced, to) {
                 Ok(()) => {
-                    lead.finish(published.0);
+                    lead.finish(to.0);
                     self.after_sync();
                 }
                 Err(poison) => {
@@ -78,6 +100,59 @@ impl Shared {
                     return Err(LogError::Poisoned(poison));
                 }
             }
+        }
+    }
+
+    /// Notes the end of a frame as a place where a sync may end, and has the flusher begin when half of the bound is
+    /// unsynced. Called with `append` locked, once per step.
+    pub(crate) fn step(&self, append: &mut Append, end: Lsn) {
+        let bound = self.options.unsynced_bytes_max;
+        append.step_at = end.advance(STEP.min(bound / 8));
+        let synced = self.synced();
+        let mut steps = self.steps.lock();
+        while steps.front().is_some_and(|step| *step <= synced) {
+            steps.pop_front();
+        }
+        steps.push_back(end);
+        drop(steps);
+        if end.since(synced) >= bound / 2 {
+            self.counters.early_flushes.fetch_add(1, Ordering::Relaxed);
+            self.request_sync(end);
+        }
+    }
+
+    /// Where the sync of what is unsynced ends (FL5).
+    fn sync_end(&self, synced: Lsn, published: Lsn) -> Lsn {
+        let most = synced.advance(SYNC_MAX);
+        if published <= most {
+            return published;
+        }
+        let steps = self.steps.lock();
+        let above = steps.iter().skip_while(|step| **step <= synced);
+        let mut to = None;
+        for step in above {
+            if to.is_some() && *step > most {
+                break;
+            }
+            to = Some(*step);
+        }
+        to.map_or(published, |to| to.min(published))
+    }
+
+    /// Waits until [`crate::LogOptions::min_sync_interval`] has passed since the last sync. Leader only.
+    fn put_off(&self, deadline: Option<Instant>) {
+        let interval = self.options.min_sync_interval;
+        if interval.is_zero() || self.stepped() {
+            return;
+        }
+        loop {
+            let left = interval.saturating_sub(self.idle_for());
+            let late = deadline.is_some_and(|at| at <= Instant::now());
+            let wanted = self.room_wanted.load(Ordering::Acquire);
+            if left.is_zero() || late || wanted || self.group.position().is_stopped() {
+                return;
+            }
+            std::thread::sleep(left.min(PAUSE));
         }
     }
 
@@ -118,9 +193,17 @@ impl Shared {
             }
             done.map_err(|source| self.poison("syncing", &segment.path, source))?;
         }
-        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         let took = begun.elapsed().as_nanos() as u64;
-        self.counters.sync_nanos.fetch_add(took, Ordering::Relaxed);
+        self.counters.syncs.record(took);
+        // Relaxed: statistics, written by one leader after the other.
+        let mean = self.sync_nanos.load(Ordering::Relaxed);
+        let took = if mean == 0 {
+            took * 16
+        } else {
+            mean - mean / 16 + took
+        };
+        self.sync_nanos.store(took, Ordering::Relaxed);
+        self.counters.group_bytes.record(to.since(from));
         self.choose_way();
         Ok(())
     }
@@ -134,8 +217,7 @@ impl Shared {
         if self.frames_per_sync.load(Ordering::Relaxed) < GATHER_FROM || self.stepped() {
             return;
         }
-        let syncs = self.counters.syncs.load(Ordering::Relaxed).max(1);
-        let mean = self.counters.sync_nanos.load(Ordering::Relaxed) / syncs;
+        let mean = self.sync_nanos.load(Ordering::Relaxed) / 16;
         let longest = Duration::from_nanos(mean / 4).min(GATHER_MAX);
         let begun = Instant::now();
         let mut grown = begun;
@@ -157,12 +239,12 @@ impl Shared {
 
     /// Few frames per sync are written by calls, many by stores (see [`crate::append`]). Leader only.
     fn choose_way(&self) {
+        let appends = self.tail.frames();
+        let group = appends - self.appends_synced.swap(appends, Ordering::Relaxed);
+        self.counters.group_frames.record(group);
         if self.options.sync_policy != SyncPolicy::Always || self.stepped() {
             return;
         }
-        // Relaxed: a statistic, written by one leader after the other.
-        let appends = self.tail.frames();
-        let group = appends - self.appends_synced.swap(appends, Ordering::Relaxed);
         self.last_group.store(group, Ordering::Relaxed);
         let mean = self.frames_per_sync.load(Ordering::Relaxed);
         let mean = mean - mean / 16 + group;
@@ -245,7 +327,10 @@ impl Shared {
         if self.poison.get().is_some() {
             return false;
         }
-        let requested = Lsn(self.requested.load(Ordering::Acquire));
+        let mut requested = Lsn(self.requested.load(Ordering::Acquire));
+        if self.stepped() && self.idle_for() < self.options.min_sync_interval {
+            requested = Lsn::ZERO;
+        }
         let interval_due = match self.options.sync_policy {
             SyncPolicy::Interval(interval) => self.idle_for() >= interval,
             SyncPolicy::Always | SyncPolicy::Manual => false,

@@ -13,8 +13,9 @@ use crate::reader::{ReadLimit, Reader};
 use crate::recovery::{self, Recovery};
 use crate::repair::{self, Damaged};
 use crate::sabotage::Sabotage;
-use crate::shared::{Append, Chores, Counters, Marks, Retention, Shared, Watchers};
+use crate::shared::{Append, Chores, Marks, Retention, Shared, Watchers};
 use crate::slots;
+use crate::stats::{Counters, Sample};
 use crate::survey::Damage;
 use esker_sync::bell::Bell;
 use esker_sync::events::{EventBus, Subscription};
@@ -90,35 +91,6 @@ pub struct WireFrame<'a> {
     pub header: frame::Header,
     /// Payload without padding.
     pub payload: &'a [u8],
-}
-
-/// Numbers about a log, all since open.
-#[derive(Clone, Debug, Default)]
-pub struct LogStats {
-    /// Frames reserved.
-    pub appends: u64,
-    /// Bytes of frames reserved.
-    pub appended_bytes: u64,
-    /// Of the frames, those that were given up.
-    pub voids: u64,
-    /// Group syncs.
-    pub syncs: u64,
-    /// Time spent in them.
-    pub sync_nanos: u64,
-    /// Bytes of frames synced.
-    pub synced_bytes: u64,
-    /// Times an append waited at a bound.
-    pub stalls: u64,
-    /// Segments begun.
-    pub rotations: u64,
-    /// Segments held.
-    pub segments: u64,
-    /// Segments prepared ahead.
-    pub segments_ready: u64,
-    /// Files used again.
-    pub recycled: u64,
-    /// Bytes of frames held.
-    pub bytes_held: u64,
 }
 
 /// What is called when a position moves; see [`Log::watch`].
@@ -245,10 +217,13 @@ impl Log {
 
     /// `reserve` + `publish`. Does not sync.
     pub fn append(&self, parts: &[&[u8]]) -> Result<Appended, LogError> {
+        let sample = Sample::begin();
         let len = parts.iter().map(|p| p.len()).sum();
         let stretch = self.shared().reserve(len, AtBound::Wait)?;
         // Nothing from here on panics or fails: no guard is needed to void the frame.
-        self.shared().publish(&stretch, Kind::Data, parts)
+        let appended = self.shared().publish(&stretch, Kind::Data, parts);
+        sample.end(&self.shared().counters.appends);
+        appended
     }
 
     /// Follower: appends a frame of the primary at its LSN, after checking LSN, epoch and checksum. A control
@@ -420,36 +395,6 @@ impl Log {
         }
     }
 
-    /// Numbers.
-    #[must_use]
-    pub fn stats(&self) -> LogStats {
-        let shared = self.shared();
-        let counters = &shared.counters;
-        let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        let (appends, rotations, ready) = {
-            let append = shared.append.lock();
-            (
-                shared.tail.frames(),
-                append.rotations,
-                append.prepared.len() as u64,
-            )
-        };
-        LogStats {
-            appends,
-            appended_bytes: shared.reserved().since(shared.opened_at),
-            voids: count(&counters.voids),
-            syncs: count(&counters.syncs),
-            sync_nanos: count(&counters.sync_nanos),
-            synced_bytes: shared.synced().since(shared.opened_at),
-            stalls: count(&counters.stalls),
-            rotations,
-            segments: shared.table.read().len() as u64,
-            segments_ready: ready,
-            recycled: count(&counters.recycled),
-            bytes_held: shared.reserved().since(self.oldest()),
-        }
-    }
-
     /// Stepped workers: does one piece of background work; false when there is none.
     pub fn step(&self) -> bool {
         let shared = self.shared();
@@ -576,6 +521,7 @@ fn share(
         last_group: AtomicU64::new(0),
         frames_per_sync: AtomicU64::new(0),
         appends_synced: AtomicU64::new(0),
+        sync_nanos: AtomicU64::new(0),
         by_calls: AtomicBool::new(options.sync_policy == SyncPolicy::Always),
         tail,
         group: CommitGroup::new(end.0),
@@ -588,7 +534,9 @@ fn share(
             held: false,
             writer: options.role == OpenRole::Writer,
             rotations: 0,
+            step_at: end,
         })),
+        steps: Mutex::default(),
         room: Condvar::new(),
         room_wanted: AtomicBool::new(false),
         retention: Mutex::new(Retention {

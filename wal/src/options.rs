@@ -78,8 +78,13 @@ pub struct LogOptions {
     pub payload_bytes_max: usize,
     /// Default `Always`.
     pub sync_policy: SyncPolicy,
-    /// Bound of published or reserved bytes that are not synced. Default 256 MiB.
+    /// Bound of published or reserved bytes that are not synced. From half of it on the flusher syncs by itself, whatever the
+    /// policy, so that a burst is written back while it goes on. Default 256 MiB.
     pub unsynced_bytes_max: u64,
+    /// A sync begins at the earliest this long after the last one ended; what comes meanwhile goes along with it. It bounds the syncs per
+    /// second of a log under load, and every wait is up to so much longer. Where an append waits at the bound of unsynced bytes, the sync begins at
+    /// once. Default: zero, nobody waits.
+    pub min_sync_interval: Duration,
     /// A mark is written when the log was idle this long with its last sync unmarked. Default 100 ms.
     pub idle_mark_after: Duration,
     /// Log kept below the release point for replicas still to come, in bytes. Default 0.
@@ -115,6 +120,7 @@ impl Default for LogOptions {
             payload_bytes_max: 64 << 20,
             sync_policy: SyncPolicy::Always,
             unsynced_bytes_max: 256 << 20,
+            min_sync_interval: Duration::ZERO,
             idle_mark_after: Duration::from_millis(100),
             keep_bytes: 0,
             keep_age: Duration::ZERO,

@@ -7,6 +7,7 @@
 //! |    - | inside `positions` | who holds which position            | nothing; taken with `retention` held or not |
 //! |    3 | `Shared::table`    | the list of segments                | nothing that blocks               |
 //! |    4 | `Shared::epochs`   | the history                         | nothing that blocks               |
+//! |    5 | `Shared::steps`    | where a sync may end               | nothing                           |
 //! |    - | `Shared::ahead`    | the populated window                | calls of the populator            |
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
 //! |    - | `Shared::damaged`  | damaged ranges                      | file calls of a repair; `table` for a moment |
@@ -27,6 +28,7 @@ use crate::options::{LogOptions, Workers as WorkerMode};
 use crate::populate::Ahead;
 use crate::segment::{Identity, Prepared, Segment};
 use crate::slots;
+use crate::stats::Counters;
 use esker_sync::bell::Bell;
 use esker_sync::events::EventBus;
 use esker_sync::group::CommitGroup;
@@ -54,6 +56,8 @@ pub(crate) struct Append {
     /// Whether this node opens epochs and appends by itself.
     pub(crate) writer: bool,
     pub(crate) rotations: u64,
+    /// Reserved beyond this LSN, a step is noted; see [`crate::flush`].
+    pub(crate) step_at: Lsn,
 }
 
 /// Rank 2.
@@ -110,16 +114,6 @@ impl Watchers {
     }
 }
 
-/// Counters that no lock guards.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) voids: AtomicU64,
-    pub(crate) syncs: AtomicU64,
-    pub(crate) sync_nanos: AtomicU64,
-    pub(crate) stalls: AtomicU64,
-    pub(crate) recycled: AtomicU64,
-}
-
 /// The last mark that reached the disk outside of a frame.
 #[derive(Debug)]
 pub(crate) struct Marks {
@@ -142,6 +136,8 @@ pub(crate) struct Shared {
     pub(crate) last_group: AtomicU64,
     /// Sliding mean, in sixteenths; written by the leader.
     pub(crate) frames_per_sync: AtomicU64,
+    /// Sliding mean of a sync's time, in sixteenths; written by the leader.
+    pub(crate) sync_nanos: AtomicU64,
     /// Whether frames are written by calls now, rather than by stores into the mapping.
     pub(crate) by_calls: AtomicBool,
     // Positions.
@@ -152,6 +148,8 @@ pub(crate) struct Shared {
     pub(crate) positions: Positions,
     // Locks; see the module for their order.
     pub(crate) append: Line<Mutex<Append>>,
+    /// Ends of frames above `synced`, some MiB apart.
+    pub(crate) steps: Mutex<VecDeque<Lsn>>,
     /// With `append`: room came back, or the end came.
     pub(crate) room: Condvar,
     pub(crate) room_wanted: AtomicBool,

@@ -223,3 +223,74 @@ fn a_tailing_future_takes_every_frame_in_order() {
         ));
     }
 }
+
+/// W7: from half of the bound on the flusher syncs by itself, in steps, whatever the policy.
+#[test]
+fn a_burst_is_written_back_from_half_of_the_bound_on() {
+    let media = SimMedia::new(2);
+    let clock = Arc::new(ManualClock::default());
+    let bound = 32 << 20;
+    let options = LogOptions {
+        sync_policy: SyncPolicy::Manual,
+        unsynced_bytes_max: bound,
+        segment_bytes: 64 << 20,
+        ..harness::options(&media, &clock, LogId(78))
+    };
+    let (log, _) = Log::open(Path::new("log"), options).unwrap();
+    let begin = log.synced();
+    let payload = vec![7; 10_000];
+    let unsynced = || log.reserved().since(log.synced());
+    while unsynced() < bound / 2 - (5 << 20) {
+        log.append(&[&payload]).unwrap();
+        while log.step() {}
+        assert_eq!(log.synced(), begin);
+    }
+    while unsynced() < bound / 2 + (5 << 20) {
+        log.append(&[&payload]).unwrap();
+    }
+    assert!(log.stats().early_flushes > 0);
+    assert!(log.step());
+    while log.step() {}
+    assert!(unsynced() < 6 << 20, "{} are not synced", unsynced());
+    // In pieces, each ending at the end of a frame, so that who waits at the bound is let on early.
+    let stats = log.stats();
+    let largest = stats.group_bytes.percentile(100.0);
+    assert!(stats.syncs >= 4 && largest < 8 << 20, "{stats:?}");
+    log.reader(log.synced(), ReadLimit::Published)
+        .unwrap()
+        .next()
+        .unwrap();
+}
+
+/// With `min_sync_interval` syncs are grouped, and each still comes; without it a lone writer's begin at once.
+#[test]
+fn syncs_may_be_kept_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions {
+        create: Some(Create {
+            log: LogId(7),
+            node: NodeId(9),
+            base: Lsn::ZERO,
+        }),
+        segment_bytes: 64 << 10,
+        min_sync_interval: Duration::from_millis(20),
+        ..LogOptions::default()
+    };
+    let (log, _) = Log::open(dir.path(), options).unwrap();
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    log.append_with(&[b"x"], Durability::Synced).unwrap();
+                }
+            });
+        }
+    });
+    let most = begun.elapsed().as_millis() as u64 / 20 + 1;
+    let stats = log.stats();
+    assert!(stats.syncs <= most, "{} syncs, {most} at most", stats.syncs);
+    assert!(stats.syncs >= 8, "each thread waited eight times");
+    assert_eq!(stats.wait_times.count(), 32);
+    assert!(stats.group_frames.sum() >= 32 && stats.group_bytes.count() == stats.syncs);
+}
