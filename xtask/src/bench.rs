@@ -35,7 +35,12 @@ pub struct Quick {
 /// Runs it.
 pub fn quick(options: &Quick) -> Outcome {
     let rr = !options.no_rr && rr_permitted();
-    Machine::here(rr)?.print();
+    let scheduling = if rr {
+        "durable runs, both sides, under SCHED_RR (chrt -r 1); the others ordinary"
+    } else {
+        "ordinary"
+    };
+    Machine::here(scheduling)?.print();
     if !options.no_log {
         log::synced(options.no_rr)?;
     }
@@ -68,7 +73,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn here(rr: bool) -> Outcome<Machine> {
+    fn here(scheduling: &str) -> Outcome<Machine> {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpu
             .lines()
@@ -81,11 +86,6 @@ impl Machine {
         let root = root();
         let root = root.to_string_lossy();
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let scheduling = if rr {
-            "durable runs, both sides, under SCHED_RR (chrt -r 1); the others ordinary"
-        } else {
-            "ordinary"
-        };
         let lines = vec![
             ("machine", format!("{}, {cores} cores", model.trim())),
             ("kernel", output_of("uname", &["-sr"])),

@@ -31,6 +31,7 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
@@ -202,6 +203,24 @@ fn open_log(course: &Course) -> Result<&dyn LogRival, Failure> {
         .ok_or_else(|| "the log is closed".into())
 }
 
+/// When a thread began and ended, and the latencies it saw. It reads the clock itself: who waits for it may be late.
+type Part = (Instant, Instant, Histogram<u64>);
+
+/// Waits for all; from the first that began to the last that ended.
+fn join(
+    workers: Vec<ScopedJoinHandle<'_, Result<Part, Failure>>>,
+    all: &mut Histogram<u64>,
+) -> Result<(Instant, Instant), Failure> {
+    let mut span: Option<(Instant, Instant)> = None;
+    for worker in workers {
+        let (from, to, own) = worker.join().map_err(|_| "a thread panicked")??;
+        all.add(&own)?;
+        let (first, last) = span.unwrap_or((from, to));
+        span = Some((first.min(from), last.max(to)));
+    }
+    span.ok_or_else(|| "no thread".into())
+}
+
 /// Synced appends by all threads for a while; each ends with the append that it is in.
 fn turn(course: &mut Course, time: Duration) -> Result<Value, Failure> {
     let log = open_log(course)?;
@@ -214,32 +233,25 @@ fn turn(course: &mut Course, time: Duration) -> Result<Value, Failure> {
         let workers: Vec<_> = (0..course.plan.threads)
             .map(|thread| {
                 let (payload, stop, start) = (&payload, &stop, &start);
-                scope.spawn(move || -> Result<Histogram<u64>, Failure> {
+                scope.spawn(move || -> Result<Part, Failure> {
                     let mut own = Histogram::<u64>::new(3)?;
                     start.wait();
+                    let from = Instant::now();
                     while !stop.load(Ordering::Relaxed) {
                         let began = Instant::now();
                         log.append_synced(thread, payload)?;
                         own.record(began.elapsed().as_nanos() as u64)?;
                     }
-                    Ok(own)
+                    Ok((from, Instant::now(), own))
                 })
             })
             .collect();
         start.wait();
-        let began = Instant::now();
         std::thread::sleep(time);
         stop.store(true, Ordering::Relaxed);
-        let mut owns = Vec::new();
-        for worker in workers {
-            owns.push(worker.join().map_err(|_| "a thread panicked")??);
-        }
-        let nanos = began.elapsed().as_nanos() as u64;
-        for own in owns {
-            appends += own.len();
-            all.add(&own)?;
-        }
-        Ok(nanos)
+        let (from, to) = join(workers, &mut all)?;
+        appends += all.len();
+        Ok((to - from).as_nanos() as u64)
     })?;
     course.latency.add(&all)?;
     open_log(course)?.trim()?;
@@ -266,9 +278,10 @@ fn burst(engine: &Engine, course: &mut Course) -> Result<Value, Failure> {
         let workers: Vec<_> = (0..plan.threads)
             .map(|thread| {
                 let (payload, start, unsynced_max) = (&payload, &start, &unsynced_max);
-                scope.spawn(move || -> Result<Histogram<u64>, Failure> {
+                scope.spawn(move || -> Result<Part, Failure> {
                     let mut own = Histogram::<u64>::new(3)?;
                     start.wait();
+                    let from = Instant::now();
                     if sustained {
                         for n in 1..=each {
                             let began = Instant::now();
@@ -292,19 +305,17 @@ fn burst(engine: &Engine, course: &mut Course) -> Result<Value, Failure> {
                             }
                         }
                     }
-                    Ok(own)
+                    Ok((from, Instant::now(), own))
                 })
             })
             .collect();
         start.wait();
-        let began = Instant::now();
-        for worker in workers {
-            all.add(&worker.join().map_err(|_| "a thread panicked")??)?;
-        }
+        let (from, mut to) = join(workers, &mut all)?;
         if sustained {
             log.sync()?;
+            to = Instant::now();
         }
-        Ok(began.elapsed().as_nanos() as u64)
+        Ok((to - from).as_nanos() as u64)
     })?;
     if !sustained {
         log.sync()?;

@@ -305,8 +305,7 @@ impl Runner<'_> {
             let mut processes = Vec::new();
             for (at, engine) in engines.iter().enumerate() {
                 let dir = self.dir.join(format!("engine-{at}"));
-                let rr = self.rr && case.kind == Kind::Synced;
-                processes.push(Process::start(&self.program, engine, dir, rr)?);
+                processes.push(Process::start(&self.program, engine, dir, self.rr)?);
             }
             for (at, engine) in engines.iter().enumerate() {
                 let opened = open(&mut processes[at], case, engine.total(case));
@@ -492,7 +491,11 @@ fn engines(program: &Path) -> Outcome<Vec<Engine>> {
 pub fn log(options: &Log) -> Outcome {
     let rr = !options.no_rr && rr_permitted();
     let program = build(!options.no_products)?;
-    let machine = Machine::here(rr)?;
+    let machine = Machine::here(if rr {
+        "all engines under SCHED_RR (chrt -r 1)"
+    } else {
+        "ordinary"
+    })?;
     machine.print();
     let all = engines(&program)?;
     let contains = |names: &[String], name: &str| {
