@@ -1,6 +1,6 @@
 //! Random operations, rewinds among them, with power cuts, kills, failed calls and a full disk, against a model.
 //!
-//! `ESKER_SEEDS=n` runs n seeds, `ESKER_SEED=s` that one and tells its story.
+//! `ESKER_SEEDS=n` runs n seeds (from `ESKER_FROM` on), `ESKER_SEED=s` that one and tells its story.
 
 #![allow(clippy::print_stderr, reason = "a seed's story is told on stderr")]
 

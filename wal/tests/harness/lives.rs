@@ -168,8 +168,13 @@ impl World {
         if chain != self.model.chain(end) {
             return Err(format!("another chain hash at the end, {end}"));
         }
-        // An open that failed after it had begun an epoch left the slot to this one, which finds the epoch's control frame.
-        self.model.clamp_slots(found.end, end);
+        // An open that failed may have moved them back, to the end that it found; or it had begun an epoch and left them to this
+        // one, which finds the epoch's control frame too.
+        let low = match unheard {
+            0 => found.end,
+            _ => must.min(found.end),
+        };
+        self.model.clamp_slots(low, end);
         self.check_slots(&log)?;
         self.ended = Ended::Killed;
         self.must_if_killed = end;

@@ -14,11 +14,14 @@ pub(crate) fn from_env(name: &str) -> Option<u64> {
     )
 }
 
-/// The seeds to run: `ESKER_SEED` alone, or `ESKER_SEEDS` of them, or `default`.
+/// The seeds to run: `ESKER_SEED` alone, or `ESKER_SEEDS` of them from `ESKER_FROM` on, or `default`.
 pub(crate) fn chosen(default: u64) -> std::ops::Range<u64> {
     match from_env("ESKER_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..from_env("ESKER_SEEDS").unwrap_or(default),
+        None => {
+            let from = from_env("ESKER_FROM").unwrap_or(0);
+            from..from + from_env("ESKER_SEEDS").unwrap_or(default)
+        }
     }
 }
 
