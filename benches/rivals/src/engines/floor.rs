@@ -1,6 +1,7 @@
 //! The device alone: one thread, one block, no log.
 //!
-//! Synced: 4 KiB at a time into a file whose blocks were all written before. Sustained: 1 MiB at a time, without regard to
+//! Synced: the payload behind the one before it, as a log does, in a file whose blocks were all written before; with
+//! `O_DIRECT` the block of 4 KiB that it lies in. Sustained: 1 MiB at a time, without regard to
 //! the payload asked for, round and round in a file of 1 GiB that was written once.
 
 use crate::rival::{Engine, Failure, LogRival, Mode, Plan};
@@ -41,12 +42,20 @@ impl Floor {
 }
 
 impl LogRival for Floor {
-    fn append_synced(&self, _thread: usize, _payload: &[u8]) -> Result<(), Failure> {
-        let mut at = self.at.lock();
-        self.write(&mut at)?;
-        if self.way == Way::WriteSync {
-            self.file.sync_data()?;
+    fn append_synced(&self, _thread: usize, payload: &[u8]) -> Result<(), Failure> {
+        let at = &mut *self.at.lock();
+        let place = at.next % self.bytes;
+        match self.way {
+            Way::WriteSync => {
+                self.file.write_all_at(payload, place)?;
+                self.file.sync_data()?;
+            }
+            Way::Direct => {
+                let block = at.buffer.copy(payload);
+                self.file.write_all_at(block, place / BLOCK * BLOCK)?;
+            }
         }
+        at.next += payload.len() as u64;
         Ok(())
     }
 
@@ -116,7 +125,7 @@ pub(crate) fn synced_write() -> Engine {
         floor: true,
         modes: &[Mode::Synced, Mode::Sustained],
         threads_max: 1,
-        settings: "synced: pwrite of 4 KiB + fdatasync, file of 8 MiB prewritten; sustained: pwrite of 1 MiB, one fdatasync at the end of a turn",
+        settings: "synced: pwrite of the payload + fdatasync, file of 8 MiB prewritten; sustained: pwrite of 1 MiB, one fdatasync at the end of a turn",
         open: |dir, plan| open(dir, plan, Way::WriteSync),
         replay: None,
     }
@@ -130,7 +139,7 @@ pub(crate) fn direct_write() -> Engine {
         floor: true,
         modes: &[Mode::Synced, Mode::Sustained],
         threads_max: 1,
-        settings: "synced: O_DIRECT|O_DSYNC pwrite of 4 KiB, file of 8 MiB prewritten; sustained: O_DIRECT pwrite of 1 MiB, one fdatasync at the end of a turn",
+        settings: "synced: O_DIRECT|O_DSYNC pwrite of the payload's block of 4 KiB, file of 8 MiB prewritten; sustained: O_DIRECT pwrite of 1 MiB, one fdatasync at the end of a turn",
         open: |dir, plan| open(dir, plan, Way::Direct),
         replay: None,
     }
