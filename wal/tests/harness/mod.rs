@@ -371,12 +371,12 @@ impl World {
             return Ok(());
         };
         let log = log.clone();
+        let read = self.reader.as_ref().map(Reader::position);
+        self.model.note_oldest_max(read);
         let (synced, published, reserved) = (log.synced(), log.published(), log.reserved());
         if reserved != self.model.end() && self.resumes {
             return self.resumed(&log);
         }
-        let read = self.reader.as_ref().map(Reader::position);
-        self.model.note_oldest_max(read);
         if log.poison().is_some() {
             // A frame may be half there. Nothing is acknowledged any more.
             self.model.synced = self.model.synced.max(synced);
