@@ -58,6 +58,8 @@ pub struct Reader {
     pub(crate) limit: ReadLimit,
     /// What may be read, as far as is known.
     known: Lsn,
+    /// The same within the segment that the cursor is in.
+    here: Lsn,
     position: Lsn,
     /// There until it is dropped (RD2).
     hold: Option<Hold>,
@@ -83,6 +85,7 @@ impl Reader {
             shared,
             limit,
             known: from,
+            here: from,
             position: from,
             hold: Some(hold),
             at: None,
@@ -102,8 +105,12 @@ impl Reader {
         reason = "not an iterator: `None` is not the end"
     )]
     pub fn next(&mut self) -> Result<Option<Frame>, LogError> {
-        let Some(header) = self.advance()? else {
-            return Ok(None);
+        let header = match self.at_hand() {
+            Some(header) => header,
+            None => match self.advance()? {
+                Some(header) => header,
+                None => return Ok(None),
+            },
         };
         let (segment, cursor) = self.at.as_ref().expect("a frame was read");
         Ok(Some(Frame {
@@ -114,9 +121,14 @@ impl Reader {
     }
 
     /// As `next`, without a share in the buffer: the cheapest way through a log.
+    #[inline]
     pub fn next_ref(&mut self) -> Result<Option<FrameRef<'_>>, LogError> {
-        let Some(header) = self.advance()? else {
-            return Ok(None);
+        let header = match self.at_hand() {
+            Some(header) => header,
+            None => match self.advance()? {
+                Some(header) => header,
+                None => return Ok(None),
+            },
         };
         let (segment, cursor) = self.at.as_ref().expect("a frame was read");
         Ok(Some(FrameRef {
@@ -124,6 +136,18 @@ impl Reader {
             epoch: segment.active.epoch.epoch,
             payload: cursor.payload(&header),
         }))
+    }
+
+    /// The next frame, if it is in the buffer already; moves past it.
+    #[inline]
+    fn at_hand(&mut self) -> Option<frame::Header> {
+        let (_, cursor) = self.at.as_ref()?;
+        let header = cursor.in_buffer(self.position, self.here)?;
+        if self.shared.rewound.get().is_some() {
+            return None;
+        }
+        self.position = header.end();
+        Some(header)
     }
 
     /// Reads the next frame into the cursor's buffer and moves past it.
@@ -152,10 +176,7 @@ impl Reader {
         }
         let (segment, cursor) = self.at.as_mut().expect("just set");
         let limit = self.known.min(segment.end()).min(segment.capacity_end());
-        if let Some(header) = cursor.in_buffer(self.position, limit) {
-            self.position = header.end();
-            return Ok(Some(header));
-        }
+        self.here = limit;
         if let Some(hold) = &mut self.hold {
             hold.advance(self.position.0);
         }

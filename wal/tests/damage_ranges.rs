@@ -195,17 +195,15 @@ impl World {
                 verified.damage
             ));
         }
-        if let Some(torn) = above {
-            if lost.is_empty() && verified.end != torn.from {
-                return Err(format!("ends at {}, torn at {torn}", verified.end));
-            }
+        if let Some(torn) = above.filter(|t| lost.is_empty() && verified.end != t.from) {
+            return Err(format!("ends at {}, torn at {torn}", verified.end));
         }
         let changed: Vec<usize> = (0..old.len()).filter(|at| old[*at] != bytes[*at]).collect();
         if self.must_be_reported(case, &changed, &lost, above.is_some()) && verified.is_clean() {
             return Err("not reported".to_owned());
         }
         // An open costs more: each block, and some of the bits.
-        if !matches!(case.harm, Harm::Flip { .. }) || n % 23 == 0 || newer {
+        if !matches!(case.harm, Harm::Flip { .. }) || n.is_multiple_of(23) || newer {
             self.check_open(media, &lost, above.copied())?;
         }
         Ok(())
