@@ -305,6 +305,16 @@ impl Shared {
             if let Some(active) = append.active.take() {
                 active.close_at(base);
                 self.closing.store(true, Ordering::Release);
+                if active.base() == base {
+                    // Without frames: `next` outranks it, and has to know by itself what its header knew. Its file goes
+                    // once `next` is synced.
+                    table.retain(|s| !Arc::ptr_eq(s, &active));
+                    if let Some(chain) = active.chain.get() {
+                        next.write_chain(*chain);
+                        let _ = next.chain.set(*chain);
+                    }
+                    self.outranked.lock().push((base, active.path.clone()));
+                }
             }
             table.push(next.clone());
         }

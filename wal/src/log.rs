@@ -553,6 +553,7 @@ fn share(
         }),
         slots_file: Mutex::new(()),
         leftovers: Mutex::new(Vec::new()),
+        outranked: Mutex::new(Vec::new()),
         epochs_file: Mutex::new(()),
         epochs_dirty: AtomicBool::new(recovery.epochs_dirty),
         marks: Mutex::new(Marks {

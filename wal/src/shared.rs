@@ -11,7 +11,7 @@
 //! |    - | `Shared::ahead`    | the populated window                | calls of the populator            |
 //! |    - | `Shared::chores`   | who does the preparer's work        | taken first of all; file calls    |
 //! |    - | `Shared::damaged`  | damaged ranges                      | file calls of a repair; `table` for a moment |
-//! |    - | `Shared::leftovers`| files to be removed                | nothing                           |
+//! |    - | `Shared::leftovers`, `outranked` | files to be removed                | nothing                           |
 //! |    - | `Shared::slots_file`, `epochs_file`, `marks` | the writing of those | file calls; taken with none but `chores` held |
 //!
 //! The group's leadership is like a lock too: the leader syncs, takes `table` for a moment, and calls the watchers
@@ -160,6 +160,8 @@ pub(crate) struct Shared {
     pub(crate) slots_file: Mutex<()>,
     /// Files of segments that are no more, still to be removed.
     pub(crate) leftovers: Mutex<Vec<PathBuf>>,
+    /// Files of segments without frames that became leftovers when their base was passed by a sync.
+    pub(crate) outranked: Mutex<Vec<(Lsn, PathBuf)>>,
     pub(crate) epochs_file: Mutex<()>,
     /// The history on disk lacks an epoch; its segments are not removed before it is written.
     pub(crate) epochs_dirty: AtomicBool,

@@ -20,6 +20,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::segment::{FOOTER_LEN, Footer, Prepared, SECTOR, Segment, stamp};
 use crate::shared::{Chores, Shared};
 use esker_sync::stop::StopToken;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -267,6 +268,12 @@ impl Shared {
 
     /// Removes a file that should be gone already (U3); false when there is none.
     pub(crate) fn remove_a_leftover(&self) -> Result<bool, LogError> {
+        let synced = self.synced();
+        let outranked: Vec<(Lsn, PathBuf)> = (self.outranked.lock())
+            .extract_if(.., |(at, _)| *at < synced)
+            .collect();
+        let paths = outranked.into_iter().map(|(_, path)| path);
+        self.leftovers.lock().extend(paths);
         let Some(path) = self.leftovers.lock().last().cloned() else {
             return Ok(false);
         };
@@ -323,10 +330,18 @@ impl Shared {
             .sync()
             .map_err(|e| LogError::Poisoned(self.poison("syncing", &next.path, e)))?;
         // Policy may have changed its mind; a reader or a slot may have come.
-        if self.floor_now() < oldest.end() || !self.positions.raise(next.base().0) {
+        if self.floor_now() < oldest.end() {
             return Ok(false);
         }
-        self.table.write().remove(0);
+        {
+            let mut table = self.table.write();
+            // One without frames may have been outranked since, by one that has not its chain hash.
+            let still = table[1].identity.id == next.identity.id;
+            if !still || !self.positions.raise(next.base().0) {
+                return Ok(false);
+            }
+            table.remove(0);
+        }
         let ready = self.append.lock().prepared.len();
         let whole = oldest.identity.bytes == self.options.segment_bytes
             && !oldest.punched.load(Ordering::Acquire);

@@ -354,3 +354,46 @@ fn a_call_that_fails_in_a_rewind_loses_nothing() {
         }
     }
 }
+
+/// The segment that a rewind begins had no frames when one that is larger than a segment came: that got another segment at the same
+/// base, which did not know the chain hash that the first knew, and the log of which nothing else was left did not open.
+#[test]
+fn a_large_frame_right_after_a_rewind_leaves_a_log_that_opens() {
+    let primary = open_as(&medium(8), "log", OpenRole::Writer);
+    for n in 0..12 {
+        primary.append(&[&[n; 1500]]).unwrap();
+    }
+    let fork = primary.reserved();
+    primary.append(&[&[9; 15_000]]).unwrap();
+    primary.append(&[b"after"]).unwrap();
+    primary.sync_up_to(primary.reserved()).unwrap();
+    let all = frames(&primary, Lsn::ZERO);
+    let below = all.partition_point(|f| f.header.lsn < fork);
+    for steps in 0..12 {
+        let media = medium(9);
+        let log = open(&media);
+        follow(&log, &all[..below]);
+        let (log, _) = log.rewind(fork, log.epoch()).unwrap();
+        log.release(fork);
+        while log.step() {}
+        assert_eq!(log.oldest(), fork);
+        for frame in &all[below..] {
+            log.append_replicated(WireFrame {
+                header: frame.header,
+                payload: &frame.payload,
+            })
+            .unwrap();
+            log.sync_up_to(log.reserved()).unwrap();
+        }
+        for _ in 0..steps {
+            log.step();
+        }
+        media.power_cut(steps);
+        drop(log);
+        let log = open(&media);
+        assert!(
+            same(&frames(&log, fork), &all[below..]),
+            "after {steps} steps"
+        );
+    }
+}
