@@ -11,7 +11,7 @@
 //! | [`tail`] | reserve in order, fill in parallel, publish with one word | the log's append path |
 //! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
 //! | [`histogram`] | counts of values by magnitude | the log's numbers |
-//! | [`line`] | a value with cache lines of its own | what each append writes |
+//! | [`mod@line`] | a value with cache lines of its own | what each append writes |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
 //! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
 //! | [`sequencer`] | work done out of order becomes visible in order | the store's writers |

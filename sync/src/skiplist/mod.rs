@@ -19,7 +19,7 @@
 //! - SK4: a key's versions stand in falling order of SeqNo; a version is never in front of a newer one.
 //! - SK5: inserts do not wait for each other, readers for nobody: a compare-and-swap that fails means that another thread's
 //!   succeeded, and is tried again at the place where that left off.
-//! - SK6: a bucket of the index is searched for [`CHAIN_MAX`] entries and no further: keys made to collide fall back to the
+//! - SK6: a bucket of the index is searched for `CHAIN_MAX` entries and no further: keys made to collide fall back to the
 //!   skip list's log n.
 //!
 //! Ordering. A node, a version, an entry is written with plain stores and shown by a compare-and-swap with release; whoever loads

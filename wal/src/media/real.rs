@@ -2,7 +2,7 @@
 //!
 //! - M1: [`Media::create`] allocates every block and then writes zeros in pieces of 32 KiB, so that a
 //!   store into a mapping neither runs out of space (SIGBUS) nor converts an unwritten extent at each
-//!   sync. The piece is what the page cache takes for its folio ([`ZERO_PIECE`]). What fails leaves no file behind.
+//!   sync. The piece is what the page cache takes for its folio (`ZERO_PIECE`). What fails leaves no file behind.
 //! - M2: every call is repeated when a signal interrupts it; every descriptor closes on exec.
 //! - M3: a mapped file is never shortened here, and a mapping never reaches beyond its file's end.
 //! - M4: an error of a sync is passed on as it came and never retried: the kernel may have dropped the
