@@ -50,6 +50,15 @@ pub enum OpenError {
         found: u32,
         supported: u32,
     },
+    /// A build of before the first release wrote it, whose frames are not read any more.
+    #[error(
+        "{path}: format {found} of an earlier build, this one reads {supported}; export the data with the build that wrote it, or begin with an empty directory"
+    )]
+    OlderFormat {
+        path: PathBuf,
+        found: u32,
+        supported: u32,
+    },
     /// Options that can't be.
     #[error("option {option}: {why}")]
     Options { option: &'static str, why: String },

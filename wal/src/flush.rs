@@ -204,6 +204,11 @@ impl Shared {
         };
         self.sync_nanos.store(took, Ordering::Relaxed);
         self.counters.group_bytes.record(to.since(from));
+        // Before leadership is handed on: the next leader looks at it.
+        self.synced_at.store(
+            self.options.clock.now().as_nanos() as u64,
+            Ordering::Relaxed,
+        );
         self.choose_way();
         Ok(())
     }
@@ -262,10 +267,6 @@ impl Shared {
     }
 
     fn after_sync(&self) {
-        self.synced_at.store(
-            self.options.clock.now().as_nanos() as u64,
-            Ordering::Relaxed,
-        );
         if !self.unmarked.swap(true, Ordering::AcqRel) && !self.stepped() {
             self.flush_bell.ring();
         }

@@ -224,6 +224,13 @@ fn load(
     if stored != computed {
         return Err(damaged(format!("the {name} file"), stored, computed));
     }
+    if format < FORMAT {
+        return Err(OpenError::OlderFormat {
+            path,
+            found: format,
+            supported: FORMAT,
+        });
+    }
     bytes.drain(..BODY_AT);
     Ok(Some(bytes))
 }

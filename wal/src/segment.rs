@@ -46,7 +46,7 @@ pub(crate) const SECTOR: usize = 512;
 pub(crate) const FRAMES_AT: u64 = 4096;
 pub(crate) const FOOTER_LEN: u64 = SECTOR as u64;
 pub(crate) const MARK_AT: [u64; 2] = [512, 1024];
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 pub(crate) const SUFFIX: &str = ".seg";
 
 const SEGMENT_MAGIC: &[u8; 8] = b"ESKRSEG1";

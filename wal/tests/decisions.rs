@@ -64,7 +64,7 @@ fn under(bytes: &[u8], change: impl Fn(&mut [u8])) -> Vec<u8> {
 
 fn newer(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
-    out[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    out[8..12].copy_from_slice(&9_u32.to_le_bytes());
     out
 }
 
@@ -293,7 +293,7 @@ fn rows() -> Vec<Row> {
         row(
             "newer format, a segment's",
             Idle,
-            Refuses("format 2"),
+            Refuses("format 9"),
             |b| {
                 let bytes = newer(&b.bytes(&b.middle().path));
                 b.media.put(&b.middle().path.clone(), &bytes).unwrap();
@@ -324,7 +324,7 @@ fn rows() -> Vec<Row> {
             b.media.remove(&dir().join("LOG")).unwrap();
             vec![]
         }),
-        row("LOG of a newer format", Idle, Refuses("format 2"), |b| {
+        row("LOG of a newer format", Idle, Refuses("format 9"), |b| {
             let bytes = newer(&b.bytes(&dir().join("LOG")));
             b.media.put(&dir().join("LOG"), &bytes).unwrap();
             vec![]

@@ -473,3 +473,25 @@ fn e3_an_error_names_its_file_and_says_what_to_do() {
         );
     });
 }
+
+/// A log of before the first release is not taken for a damaged one.
+#[test]
+fn e3_a_log_of_an_older_format_is_refused_by_name_and_left_alone() {
+    both(|ground| {
+        drop(ground.open());
+        let mut meta = ground.files().remove("LOG").unwrap();
+        meta[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&meta[..12]);
+        crc.update(&meta[16..]);
+        meta[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
+        ground.put("LOG", &meta);
+        let before = ground.files();
+        let error = ground.try_open().map(|_| ()).unwrap_err();
+        assert!(
+            matches!(error, OpenError::OlderFormat { found: 1, .. }),
+            "{error}"
+        );
+        assert!(ground.files() == before, "something changed");
+    });
+}
