@@ -2,7 +2,7 @@
 //!
 //! Little-endian, each replaced as a whole.
 //! ```text
-//! all:    0  8 magic   8  4 format, 1   12  4 crc32 of 0..12 and 16..
+//! all:    0  8 magic   8  4 format, 2   12  4 crc32 of 0..12 and 16..
 //! LOG     "ESKRLOG1"  16 16 log id   32 16 node id   48 8 LSN of birth   56 16 chain hash there
 //! EPOCHS  "ESKREPO1"  16  8 count    then per epoch: 8 number, 8 id, 8 LSN where it begins; zeros
 //! SLOTS   "ESKRSLT1"  16  8 count    then per slot: 8 position, 4 flags (1 lost), 4 length, name; zeros

@@ -4,7 +4,7 @@
 //! ```text
 //! header, sector 0                          mark sectors, at 512 and 1024
 //!    0  8  magic "ESKRSEG1"                    0  8  magic "ESKRMARK"
-//!    8  4  format, 1                           8  4  flags: 1 clean, 2 closed by a writer
+//!    8  4  format, 2                           8  4  flags: 1 clean, 2 closed by a writer
 //!   12  4  crc32 of 0..12 and 16..64          12  4  crc32 of 0..12 and 16..64
 //!   16 16  log id                             16  8  sequence number: the higher intact one counts
 //!   32 16  node id                            24  8  synced LSN
@@ -174,7 +174,10 @@ impl SegmentHeader {
         }
         if stored != computed || format != FORMAT {
             return Err(BadHeader::Damaged {
-                what: "segment header",
+                what: match stored == computed {
+                    true => "segment header of an older format",
+                    false => "segment header",
+                },
                 stored,
                 computed,
             });
@@ -290,18 +293,27 @@ impl Footer {
     }
 
     pub(crate) fn decode(sector: &[u8], id: SegmentId, base: Lsn) -> Option<Footer> {
-        (&sector[..8] == FOOTER_MAGIC
-            && u32_at(sector, 12) == line_crc(sector)
-            && u64_at(sector, 16) == id.0
+        (Footer::intact_of_any(sector) == Some(id)
             && u64_at(sector, 24) == base.0
             && u64_at(sector, 32) >= base.0)
             .then(|| Footer {
                 base,
                 end: Lsn(u64_at(sector, 32)),
-                chain: ChainHash(u128::from_le_bytes(id_at(sector, 40))),
+                chain: Footer::chain_in(sector),
                 frames: u64_at(sector, 56),
                 punched: sector[8] & 1 != 0,
             })
+    }
+
+    /// The segment that a footer is of, where it is intact.
+    pub(crate) fn intact_of_any(sector: &[u8]) -> Option<SegmentId> {
+        (&sector[..8] == FOOTER_MAGIC && u32_at(sector, 12) == line_crc(sector))
+            .then(|| SegmentId(u64_at(sector, 16)))
+    }
+
+    /// The chain hash that it holds, whatever else it is.
+    pub(crate) fn chain_in(sector: &[u8]) -> ChainHash {
+        ChainHash(u128::from_le_bytes(id_at(sector, 40)))
     }
 }
 

@@ -521,21 +521,34 @@ impl Survey {
                 say(DamageKind::Mark, "a mark sector");
             }
         }
-        let (Some(chain), Some(next)) = (swept.chain, self.next_base(at)) else {
+        let Some(next) = self.next_base(at) else {
             return out;
         };
-        if swept.end != next {
+        if swept.end != next || !swept.lost.is_empty() {
             return out;
         }
         let known = self.scan.live[at + 1].header.chain;
-        if known.is_some_and(|known| known != chain) {
+        if let (Some(known), Some(chain)) = (known, swept.chain)
+            && known != chain
+        {
             say(
                 DamageKind::Chain,
                 "the chain hash of its frames is not the one in the next segment's header",
             );
         }
+        let mut sector = [0; SECTOR];
+        let place = found.header.identity.bytes - FOOTER_LEN;
+        if found.file.read_exact_at(&mut sector, place).is_err() {
+            return out;
+        }
         // Nearly the footer that should be there, and not it: one that was written is damaged. A file used again has
-        // a former life's until then.
+        // a former life's until then. What the hash is at the base nobody may know: power that went before the footer of the
+        // segment before was synced, and this header's hash; then only the other fields are held against it.
+        let written = !zeros(&sector[..64])
+            && Footer::intact_of_any(&sector).is_none_or(|id| id == found.id());
+        let Some(chain) = swept.chain.or(written.then(|| Footer::chain_in(&sector))) else {
+            return out;
+        };
         let footer = Footer {
             base: found.base(),
             end: swept.end,
@@ -544,11 +557,6 @@ impl Survey {
             punched: found.footer.is_some_and(|f| f.punched),
         };
         let expected = footer.encode(found.id());
-        let mut sector = [0; SECTOR];
-        let place = found.header.identity.bytes - FOOTER_LEN;
-        if found.file.read_exact_at(&mut sector, place).is_err() {
-            return out;
-        }
         let same = (sector[..64].iter().zip(&expected)).filter(|(a, b)| a == b);
         match found.footer {
             Some(_) if sector[..64] == expected[..64] => {

@@ -68,6 +68,11 @@ fn newer(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A segment's header as an earlier build wrote it.
+fn older(bytes: &[u8]) -> Vec<u8> {
+    under(bytes, |h| h[8..12].copy_from_slice(&1_u32.to_le_bytes()))
+}
+
 fn rows() -> Vec<Row> {
     use Left::{Busy, Closed, Idle};
     use Strict::{Clean, Later, Opens, Refuses};
@@ -298,6 +303,17 @@ fn rows() -> Vec<Row> {
                 let bytes = newer(&b.bytes(&b.middle().path));
                 b.media.put(&b.middle().path.clone(), &bytes).unwrap();
                 vec![b.all_of(b.middle())]
+            },
+        ),
+        row(
+            "older format, a segment's",
+            Idle,
+            Refuses("older format"),
+            |b| {
+                let bytes = older(&b.bytes(&b.middle().path));
+                b.media.put(&b.middle().path.clone(), &bytes).unwrap();
+                // Its frames are of today's.
+                vec![]
             },
         ),
         row("EPOCHS damaged", Idle, Refuses("EPOCHS"), |b| {
@@ -630,4 +646,57 @@ fn an_empty_directory_is_no_log_and_becomes_one_when_asked() {
         ..options(&media, &clock, ID)
     };
     assert!(Log::open(dir(), some).unwrap().1.created);
+}
+
+/// Whole directories of an earlier build, and one small file of it: whoever opens one says so and leaves it as it is. E3.
+#[test]
+fn a_log_of_an_older_format_is_refused_by_name_whoever_opens_it() {
+    // The small files' checksum goes over all of them.
+    let older_file = |bytes: &[u8]| {
+        let mut out = bytes.to_vec();
+        out[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&out[..12]);
+        crc.update(&out[16..]);
+        out[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
+        out
+    };
+    for which in ["all", "LOG", "EPOCHS", "SLOTS"] {
+        let built = build(Left::Idle);
+        for (path, bytes) in image(&built.media) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let bytes = match name.ends_with(".seg") {
+                true => older(&bytes),
+                false => older_file(&bytes),
+            };
+            if (which == "all" && !name.ends_with(".spare")) || which == name {
+                built.media.put(&path, &bytes).unwrap();
+            }
+        }
+        let media = built.media;
+        let before = image(&media);
+        let strict = Log::open(
+            dir(),
+            options(&media, &Arc::new(ManualClock::default()), ID),
+        );
+        let repair = Log::open(dir(), repairing(&media));
+        let errors = [
+            strict.map(|_| ()).unwrap_err(),
+            repair.map(|_| ()).unwrap_err(),
+            verify(dir(), &verify_options(&media))
+                .map(|_| ())
+                .unwrap_err(),
+            salvage_to(dir(), Path::new("salvaged"), &verify_options(&media))
+                .map(|_| ())
+                .unwrap_err(),
+        ];
+        for error in errors {
+            assert!(
+                matches!(&error, OpenError::OlderFormat { found: 1, .. }),
+                "{which}: {error}"
+            );
+            assert!(error.to_string().contains("format 1"), "{error}");
+        }
+        assert!(image(&media) == before, "{which}: the disk was changed");
+    }
 }
