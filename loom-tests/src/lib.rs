@@ -10,6 +10,8 @@ use loom::cell::UnsafeCell;
 
 /// What an appender writes as a frame's word.
 pub const WORD: u64 = 1;
+/// What somebody writes who gives his reservation up.
+pub const VOID: u64 = 2;
 /// What a recycled segment holds where this life has not written yet: reads as a frame of one unit.
 pub const STALE: u64 = 77;
 
@@ -61,6 +63,19 @@ impl Log {
         self.payloads[at as usize].with_mut(|p| unsafe { *p = at + 1 });
     }
 
+    /// Zeros the payload of the frame at `at`, whose owner gave it up.
+    pub fn zero(&self, at: u64) {
+        // SAFETY: as in `fill`.
+        self.payloads[at as usize].with_mut(|p| unsafe { *p = 0 });
+    }
+
+    /// Publishes the frame at `at` as one that was given up.
+    pub fn publish_void(&self, at: u64) {
+        if self.tail.publish(self.word(at), VOID) {
+            self.look();
+        }
+    }
+
     /// The word of the frame at `at`.
     pub fn word(&self, at: u64) -> &AtomicU64 {
         &self.words[at as usize]
@@ -78,12 +93,15 @@ impl Log {
         self.tail.advance(&mut Row(&self.words))
     }
 
-    /// Asserts that every payload below `end` was written by this life, completely.
+    /// Asserts that every payload below `end` was written by this life, completely, or zeroed where it was given up.
     pub fn check_below(&self, end: u64) {
         for at in 0..end {
+            // Relaxed: what is below `published` was seen with acquire.
+            let void = self.word(at).load(Ordering::Relaxed) == VOID;
             // SAFETY: below `published` nobody writes any more; that this is so is what loom checks.
             let payload = self.payloads[at as usize].with(|p| unsafe { *p });
-            assert_eq!(payload, at + 1, "frame {at} of {end} is not there");
+            let whole = if void { 0 } else { at + 1 };
+            assert_eq!(payload, whole, "frame {at} of {end} is not there");
         }
     }
 }
@@ -98,6 +116,24 @@ impl Words for Row<'_> {
     fn span(_word: u64) -> u64 {
         1
     }
+}
+
+/// Runs `f` under every schedule with at most `LOOM_MAX_PREEMPTIONS` preemptions, three without it, and prints how many those
+/// were under the name of the test.
+pub fn model(f: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    let bound = *builder.preemption_bound.get_or_insert(3);
+    let schedules = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = schedules.clone();
+    builder.check(move || {
+        // Of std: loom does not see it.
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        f();
+    });
+    let schedules = schedules.load(std::sync::atomic::Ordering::Relaxed);
+    let test = std::thread::current();
+    let name = test.name().unwrap_or_default();
+    println!("schedules: {schedules:8} with {bound} preemptions: {name}");
 }
 
 /// Relaxed store, for twins.

@@ -1,7 +1,7 @@
 //! The event bus: nothing put in is lost, nothing is counted twice, nobody sleeps through an event or the close.
 #![cfg(esker_loom)]
 
-use esker_loom_tests::assert_caught;
+use esker_loom_tests::{assert_caught, model};
 use esker_sync::events::{EventBus, Received};
 use esker_sync::shim::{Arc, Condvar, Mutex};
 use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use loom::thread;
 /// A subscriber gets a prefix of what is published beside a close, in order, then the close (EB3, EB4, EB5).
 #[test]
 fn close_against_publish_loses_nothing_that_was_put_in() {
-    loom::model(|| {
+    model(|| {
         let bus = EventBus::new();
         let mut events = bus.subscribe(4, |_| true);
         let publisher = {
@@ -51,7 +51,7 @@ fn twin_a_close_without_the_mutex_is_slept_through() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_a_close_without_the_mutex_is_slept_through() {
-    loom::model(|| {
+    model(|| {
         let queue = Arc::new((Mutex::new(0), AtomicBool::new(false), Condvar::new()));
         let closer = {
             let queue = queue.clone();
@@ -72,7 +72,7 @@ fn broken_a_close_without_the_mutex_is_slept_through() {
 /// Delivered and missed together are what was published, whoever publishes while the subscriber takes (EB2).
 #[test]
 fn delivered_and_missed_are_what_was_published() {
-    loom::model(|| {
+    model(|| {
         let bus = EventBus::new();
         let mut events = bus.subscribe(1, |_| true);
         let publishers: Vec<_> = (0..2)
@@ -108,7 +108,7 @@ fn twin_misses_counted_beside_the_mutex_are_lost() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_misses_counted_beside_the_mutex_are_lost() {
-    loom::model(|| {
+    model(|| {
         let missed = Arc::new(AtomicU64::new(0));
         let publishers: Vec<_> = (0..2)
             .map(|_| {
@@ -129,7 +129,7 @@ fn broken_misses_counted_beside_the_mutex_are_lost() {
 /// Who learns of a subscription publishes to it, while another unsubscribes (EB3).
 #[test]
 fn a_subscription_gets_what_is_published_after_it() {
-    loom::model(|| {
+    model(|| {
         let bus = EventBus::new();
         let told = Arc::new(AtomicBool::new(false));
         let other = bus.subscribe(1, |_| true);
@@ -164,7 +164,7 @@ fn twin_a_subscription_counted_late_is_overlooked() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_a_subscription_counted_late_is_overlooked() {
-    loom::model(|| {
+    model(|| {
         let subscribed = Arc::new(AtomicUsize::new(0));
         let told = Arc::new(AtomicBool::new(false));
         let publisher = {

@@ -1,7 +1,7 @@
 //! Group commit (`esker_sync::group`): reserve, publish, sync, wait; hand-over; giving up.
 #![cfg(esker_loom)]
 
-use esker_loom_tests::{Log, assert_caught};
+use esker_loom_tests::{Log, assert_caught, model};
 use esker_sync::group::{CommitGroup, Entered, Leadership};
 use esker_sync::shim::{Arc, Condvar, Mutex};
 use loom::cell::UnsafeCell;
@@ -25,7 +25,7 @@ impl Disk {
 
 /// Two threads append and wait until their frame is on the disk. `sync` is what the leader does.
 fn appenders_that_sync(sync: fn(&Log, &Disk) -> u64) {
-    loom::model(move || {
+    model(move || {
         let log = Log::new(3);
         let group = Arc::new(CommitGroup::new(0));
         let disk = Arc::new(Disk(UnsafeCell::new(0)));
@@ -97,7 +97,7 @@ fn broken_syncing_what_is_only_reserved_acknowledges_too_much() {
 
 /// Three wait for three positions; each time of work moves the position by one.
 fn hand_over(work: fn(&AtomicU64, Leadership<'_>)) {
-    loom::model(move || {
+    model(move || {
         let group = Arc::new(CommitGroup::new(0));
         let done = Arc::new(AtomicU64::new(0));
         let wait = move |group: &CommitGroup, done: &AtomicU64, target: u64| {
@@ -174,7 +174,7 @@ fn broken_a_leader_that_announces_before_working_wakes_too_early() {
 
 /// One gives up at once (a timeout, as loom has no time), one fails, one waits for good.
 fn giving_up(on_timeout: fn(&CommitGroup)) {
-    loom::model(move || {
+    model(move || {
         let group = Arc::new(CommitGroup::new(0));
         let past = Instant::now();
         let quitter = {
@@ -230,7 +230,7 @@ fn broken_leadership_taken_along_by_one_who_gives_up_is_lost() {
 /// Stop wakes those who lead, queue, and come later.
 #[test]
 fn stop_ends_every_wait() {
-    loom::model(|| {
+    model(|| {
         let group = Arc::new(CommitGroup::new(0));
         let threads: Vec<_> = (0..2)
             .map(|_| {
@@ -262,7 +262,7 @@ fn twin_a_stop_that_wakes_before_it_marks_is_slept_through() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_a_stop_that_wakes_before_it_marks_is_slept_through() {
-    loom::model(|| {
+    model(|| {
         let shared = Arc::new((Mutex::new(false), Condvar::new()));
         let waiter = {
             let shared = shared.clone();

@@ -1,7 +1,7 @@
 //! Positions and holds (`esker_sync::positions`): truncation against readers, slots against recycling.
 #![cfg(esker_loom)]
 
-use esker_loom_tests::assert_caught;
+use esker_loom_tests::{assert_caught, model};
 use esker_sync::positions::{Hold, Positions};
 use esker_sync::shim::Arc;
 use loom::cell::UnsafeCell;
@@ -35,7 +35,7 @@ fn truncation_against_a_reader(
     read: fn(&Segments, &mut Hold, u64),
     remove: fn(&Positions, &Segments, u64) -> bool,
 ) {
-    loom::model(move || {
+    model(move || {
         let positions = Positions::new(0);
         let segments = Segments::new(2);
         let reader = {
@@ -129,7 +129,7 @@ fn broken_a_test_apart_from_the_raise_misses_who_comes_between() {
 
 /// A slot that consumes, one that is lost to its cap, and its consumer that comes back while the segment is recycled.
 fn slots_against_recycling(remove: fn(&Positions, &Segments)) {
-    loom::model(move || {
+    model(move || {
         let positions = Positions::new(0);
         let segments = Segments::new(1);
         let mut slot = positions.hold(0).expect("nothing is gone yet");

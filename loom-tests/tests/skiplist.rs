@@ -1,7 +1,7 @@
 //! Inserting and reading at once: the sorted list of keys and versions (`esker_sync::skiplist`).
 #![cfg(esker_loom)]
 
-use esker_loom_tests::assert_caught;
+use esker_loom_tests::{assert_caught, model};
 use esker_sync::shim::Arc;
 use esker_sync::shim::atomic::{AtomicBool, Ordering};
 use esker_sync::skiplist::{Broken, Cursor, SkipList, Value, ValueRef};
@@ -51,7 +51,7 @@ fn walk(list: &Arc<List>) -> Vec<(Vec<u8>, u64)> {
 
 /// Two threads insert neighbours while a third walks; `link` inserts.
 fn neighbours(link: fn(&List, &[u8], u64, u64)) {
-    loom::model(move || {
+    model(move || {
         let list = Arc::new(List::new(1));
         let writers: Vec<_> = [(b"a", TALL, 1), (b"b", TALL, 2)]
             .into_iter()
@@ -120,7 +120,7 @@ fn broken_a_link_that_is_not_compared_loses_an_insert() {
 
 /// Two threads insert versions of one new key; a third, told of the second's, looks for it.
 fn one_key(insert: fn(&List, &[u8], u64, u64)) {
-    loom::model(move || {
+    model(move || {
         let list = Arc::new(List::new(1));
         let told = Arc::new(AtomicBool::new(false));
         let first = {

@@ -1,13 +1,13 @@
 //! Reserve, publish, wait: the log's tail (`esker_sync::tail`).
 #![cfg(esker_loom)]
 
-use esker_loom_tests::{Log, WORD, assert_caught, store_relaxed};
+use esker_loom_tests::{Log, WORD, assert_caught, model, store_relaxed};
 use esker_sync::watermark::WaitEnd;
 use loom::thread;
 
 /// Two appenders, each filling a frame in its own way, and one who looks twice.
 fn appenders_and_a_looker(append: fn(&Log)) {
-    loom::model(move || {
+    model(move || {
         let log = Log::new(3);
         let appenders: Vec<_> = (0..2)
             .map(|_| {
@@ -88,7 +88,7 @@ fn broken_without_zeroing_ahead_stale_words_are_published() {
 
 /// One waits for two frames, published in any order.
 fn waiter_and_appenders(publish: fn(&Log, u64)) {
-    loom::model(move || {
+    model(move || {
         let log = Log::new(3);
         let appenders: Vec<_> = (0..2)
             .map(|_| {
@@ -146,7 +146,7 @@ fn broken_looking_for_waiters_before_publishing_loses_a_wake_up() {
 
 /// An append beside a close: refused, or part of what the close waits for and flushes.
 fn close_against_append(close: fn(&Log) -> u64) {
-    loom::model(move || {
+    model(move || {
         let log = Log::new(4);
         let appender = {
             let log = log.clone();
@@ -205,5 +205,77 @@ fn broken_reading_the_end_before_closing_forgets_an_append() {
         let end = log.tail.reserved();
         log.append.lock().1 = true;
         end
+    });
+}
+
+/// One appends behind a frame whose owner gives it up, half filled; a third waits for both.
+fn given_up(give_up: fn(&Log, u64)) {
+    model(move || {
+        let log = Log::new(3);
+        let quitter = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let at = log.reserve().expect("not closed");
+                log.fill(at);
+                give_up(&log, at);
+            })
+        };
+        let appender = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let at = log.reserve().expect("not closed");
+                log.fill(at);
+                log.publish(at);
+            })
+        };
+        let look = || {
+            log.look();
+        };
+        assert_eq!(log.tail.wait(2, None, look), WaitEnd::Reached);
+        log.check_below(2);
+        quitter.join().unwrap();
+        appender.join().unwrap();
+    });
+}
+
+/// A reservation that is given up becomes a void frame of zeros and holds nobody up (W8, T4).
+#[test]
+fn a_reservation_given_up_is_a_void_frame_and_holds_nobody_up() {
+    given_up(|log, at| {
+        log.zero(at);
+        log.publish_void(at);
+    });
+}
+
+/// Twin: it is dropped and nothing is published in its place.
+#[test]
+fn twin_a_reservation_that_is_only_dropped_holds_everybody_up() {
+    assert_caught(
+        "broken_a_reservation_that_is_only_dropped_holds_everybody_up",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_reservation_that_is_only_dropped_holds_everybody_up() {
+    given_up(|log, at| log.zero(at));
+}
+
+/// Twin: the void frame is published before its payload is zeroed.
+#[test]
+fn twin_a_void_frame_published_before_it_is_zeroed_is_half_a_frame() {
+    assert_caught(
+        "broken_a_void_frame_published_before_it_is_zeroed_is_half_a_frame",
+        &["Causality violation", "is not there"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_void_frame_published_before_it_is_zeroed_is_half_a_frame() {
+    given_up(|log, at| {
+        log.publish_void(at);
+        log.zero(at);
     });
 }

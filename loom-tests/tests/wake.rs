@@ -1,7 +1,7 @@
 //! Watermark, bell and stop token: nobody sleeps through what it waits for.
 #![cfg(esker_loom)]
 
-use esker_loom_tests::assert_caught;
+use esker_loom_tests::{assert_caught, model};
 use esker_sync::bell::Bell;
 use esker_sync::shim::{Arc, Condvar, Mutex};
 use esker_sync::stop::StopToken;
@@ -13,7 +13,7 @@ use std::task::{Poll, Wake, Waker};
 /// A waiter is woken by the advance that reaches its target, whoever advances (WM2).
 #[test]
 fn a_watermark_wakes_who_waits_for_it() {
-    loom::model(|| {
+    model(|| {
         let mark = Arc::new(Watermark::new(0));
         let threads: Vec<_> = [1, 2]
             .map(|to| {
@@ -41,7 +41,7 @@ fn twin_a_watermark_that_looks_for_waiters_first_loses_one() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_a_watermark_that_looks_for_waiters_first_loses_one() {
-    loom::model(|| {
+    model(|| {
         let value = Arc::new(loom::sync::atomic::AtomicU64::new(0));
         let mark = Arc::new(Watermark::new(0));
         let thread = {
@@ -90,7 +90,7 @@ fn block_on(mut poll: impl FnMut(&Waker) -> Poll<WaitEnd>) -> WaitEnd {
 
 /// A task and a thread wait for a position that moves only when somebody looks. `poll` is how the task waits.
 fn tasks(poll: fn(&Watermark, &mut Place, &Waker, &dyn Fn()) -> Poll<WaitEnd>) {
-    loom::model(move || {
+    model(move || {
         let value = Arc::new(loom::sync::atomic::AtomicU64::new(0));
         let mark = Arc::new(Watermark::new(0));
         let look = |mark: &Watermark, value: &loom::sync::atomic::AtomicU64| {
@@ -137,17 +137,20 @@ fn broken_a_task_that_looks_before_it_registers_sleeps_on() {
     });
 }
 
-/// A task that gives up beside an advance leaves nothing behind, and takes nobody else's wake-up along (WM4).
-#[test]
-fn a_task_that_gives_up_leaves_nothing_behind() {
-    loom::model(|| {
+/// One task gives up beside an advance, another waits for it.
+fn giving_up(leave: fn(&Watermark, Place)) {
+    model(move || {
         let mark = Arc::new(Watermark::new(0));
         let quitter = {
             let mark = mark.clone();
             thread::spawn(move || {
-                let mut place = Place::default();
-                let _ = mark.poll(&mut place, 1, &waker(), || {});
-                mark.leave(&mut place);
+                // One target that is reached meanwhile, and one that never is.
+                for target in [1, 2] {
+                    let mut place = Place::default();
+                    if mark.poll(&mut place, target, &waker(), || {}).is_pending() {
+                        leave(&mark, place);
+                    }
+                }
             })
         };
         let mover = {
@@ -159,14 +162,35 @@ fn a_task_that_gives_up_leaves_nothing_behind() {
         assert_eq!(end, WaitEnd::Reached);
         quitter.join().unwrap();
         mover.join().unwrap();
-        assert_eq!(mark.waiting(), 0);
+        assert_eq!(mark.waiting(), 0, "an entry was left behind");
     });
+}
+
+/// A task that gives up beside an advance leaves nothing behind, and takes nobody else's wake-up along (WM4).
+#[test]
+fn a_task_that_gives_up_leaves_nothing_behind() {
+    giving_up(|mark, mut place| mark.leave(&mut place));
+}
+
+/// Twin: it goes without a word.
+#[test]
+fn twin_a_task_that_goes_without_a_word_leaves_its_entry_behind() {
+    assert_caught(
+        "broken_a_task_that_goes_without_a_word_leaves_its_entry_behind",
+        &["an entry was left behind"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_task_that_goes_without_a_word_leaves_its_entry_behind() {
+    giving_up(|_, place| drop(place));
 }
 
 /// Stop ends a task's wait, whichever comes first (WM2).
 #[test]
 fn stop_ends_the_wait_of_a_task() {
-    loom::model(|| {
+    model(|| {
         let mark = Arc::new(Watermark::new(0));
         let stopper = {
             let mark = mark.clone();
@@ -180,10 +204,94 @@ fn stop_ends_the_wait_of_a_task() {
     });
 }
 
+/// Twin: the stop looks for those who wait before it marks the end.
+#[test]
+fn twin_a_stop_that_looks_before_it_marks_leaves_a_task_asleep() {
+    assert_caught(
+        "broken_a_stop_that_looks_before_it_marks_leaves_a_task_asleep",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_stop_that_looks_before_it_marks_leaves_a_task_asleep() {
+    model(|| {
+        let mark = Arc::new(Watermark::new(0));
+        let ended = Arc::new(AtomicBool::new(false));
+        let stopper = {
+            let (mark, ended) = (mark.clone(), ended.clone());
+            thread::spawn(move || {
+                let awaited = mark.is_awaited();
+                ended.store(true, Ordering::Release);
+                if awaited {
+                    mark.stop();
+                }
+            })
+        };
+        let mut place = Place::default();
+        block_on(|waker| {
+            mark.poll(&mut place, 1, waker, || {
+                if ended.load(Ordering::Acquire) {
+                    mark.stop();
+                }
+            })
+        });
+        stopper.join().unwrap();
+    });
+}
+
+/// Who sleeps on a token, or on a child of it, is woken by the stop, whichever comes first (ST1).
+#[test]
+fn a_stop_wakes_who_sleeps() {
+    model(|| {
+        let token = StopToken::new();
+        let sleepers = [token.clone(), token.child()].map(|token| {
+            thread::spawn(move || assert!(token.sleep(std::time::Duration::from_secs(3600))))
+        });
+        token.stop();
+        for sleeper in sleepers {
+            sleeper.join().unwrap();
+        }
+    });
+}
+
+/// Twin: it notifies before it marks, under the mutex or not.
+#[test]
+fn twin_a_stop_that_notifies_before_it_marks_is_slept_through() {
+    assert_caught(
+        "broken_a_stop_that_notifies_before_it_marks_is_slept_through",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_stop_that_notifies_before_it_marks_is_slept_through() {
+    model(|| {
+        // The token, reduced.
+        let shared = Arc::new((AtomicBool::new(false), Mutex::new(()), Condvar::new()));
+        let stopper = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                drop(shared.1.lock());
+                shared.2.notify_all();
+                shared.0.store(true, Ordering::Release);
+            })
+        };
+        let mut state = shared.1.lock();
+        while !shared.0.load(Ordering::Acquire) {
+            shared.2.wait(&mut state);
+        }
+        drop(state);
+        stopper.join().unwrap();
+    });
+}
+
 /// A ring is never slept through, and what was done before it is seen (B1, B2).
 #[test]
 fn a_bell_is_heard() {
-    loom::model(|| {
+    model(|| {
         let bell = Arc::new(Bell::default());
         let work = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -211,7 +319,7 @@ fn twin_a_bell_that_rings_without_the_mutex_is_slept_through() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_a_bell_that_rings_without_the_mutex_is_slept_through() {
-    loom::model(|| {
+    model(|| {
         let shared = Arc::new((AtomicBool::new(false), Mutex::new(()), Condvar::new()));
         let thread = {
             let shared = shared.clone();
@@ -232,7 +340,7 @@ fn broken_a_bell_that_rings_without_the_mutex_is_slept_through() {
 /// A callback runs exactly once, whether it is registered before or after the stop (ST2).
 #[test]
 fn a_stop_callback_runs_exactly_once() {
-    loom::model(|| {
+    model(|| {
         let token = StopToken::new();
         let runs = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
         let thread = {
@@ -262,7 +370,7 @@ fn twin_a_stop_tested_before_the_mutex_loses_a_callback() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_a_stop_tested_before_the_mutex_loses_a_callback() {
-    loom::model(|| {
+    model(|| {
         // The token, reduced: callbacks registered and callbacks run.
         let shared = Arc::new((AtomicBool::new(false), Mutex::new((0, 0))));
         let stopper = {
