@@ -119,9 +119,9 @@ fn esker(dir: &Path, plan: &Plan) -> Result<Esker, Failure> {
 fn replay(dir: &Path, plan: &Plan, each: &mut dyn FnMut(&[u8])) -> Result<(), Failure> {
     let (log, recovered) = Log::open(dir, options(plan))?;
     let mut reader = log.reader(recovered.oldest, ReadLimit::Synced)?;
-    while let Some(frame) = reader.next()? {
+    while let Some(frame) = reader.next_ref()? {
         if frame.header.kind == esker_wal::Kind::Data {
-            each(&frame.payload);
+            each(frame.payload);
         }
     }
     log.close()?;

@@ -51,7 +51,7 @@ pub(crate) fn written() -> Engine {
         floor: false,
         modes: &[Mode::Synced, Mode::Burst, Mode::Sustained, Mode::Replay],
         threads_max: usize::MAX,
-        settings: "mutex, condvar, one pwrite + fdatasync per group; buffered: one pwrite per append; prewritten file used round and round; replay by reads of 1 MiB",
+        settings: "mutex, condvar, one pwrite + fdatasync per group; buffered: one pwrite per append; prewritten file used round and round; replay by reads of 256 KiB",
         open: |dir, plan| open(dir, plan, Way::WriteSync),
         replay: Some(|dir, _plan, each| Ok(Simplest::replay(&dir.join("log"), each)?)),
     }
