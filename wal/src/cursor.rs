@@ -158,6 +158,10 @@ impl Cursor {
         Ok(0)
     }
 }
+
+/// Bytes that are looked at together for being nothing but zeros.
+const ZEROS: usize = 512;
+
 /// The highest mark that stands at any 8-byte boundary of `from..to`, with or without its frame.
 pub(crate) fn highest_mark(
     file: &dyn MediaFile,
@@ -166,29 +170,79 @@ pub(crate) fn highest_mark(
     node: NodeId,
     (from, to): (Lsn, Lsn),
 ) -> io::Result<Option<Lsn>> {
-    const STRIDE: u64 = 1 << 20;
     let mut highest = None;
     let mut at = from;
     let mut buf = Vec::new();
     while at < to {
-        let len = (STRIDE + HEADER_LEN as u64).min(to.since(at));
+        let len = (WINDOW + HEADER_LEN as u64).min(to.since(at));
         buf.resize(len as usize, 0);
         file.read_exact_at(&mut buf, FRAMES_AT + at.since(base))?;
         let places = (buf.len() as u64)
             .saturating_sub(KIND_AT as u64 - 1)
-            .min(STRIDE) as usize;
-        for place in (0..places).step_by(8) {
+            .min(WINDOW) as usize;
+        let mut place = 0;
+        while place < places {
+            // What was never written, which may be most of it: no mark is zeros.
+            let ahead = buf.get(place..place + ZEROS + HEADER_LEN);
+            if place.is_multiple_of(ZEROS) && ahead.is_some_and(zeros) {
+                place += ZEROS;
+                continue;
+            }
             let mark: &[u8; MARK_LEN] = buf[place + MARK_AT..place + KIND_AT]
                 .try_into()
                 .expect("a mark's bytes");
-            if mark == &[0; MARK_LEN] {
-                continue;
-            }
-            if let Some(mark) = Mark::decode(mark, node, epoch, at.advance(place as u64)) {
+            if mark != &[0; MARK_LEN]
+                && let Some(mark) = Mark::decode(mark, node, epoch, at.advance(place as u64))
+            {
                 highest = highest.max(Some(mark.synced));
             }
+            place += 8;
         }
-        at = at.advance(STRIDE.min(to.since(at)));
+        at = at.advance(WINDOW.min(to.since(at)));
     }
     Ok(highest)
+}
+
+/// Whether all of `bytes`, a multiple of eight, are zero. All are looked at, many at once.
+fn zeros(bytes: &[u8]) -> bool {
+    let words = bytes.as_chunks::<8>().0.iter();
+    words.fold(0, |any, word| any | u64::from_ne_bytes(*word)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Media;
+    use crate::media::real::RealMedia;
+
+    /// W3: marks at the edges of what is read and skipped at once, alone among zeros and beside other bytes.
+    #[test]
+    fn a_mark_is_found_at_any_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, epoch) = (NodeId(7), Epoch { number: 3, id: 9 });
+        let base = Lsn(1 << 30);
+        let places = [0, 8, 488, 496, 504, 512, WINDOW - 8, WINDOW, WINDOW + 8];
+        for (n, place) in places.into_iter().enumerate() {
+            let lone = dir.path().join(n.to_string());
+            let file = RealMedia::default().create(&lone, 1 << 20).unwrap();
+            let place = base.advance(place);
+            let mark = Mark { synced: place };
+            let (from, to) = (base, base.advance(WINDOW + 1024));
+            let search = || highest_mark(&*file, base, epoch, node, (from, to)).unwrap();
+            assert_eq!(search(), None);
+            let offset = FRAMES_AT + place.since(base) + MARK_AT as u64;
+            file.write_all_at(&mark.encode(node, epoch, place), offset)
+                .unwrap();
+            assert_eq!(search(), Some(place), "at {place}");
+            // Bytes of anything up to it, and behind it.
+            let noise = vec![0xee; (offset - FRAMES_AT) as usize];
+            file.write_all_at(&noise, FRAMES_AT).unwrap();
+            file.write_all_at(&[0xee; 700], offset + MARK_LEN as u64)
+                .unwrap();
+            assert_eq!(search(), Some(place), "at {place}");
+            let behind = (place.advance(8), to);
+            let found = highest_mark(&*file, base, epoch, node, behind).unwrap();
+            assert_eq!(found, None, "looked for behind it");
+        }
+    }
 }

@@ -284,6 +284,20 @@ impl Found {
         Seed::new(self.header.identity.log, self.epoch())
     }
 
+    /// Whether its newest mark says that the log was closed there, and no frame begins behind.
+    fn ends_clean(&self) -> bool {
+        let newest = self.marks.iter().max_by_key(|m| m.sequence);
+        let Some(mark) = newest.filter(|m| m.clean) else {
+            return false;
+        };
+        if mark.synced < self.base() || mark.synced.advance(HEADER_LEN as u64) > self.limit {
+            return false;
+        }
+        let mut word = [0; 8];
+        let offset = FRAMES_AT + mark.synced.since(self.base());
+        self.file.read_exact_at(&mut word, offset).is_ok() && word == [0; 8]
+    }
+
     /// Whether the file still is the segment that it was: a log that is open meanwhile may have taken it for another.
     pub(crate) fn still_there(&self) -> bool {
         let mut sector = [0; SECTOR];
@@ -611,6 +625,9 @@ fn rebuild(bad: &BadFile, meta: &Meta, epochs: &[EpochStart], live: &[Found]) ->
 
 /// The synced point, from marks: the highest of the newest segment that holds one, no further than the base of the next;
 /// the end of the last control frame known counts as one.
+///
+/// A frame's mark says no more than its own place, so that only those behind the sectors' marks are looked for; and none where
+/// the newest of these says that the log was closed there and no frame follows.
 pub(crate) fn synced_point(
     live: &[Found],
     meta: &Meta,
@@ -622,22 +639,23 @@ pub(crate) fn synced_point(
         synced = synced.max(last.begin.advance(CONTROL_FRAME_LEN as u64));
     }
     for (at, found) in live.iter().enumerate().rev() {
-        let range = (found.base(), found.limit);
-        let inside = match highest_mark(&*found.file, found.base(), found.epoch(), meta.node, range)
-        {
-            Ok(mark) => mark,
-            Err(e) => {
-                judge.error(io_error("reading", &found.path)(e))?;
-                None
-            }
-        };
+        let newest = at + 1 == live.len();
         let aside = found.marks.iter().map(|m| m.synced).max();
+        let from = aside.map_or(found.base(), |aside| aside.clamp(found.base(), found.limit));
+        let inside = if newest && found.ends_clean() {
+            None
+        } else {
+            let range = (from, found.limit);
+            highest_mark(&*found.file, found.base(), found.epoch(), meta.node, range).or_else(
+                |e| {
+                    judge
+                        .error(io_error("reading", &found.path)(e))
+                        .map(|()| None)
+                },
+            )?
+        };
         if let Some(mark) = inside.max(aside) {
-            let cap = if at + 1 < live.len() {
-                found.limit
-            } else {
-                Lsn::MAX
-            };
+            let cap = if newest { Lsn::MAX } else { found.limit };
             return Ok(synced.max(mark.min(cap)));
         }
     }
