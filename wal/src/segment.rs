@@ -638,6 +638,16 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_hash_with_a_flipped_bit_is_none() {
+        for at in CHAIN_AT..CHAIN_AT + 24 {
+            let mut sector = header().encode();
+            sector[at] ^= 1;
+            let chain = SegmentHeader::decode(&sector).map(|h| h.chain);
+            assert_eq!(chain, Ok(None), "byte {at}");
+        }
+    }
+
+    #[test]
     fn marks_and_footers_of_another_segment_do_not_count() {
         let mark = SectorMark {
             sequence: 7,

@@ -182,6 +182,31 @@ fn rows() -> Vec<Row> {
                 vec![]
             },
         ),
+        row(
+            "damage at a segment's end without footer, the next missing",
+            Idle,
+            Refuses("checksum"),
+            |b| {
+                let at = b.segments.len() - 4;
+                let (broken, missing) = (&b.segments[at], &b.segments[at + 1]);
+                b.flip(broken, b.bytes(&broken.path).len() as u64 - 500);
+                let lost = b.harm(broken, b.of(broken).len() - 1);
+                b.media.remove(&missing.path).unwrap();
+                vec![LsnRange {
+                    from: lost.from,
+                    to: missing.end,
+                }]
+            },
+        ),
+        row(
+            "damage in the last frame of a closed segment without footer",
+            Idle,
+            Refuses("checksum"),
+            |b| {
+                b.flip(b.middle(), b.bytes(&b.middle().path).len() as u64 - 500);
+                vec![b.harm(b.middle(), b.of(b.middle()).len() - 1)]
+            },
+        ),
         row("half-made segment", Idle, Opens, |b| {
             let bytes = b.bytes(&b.middle().path);
             let tmp = dir().join("00000000000000ff.tmp");
@@ -320,6 +345,16 @@ fn rows() -> Vec<Row> {
             b.media.flip(&dir().join("EPOCHS"), 20, 1).unwrap();
             vec![]
         }),
+        row(
+            "EPOCHS damaged, and a segment missing",
+            Idle,
+            Refuses("EPOCHS"),
+            |b| {
+                b.media.flip(&dir().join("EPOCHS"), 20, 1).unwrap();
+                b.media.remove(&b.middle().path).unwrap();
+                vec![b.all_of(b.middle())]
+            },
+        ),
         row("EPOCHS missing", Idle, Opens, |b| {
             b.media.remove(&dir().join("EPOCHS")).unwrap();
             vec![]
@@ -415,6 +450,14 @@ fn check_strict(row: &Row, built: &Built, lost: &[LsnRange]) {
                 row.found
             );
             assert_eq!(recovered.end, end, "{}", row.found);
+            // What goes to zeros looks like nothing; what was never written either.
+            let torn = row.found == "torn tail";
+            assert_eq!(
+                recovered.cut_bytes > 0,
+                torn,
+                "{}: {recovered:?}",
+                row.found
+            );
             assert!(read(&log, end).unwrap() == built.frames, "{}", row.found);
             let more = log.append(&[b"more"]).unwrap().end;
             log.sync_up_to(more).unwrap();
@@ -532,6 +575,15 @@ fn check_repair(row: &Row, built: &Built, lost: &[LsnRange]) {
         log.intact(),
         intact.max(if lost.is_empty() { more } else { intact })
     );
+    if found.starts_with("damage ") && !found.ends_with("missing") {
+        // In place: no file is made for it.
+        let files = survey(&media).files().unwrap();
+        let own = |base| built.segments.iter().any(|s| s.base == base);
+        for range in lost {
+            let made = files.iter().any(|f| f.base == Some(range.from));
+            assert!(!made || own(range.from), "{found}: {files:?}");
+        }
+    }
     for range in lost {
         repair_range(found, built, &log, *range);
     }
