@@ -18,6 +18,7 @@ pub mod demo;
 pub mod disk;
 pub mod fuzz_ports;
 pub mod load;
+pub mod mutants;
 pub mod node;
 pub mod resp;
 
