@@ -7,6 +7,8 @@
 //!   ([`Shared::request_sync`]), the interval, half of the bound of unsynced bytes, and idle marks.
 //! - FL5: a sync takes [`SYNC_MAX`] bytes or one frame more: who waits at the bound is let on after as much, not when
 //!   everything before it is written. It ends at a *step*, the end of a frame noted at its reservation.
+//! - FL6: while it waits for the device, the device is given what follows ([`Shared::write_back_beyond`]). That is no sync and proves
+//!   nothing; an error of it is the next sync's, since it is the same open file's (W6).
 
 use crate::error::{LogError, Poison};
 use crate::ids::Lsn;
@@ -23,6 +25,9 @@ use std::time::{Duration, Instant};
 
 /// Bytes of one sync where more is unsynced: 10 ms on a slow disk.
 const SYNC_MAX: u64 = 4 << 20;
+/// Written back ahead of a sync's end, and the least that is worth a call.
+const WRITE_BACK: u64 = 16 << 20;
+const WRITE_BACK_MIN: u64 = 1 << 20;
 /// At most so much between two steps.
 const STEP: u64 = 1 << 20;
 /// While a sync is put off, a stop or a stall is noticed after this at the latest.
@@ -90,6 +95,7 @@ impl Shared {
                 }
             }
             let to = self.sync_end(synced, published);
+            self.write_back_beyond(to, published);
             match self.sync_range(synced, to) {
                 Ok(()) => {
                     lead.finish(to.0);
@@ -156,23 +162,41 @@ impl Shared {
         }
     }
 
+    /// Has what is published beyond `to`, where the sync about to begin ends, written back beside it, so that the device has
+    /// work while the processor collects the next pages. Leader only.
+    fn write_back_beyond(&self, to: Lsn, published: Lsn) {
+        // Relaxed: leaders only, one after the other.
+        let begun = Lsn(self.written_back.load(Ordering::Relaxed)).max(to);
+        let end = published.min(to.advance(WRITE_BACK));
+        if end.0 < begun.0 + WRITE_BACK_MIN || self.stepped() {
+            return;
+        }
+        self.written_back.store(end.0, Ordering::Relaxed);
+        for segment in self.segments_of(begun, end) {
+            let map = segment
+                .map()
+                .expect("a segment keeps its mapping until it is synced");
+            let from = segment.offset(begun.max(segment.base()));
+            let len = segment.offset(end.min(segment.end())) - from;
+            map.write_back(from as usize, len as usize);
+        }
+    }
+
+    /// The segments that hold `from..to`.
+    fn segments_of(&self, from: Lsn, to: Lsn) -> Vec<Arc<Segment>> {
+        let table = self.table.read();
+        let first = table.partition_point(|s| s.end() <= from);
+        let rest = table[first..].iter();
+        rest.take_while(|s| s.base() < to).cloned().collect()
+    }
+
     /// Makes `from..to` durable. Leader only.
     fn sync_range(&self, from: Lsn, to: Lsn) -> Result<(), Poison> {
         if let Some(poison) = self.poison.get() {
             return Err(poison.clone());
         }
         let begun = Instant::now();
-        // Usually one segment; the list is not copied for that.
-        let segments: Vec<Arc<Segment>> = {
-            let table = self.table.read();
-            let first = table.partition_point(|s| s.end() <= from);
-            table[first..]
-                .iter()
-                .take_while(|s| s.base() < to)
-                .cloned()
-                .collect()
-        };
-        for segment in segments {
+        for segment in self.segments_of(from, to) {
             let map = segment
                 .map()
                 .expect("a segment keeps its mapping until it is synced");

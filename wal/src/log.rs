@@ -572,6 +572,7 @@ fn share(
         flush_bell: Bell::default(),
         requested: AtomicU64::new(0),
         unmarked: AtomicBool::new(true),
+        written_back: AtomicU64::new(0),
         synced_at: AtomicU64::new(clock.as_nanos() as u64),
         prepare_bell: Bell::default(),
         populate_bell: Bell::default(),

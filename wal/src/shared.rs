@@ -181,6 +181,8 @@ pub(crate) struct Shared {
     /// Synced since the last idle mark.
     pub(crate) unmarked: AtomicBool,
     pub(crate) synced_at: AtomicU64,
+    /// Up to where writing back was begun; leaders only.
+    pub(crate) written_back: AtomicU64,
     // Preparer.
     pub(crate) prepare_bell: Bell,
     // Populator.

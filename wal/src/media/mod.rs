@@ -112,6 +112,11 @@ pub unsafe trait MediaMap: Send + Sync + fmt::Debug {
     fn len(&self) -> usize;
     /// Makes `offset..offset + len` durable (msync of the pages it touches). May run beside stores.
     fn sync(&self, offset: usize, len: usize) -> io::Result<()>;
+    /// Asks that `offset..offset + len` begin to be written back, and does not wait for it: a sync that follows has less to do.
+    /// Best effort; an error of the writing must be the next [`MediaMap::sync`]'s. May run beside stores.
+    fn write_back(&self, offset: usize, len: usize) {
+        let _ = (offset, len);
+    }
     /// Asks that `offset..offset + len` be populated for writing. Best effort.
     fn populate(&self, offset: usize, len: usize);
 }
