@@ -17,7 +17,6 @@ use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, Mark, checksum, frame_len
 use crate::ids::{Epoch, EpochStart, Lsn};
 use crate::log::{Appended, WireFrame};
 use crate::meta;
-use crate::populate::WINDOW;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{Activation, Segment};
 use crate::shared::{Append, Shared};
@@ -299,6 +298,8 @@ impl Shared {
             return false;
         };
         let base = self.reserved();
+        let now = self.options.clock.now();
+        let warm = now < prepared.warm_until;
         let next = Arc::new(Segment::activate(prepared, Activation { base, epoch }));
         {
             let mut table = self.table.write();
@@ -320,7 +321,11 @@ impl Shared {
         }
         append.active = Some(next);
         append.rotations += 1;
-        self.populated.store(base.0 + WINDOW / 2, Ordering::Relaxed);
+        if append.rotations > 1 {
+            append.rotated_after = now.saturating_sub(append.rotated_at);
+        }
+        append.rotated_at = now;
+        self.populate_from(base, warm);
         self.prepare_bell.ring();
         true
     }

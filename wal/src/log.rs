@@ -534,6 +534,8 @@ fn share(
             held: false,
             writer: options.role == OpenRole::Writer,
             rotations: 0,
+            rotated_at: Duration::ZERO,
+            rotated_after: Duration::MAX,
             step_at: end,
         })),
         steps: Mutex::default(),

@@ -72,7 +72,7 @@ pub struct LogOptions {
     pub on_damage: OnDamage,
     /// Bytes of a segment file. Default 64 MiB; 16 KiB to 1 GiB; multiple of 4096.
     pub segment_bytes: u64,
-    /// Segments prepared ahead. Default 2. On a full disk the last of two or more is kept for the next open (W8).
+    /// Segments prepared ahead. Default 2. Of many, those that a burst uses are replaced when it is over, or when a quarter is left. On a full disk the last of two or more is kept for the next open (W8).
     pub segments_ahead: usize,
     /// Largest payload; at most 256 MiB. One that a segment can't hold gets a segment of its own. Default 64 MiB.
     pub payload_bytes_max: usize,

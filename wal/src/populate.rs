@@ -6,10 +6,15 @@
 //! - PP1: a hint to the kernel, never needed: whoever overtakes it faults by itself.
 //! - PP2: populated pages are dirty, and written back in vain where the log stands still. So the window follows the
 //!   rate: what is appended in [`AHEAD`], from 2 MiB up to 64.
+//!   A prepared segment is populated whole if the log has been using segments so fast that it will soon be written to: then
+//!   a burst meets no first touch at all, and the populator takes no time from it.
 //! - PP3: it has a thread of its own, since the preparer is away for as long as it takes to make a file.
 
 use crate::ids::Lsn;
+use crate::prepare;
+use crate::segment::Prepared;
 use crate::shared::Shared;
+use crate::upkeep::RECYCLED_AHEAD;
 use esker_sync::stop::StopToken;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +28,12 @@ const AHEAD: Duration = Duration::from_millis(20);
 const STRIDE: u64 = 1 << 20;
 /// How far before a tail that was not outrun yet: what it is about to touch it touches sooner by itself.
 const LEAD: u64 = 256 << 10;
+
+/// Populated segments are used within this time, or the kernel writes them back (after 30 s) and they are not populated any more.
+const WARM: Duration = Duration::from_secs(20);
+
+/// Of [`Shared::populated`]: nothing is to be populated in this segment any more.
+const NEVER: u64 = u64::MAX - 1;
 
 /// What was seen the last time.
 #[derive(Debug, Default)]
@@ -40,6 +51,27 @@ impl Shared {
         if end.0 > self.populated.load(Ordering::Relaxed) {
             self.populated.store(u64::MAX, Ordering::Relaxed);
             self.populate_bell.ring();
+        }
+    }
+
+    /// A segment begins at `base`, with its beginning populated, or all of it.
+    pub(crate) fn populate_from(&self, base: Lsn, warm: bool) {
+        let mark = if warm { NEVER } else { base.0 + WINDOW / 2 };
+        self.populated.store(mark, Ordering::Relaxed);
+    }
+
+    /// Populates a prepared segment: all of it, or its beginning (PP2); nothing if its frames will not be stored.
+    pub(crate) fn warm(&self, prepared: &mut Prepared) {
+        if prepared.zeroed && self.by_calls.load(Ordering::Relaxed) {
+            return;
+        }
+        let all = (self.options.segments_ahead + RECYCLED_AHEAD) as u32;
+        let lasts = self.append.lock().rotated_after.saturating_mul(all);
+        if lasts < WARM {
+            prepare::warm(prepared, prepared.identity.bytes);
+            prepared.warm_until = self.options.clock.now() + WARM;
+        } else {
+            prepare::warm(prepared, WINDOW);
         }
     }
 
@@ -80,7 +112,7 @@ impl Shared {
         }
         let next = match until == room {
             // The next segment's beginning is populated; its rotation sets the mark anew.
-            true => u64::MAX - 1,
+            true => NEVER,
             false => until.0 - window / 2,
         };
         self.populated.store(next, Ordering::Relaxed);

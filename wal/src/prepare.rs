@@ -11,6 +11,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// Header sector and two empty mark sectors.
 fn fresh_head(identity: Identity) -> [u8; 3 * SECTOR] {
@@ -41,6 +42,7 @@ pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::R
             file,
             map,
             zeroed: true,
+            warm_until: Duration::ZERO,
         })
     })();
     if made.is_err() {
@@ -88,10 +90,11 @@ pub(crate) fn recycle(
         file,
         map,
         zeroed: wipe,
+        warm_until: Duration::ZERO,
     })
 }
 
-/// Populates the beginning of a prepared file for writing.
+/// Populates the header and `window` bytes of frames of a prepared file for writing.
 pub(crate) fn warm(prepared: &Prepared, window: u64) {
     let len = prepared.identity.bytes.min(FRAMES_AT + window);
     prepared.map.populate(0, len as usize);

@@ -41,6 +41,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// What opening found and made.
 #[derive(Debug)]
@@ -327,6 +328,7 @@ impl Kept {
             file: self.found.file.clone(),
             map,
             zeroed: false,
+            warm_until: Duration::ZERO,
         };
         let segment = Segment::over(prepared, self.found.active);
         self.fill(&segment);

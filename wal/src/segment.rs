@@ -33,7 +33,7 @@
 //! - S5: everything in a file that outlives its segment is bound to it: header, marks and footer by the
 //!   segment id, frames and their marks by LSN, log and epoch. So a recycled file needs no wiping.
 
-use crate::frame::{HEADER_LEN, Seed};
+use crate::frame::{HEADER_LEN, Header, Seed};
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
 use crate::media::{MediaFile, MediaMap};
 use std::path::PathBuf;
@@ -346,6 +346,8 @@ pub(crate) struct Prepared {
     pub(crate) map: Box<dyn MediaMap>,
     /// All zeros where frames go.
     pub(crate) zeroed: bool,
+    /// Until then all of it may be taken for populated, by the log's clock.
+    pub(crate) warm_until: Duration,
 }
 
 /// A mapping, and where it is: a store needs no dynamic call.
@@ -536,6 +538,21 @@ impl Segment {
     pub(crate) fn frame_word(&self, lsn: Lsn) -> Option<&AtomicU64> {
         let left = capacity(self.identity.bytes).checked_sub(lsn.since(self.base()))?;
         (left >= HEADER_LEN as u64).then(|| self.word(self.offset(lsn) as usize))
+    }
+
+    /// Header of the frame at `lsn`, which was published in this life of the log, from the mapping; `None` without one.
+    pub(crate) fn published_header(&self, lsn: Lsn) -> Option<Header> {
+        self.map.as_ref()?;
+        let word = self.frame_word(lsn)?.load(Ordering::Acquire);
+        let at = self.offset(lsn) as usize;
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..8].copy_from_slice(&word.to_le_bytes());
+        // Relaxed: stored before the word that publishes them.
+        for behind in (8..HEADER_LEN).step_by(8) {
+            let word = self.word(at + behind).load(Ordering::Relaxed);
+            bytes[behind..behind + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        Header::decode(&bytes).filter(|header| header.lsn == lsn)
     }
 
     /// Copies `bytes` to `offset` of the mapping. The caller alone may write there: it holds the

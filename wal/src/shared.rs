@@ -41,6 +41,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Rank 1.
 #[derive(Debug)]
@@ -56,6 +57,9 @@ pub(crate) struct Append {
     /// Whether this node opens epochs and appends by itself.
     pub(crate) writer: bool,
     pub(crate) rotations: u64,
+    /// When the last one was, by the log's clock; how long after the one before it.
+    pub(crate) rotated_at: Duration,
+    pub(crate) rotated_after: Duration,
     /// Reserved beyond this LSN, a step is noted; see [`crate::flush`].
     pub(crate) step_at: Lsn,
 }
@@ -208,7 +212,7 @@ pub(crate) struct Chores {
     pub(crate) spares: Vec<PathBuf>,
     pub(crate) next_id: u64,
     /// When preparing may be tried again after a failure, by the log's clock.
-    pub(crate) retry_at: Option<std::time::Duration>,
+    pub(crate) retry_at: Option<Duration>,
 }
 
 impl Shared {

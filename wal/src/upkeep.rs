@@ -8,6 +8,10 @@
 //! - U3: the file of a segment that is no more is gone, durably, before another segment goes. Else a crash
 //!   could leave it with a gap behind it, which recovery has to take for damage.
 //! - U4: a file that a reader still has open is removed, not recycled.
+//! - U5: with a segment ready, what releases segments goes before the making of new ones: a released file is ready after a few
+//!   small writes, a new one after all its zeros.
+//! - U6: of many prepared segments those that a burst used are replaced once it is over, or when a quarter is left: to make one
+//!   takes the memory's and the disk's time from the appends that they were prepared for.
 
 use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
@@ -26,11 +30,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Recycled files kept beyond the segments prepared ahead.
-const RECYCLED_AHEAD: usize = 4;
+pub(crate) const RECYCLED_AHEAD: usize = 4;
 /// Slack from which giving it back is worth a call, in segments of any size that holds so much four times.
 const PUNCH_MIN: u64 = 1 << 20;
 /// Between two tries to prepare a segment on a full disk.
 const RETRY: Duration = Duration::from_millis(200);
+/// Without a rotation for so long, a burst is over.
+const BURST_OVER: Duration = Duration::from_millis(100);
 /// A slot that moved is on disk after this at the latest.
 const SLOTS_EVERY: Duration = Duration::from_millis(500);
 
@@ -38,11 +44,10 @@ impl Shared {
     /// Prepares one segment if fewer are ready than wanted; false when there was nothing to do or it failed.
     pub(crate) fn prepare_one(&self) -> bool {
         let mut chores = self.chores.lock();
-        let ready = self.append.lock().prepared.len();
-        if ready >= self.options.segments_ahead.max(1) {
+        let now = self.options.clock.now();
+        if self.making_due().is_none_or(|due| due > now) {
             return false;
         }
-        let now = self.options.clock.now();
         if !self.stepped() && chores.retry_at.is_some_and(|at| now < at) {
             return false;
         }
@@ -57,8 +62,8 @@ impl Shared {
             None => prepare::create(media, &self.dir, identity),
         };
         match made {
-            Ok(prepared) => {
-                self.warm(&prepared);
+            Ok(mut prepared) => {
+                self.warm(&mut prepared);
                 chores.retry_at = None;
                 self.offer(prepared);
                 true
@@ -80,11 +85,18 @@ impl Shared {
         }
     }
 
-    /// Populates the beginning of a prepared segment, if its frames will be stored.
-    fn warm(&self, prepared: &Prepared) {
-        if !(prepared.zeroed && self.by_calls.load(Ordering::Relaxed)) {
-            prepare::warm(prepared, crate::populate::WINDOW);
+    /// When the next segment is to be made, if fewer are ready than wanted (U6).
+    fn making_due(&self) -> Option<Duration> {
+        let append = self.append.lock();
+        let (ready, wanted) = (append.prepared.len(), self.options.segments_ahead.max(1));
+        if ready >= wanted {
+            return None;
         }
+        let soon = self.stepped() || ready <= wanted.div_ceil(4);
+        Some(match soon {
+            true => Duration::ZERO,
+            false => append.rotated_at + BURST_OVER,
+        })
     }
 
     /// Puts a prepared segment into the queue.
@@ -154,6 +166,17 @@ impl Shared {
         let mut cursor = Cursor::new(segment);
         let limit = end.max(segment.end().min(self.published()));
         while footer.end < end {
+            // What this process appended is not read back and summed again: its headers are in the mapping.
+            let appended = match footer.end >= self.opened_at {
+                true => segment.published_header(footer.end),
+                false => None,
+            };
+            if let Some(header) = appended {
+                footer.chain = fold(footer.chain, segment.active.epoch.epoch, &header);
+                footer.end = header.end();
+                footer.frames += 1;
+                continue;
+            }
             let step = cursor
                 .read(footer.end, limit)
                 .map_err(Shared::io_error("reading", &segment.path))?;
@@ -326,9 +349,12 @@ impl Shared {
                 .write_all_at(&next.header(chain).encode(), 0)
                 .map_err(Shared::io_error("writing the header of", &next.path))?;
         }
-        next.file
-            .sync()
-            .map_err(|e| LogError::Poisoned(self.poison("syncing", &next.path, e)))?;
+        // The header alone, where frames are still being synced: they are the flusher's.
+        match next.map() {
+            Some(map) => map.sync(0, SECTOR),
+            None => next.file.sync(),
+        }
+        .map_err(|e| LogError::Poisoned(self.poison("syncing", &next.path, e)))?;
         // Policy may have changed its mind; a reader or a slot may have come.
         if self.floor_now() < oldest.end() {
             return Ok(false);
@@ -366,10 +392,10 @@ impl Shared {
         let identity = self.identity(SegmentId(chores.next_id));
         chores.next_id += 1;
         let wipe = self.by_calls.load(Ordering::Relaxed);
-        let prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity, wipe)
+        let mut prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity, wipe)
             .map_err(Shared::io_error("recycling", &path))?;
         self.leftovers.lock().retain(|other| *other != path);
-        self.warm(&prepared);
+        self.warm(&mut prepared);
         self.counters.recycled.fetch_add(1, Ordering::Relaxed);
         self.offer(prepared);
         Ok(true)
@@ -414,26 +440,35 @@ impl Shared {
         if self.poison.get().is_some() {
             return false;
         }
-        if self.prepare_one() {
-            if let Err(error) = self.resume() {
-                tracing::warn!(%error, "log opened for reading only");
-            }
+        let bare = self.append.lock().prepared.is_empty();
+        if bare && self.prepare_and_resume() {
             return true;
         }
         if self.stepped() {
             self.populate_ahead();
         }
-        let mut chores = self.chores.lock();
-        let done = (|| {
-            Ok(self.write_a_footer()?
-                || self.unmap_one()
-                || self.remove_a_leftover()?
-                || self.release_one(&mut chores)?)
-        })();
-        done.unwrap_or_else(|error: LogError| {
+        let done = {
+            let mut chores = self.chores.lock();
+            (|| {
+                Ok(self.write_a_footer()?
+                    || self.unmap_one()
+                    || self.remove_a_leftover()?
+                    || self.release_one(&mut chores)?)
+            })()
+        };
+        let done = done.unwrap_or_else(|error: LogError| {
             tracing::warn!(%error, "log upkeep");
             false
-        })
+        });
+        done || self.prepare_and_resume()
+    }
+
+    fn prepare_and_resume(&self) -> bool {
+        let prepared = self.prepare_one();
+        if prepared && let Err(error) = self.resume() {
+            tracing::warn!(%error, "log opened for reading only");
+        }
+        prepared
     }
 
     /// The preparer thread.
@@ -451,16 +486,14 @@ impl Shared {
                 slots_at = Instant::now() + SLOTS_EVERY;
                 continue;
             }
-            let retry = self.chores.lock().retry_at.map(|at| {
-                Instant::now()
-                    + at.saturating_sub(self.options.clock.now())
-                    + Duration::from_millis(1)
+            let retry = self.chores.lock().retry_at.unwrap_or_default();
+            let wanted = self.making_due().filter(|_| self.poison.get().is_none());
+            let making = wanted.map(|due| {
+                let left = due.max(retry).saturating_sub(self.options.clock.now());
+                Instant::now() + left + Duration::from_millis(1)
             });
             let slots = dirty.then_some(slots_at);
-            let deadline = match (retry, slots) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            let deadline = [making, slots].into_iter().flatten().min();
             self.prepare_bell.wait(deadline);
         }
     }
