@@ -235,13 +235,20 @@ impl<E: Clone> Subscription<E> {
 
     /// The next event for an async caller; the waker of the latest call is woken.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Received<E>> {
+        // Cloned before and dropped behind the lock: both are foreign code.
+        let waker = context.waker().clone();
         let mut queue = self.subscriber.queue.lock();
         match Self::take(&mut queue) {
             Received::Nothing => {
-                queue.waker = Some(context.waker().clone());
+                let before = queue.waker.replace(waker);
+                drop(queue);
+                drop(before);
                 Poll::Pending
             }
-            received => Poll::Ready(received),
+            received => {
+                drop(queue);
+                Poll::Ready(received)
+            }
         }
     }
 }

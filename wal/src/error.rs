@@ -16,7 +16,9 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum OpenError {
     /// No log there and none was to be created.
-    #[error("no log in {dir}; open with `create` to make one")]
+    #[error(
+        "no log in {dir}: give the directory of a log, or make one there (`LogOptions::create`)"
+    )]
     NotFound { dir: PathBuf },
     /// Another process or handle has it (W9).
     #[error("{dir} is in use by another process; close it there first")]
