@@ -1,7 +1,9 @@
 //! Bytes of format 2, computed by another program from docs/formats.md: a build that computes others has another format. W4, R1.
 
-use esker_wal::frame::{HEADER_LEN, Header, MARK_LEN, Seed, checksum, frame_len};
-use esker_wal::{Epoch, Kind, LogId, Lsn};
+use esker_wal::frame::{
+    HEADER_LEN, Header, MARK_LEN, Mark, PAYLOAD_MAX, Seed, checksum, frame_len,
+};
+use esker_wal::{Epoch, Kind, LogId, Lsn, NodeId};
 
 const LSN: Lsn = Lsn(0x0123_4567_89a8);
 
@@ -59,4 +61,38 @@ fn a_word_whose_length_is_half_written_publishes_nothing() {
     }
     assert!(Header::publishes(word));
     assert_eq!(Header::span(word), 32 + 0x0012_3408);
+}
+
+/// E2: a header that can't be one is none, before anything is sized by it.
+#[test]
+fn a_header_without_its_bit_or_with_an_impossible_length_is_none() {
+    let decoded = |length: u32| {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes[30] = 1;
+        Header::decode(&bytes).map(|h| h.payload_len as usize)
+    };
+    let present = 1 << 31;
+    assert_eq!(decoded(5), None);
+    assert_eq!(decoded(present | 5), Some(5));
+    assert_eq!(decoded(present | PAYLOAD_MAX as u32), Some(PAYLOAD_MAX));
+    assert_eq!(decoded(present | (PAYLOAD_MAX as u32 + 1)), None);
+    assert_eq!(decoded(present | (PAYLOAD_MAX as u32 + 8)), None);
+}
+
+/// F3: a mark speaks of what came before it, and stands at ends of frames.
+#[test]
+fn a_mark_that_speaks_of_what_comes_after_it_is_none() {
+    let epoch = Epoch { number: 3, id: 9 };
+    let decoded = |synced: u64| {
+        let bytes = Mark {
+            synced: Lsn(synced),
+        }
+        .encode(NodeId(2), epoch, LSN);
+        Mark::decode(&bytes, NodeId(2), epoch, LSN).map(|m| m.synced.0)
+    };
+    assert_eq!(decoded(LSN.0), Some(LSN.0));
+    assert_eq!(decoded(LSN.0 - 8), Some(LSN.0 - 8));
+    assert_eq!(decoded(LSN.0 + 8), None);
+    assert_eq!(decoded(LSN.0 - 4), None);
 }
