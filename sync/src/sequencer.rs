@@ -131,6 +131,18 @@ mod tests {
         assert_eq!(s.visible(), 96);
     }
 
+    /// Q2: who helped and who was helped both say so.
+    #[test]
+    fn what_is_completed_twice_moves_nothing_back() {
+        let s = Sequencer::new(8);
+        s.complete(8, 40);
+        s.complete(40, 80);
+        s.complete(8, 40);
+        assert_eq!(s.visible(), 80);
+        s.complete(80, 96);
+        assert_eq!(s.visible(), 96);
+    }
+
     #[test]
     fn a_waiter_is_told_when_the_hole_will_not_be_filled() {
         let s = Arc::new(Sequencer::new(0));

@@ -12,10 +12,7 @@ pub struct Options {
     /// Only this part of them, as `2/8`.
     #[arg(long, value_name = "K/N")]
     shard: Option<String>,
-    /// Only those of this file, as `wal/src/recovery.rs` (may be given several times).
-    #[arg(long = "file", value_name = "FILE")]
-    files: Vec<String>,
-    /// Only those whose name, as `--list` prints it, matches this regular expression.
+    /// Only those whose name, as `--list` prints it, matches this regular expression: `src/recovery`, say.
     #[arg(long, value_name = "REGEX")]
     re: Option<String>,
     /// List them and stop.
@@ -37,9 +34,6 @@ pub fn run(options: &Options) -> Outcome {
     command.args(["mutants", "--package", "esker-wal"]);
     if let Some(shard) = &options.shard {
         command.args(["--shard", shard]);
-    }
-    for file in &options.files {
-        command.args(["--file", file]);
     }
     if let Some(re) = &options.re {
         command.args(["--re", re]);
