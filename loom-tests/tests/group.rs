@@ -44,7 +44,7 @@ fn appenders_that_sync(sync: fn(&Log, &Disk) -> u64) {
                                     log.look();
                                 };
                                 let synced = group.position().get();
-                                log.tail.wait(synced + 1, None, look);
+                                log.tail.position().wait(synced + 1, None, look);
                                 let to = sync(&log, &disk);
                                 // What went to the disk was complete when it went.
                                 log.check_below(to);

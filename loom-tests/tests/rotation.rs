@@ -84,7 +84,7 @@ fn rotated(activate: fn(&Log, u64)) {
         let look = || {
             log.look();
         };
-        assert_eq!(log.tail.wait(2, None, look), WaitEnd::Reached);
+        assert_eq!(log.tail.position().wait(2, None, look), WaitEnd::Reached);
         log.check_below(2);
         for appender in appenders {
             appender.join().unwrap();

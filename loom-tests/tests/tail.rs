@@ -103,7 +103,7 @@ fn waiter_and_appenders(publish: fn(&Log, u64)) {
         let look = || {
             log.look();
         };
-        assert_eq!(log.tail.wait(2, None, look), WaitEnd::Reached);
+        assert_eq!(log.tail.position().wait(2, None, look), WaitEnd::Reached);
         log.check_below(2);
         for appender in appenders {
             appender.join().unwrap();
@@ -167,7 +167,7 @@ fn close_against_append(close: fn(&Log) -> u64) {
         let look = || {
             log.look();
         };
-        assert_eq!(log.tail.wait(end, None, look), WaitEnd::Reached);
+        assert_eq!(log.tail.position().wait(end, None, look), WaitEnd::Reached);
         log.check_below(end);
         let last = appender.join().unwrap();
         assert_eq!(
@@ -231,7 +231,7 @@ fn given_up(give_up: fn(&Log, u64)) {
         let look = || {
             log.look();
         };
-        assert_eq!(log.tail.wait(2, None, look), WaitEnd::Reached);
+        assert_eq!(log.tail.position().wait(2, None, look), WaitEnd::Reached);
         log.check_below(2);
         quitter.join().unwrap();
         appender.join().unwrap();

@@ -3,6 +3,7 @@
 
 use esker_loom_tests::{assert_caught, model};
 use esker_sync::bell::Bell;
+use esker_sync::interrupt::Interrupt;
 use esker_sync::shim::{Arc, Condvar, Mutex};
 use esker_sync::stop::StopToken;
 use esker_sync::watermark::{Place, WaitEnd, Watermark};
@@ -285,6 +286,60 @@ fn broken_a_stop_that_notifies_before_it_marks_is_slept_through() {
         }
         drop(state);
         stopper.join().unwrap();
+    });
+}
+
+/// An interrupt ends the wait that it finds or that comes later, and what was done before it is seen (IN1, IN2).
+#[test]
+fn an_interrupt_ends_the_wait_of_its_reader() {
+    loom::model(|| {
+        let mark = Arc::new(Watermark::new(0));
+        let interrupt = Arc::new(Interrupt::default());
+        let why = Arc::new(AtomicBool::new(false));
+        let raiser = {
+            let (interrupt, why) = (interrupt.clone(), why.clone());
+            thread::spawn(move || {
+                why.store(true, Ordering::Relaxed);
+                interrupt.raise();
+            })
+        };
+        let end = mark.wait_unless(&interrupt, 1, None, || {});
+        assert_eq!(end, None);
+        assert!(why.load(Ordering::Relaxed), "not what was done before");
+        raiser.join().unwrap();
+        assert_eq!(mark.waiting(), 0);
+    });
+}
+
+/// Twin: who raises looks for the waiter first.
+#[test]
+fn twin_an_interrupt_that_looks_for_the_waiter_first_is_slept_through() {
+    assert_caught(
+        "broken_an_interrupt_that_looks_for_the_waiter_first_is_slept_through",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_an_interrupt_that_looks_for_the_waiter_first_is_slept_through() {
+    loom::model(|| {
+        // The interrupt, reduced: its flag, and who waits.
+        let shared = Arc::new((AtomicBool::new(false), Mutex::new(None::<thread::Thread>)));
+        let raiser = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                if let Some(thread) = &*shared.1.lock() {
+                    thread.unpark();
+                }
+                shared.0.store(true, Ordering::Release);
+            })
+        };
+        *shared.1.lock() = Some(thread::current());
+        while !shared.0.load(Ordering::Acquire) {
+            thread::park();
+        }
+        raiser.join().unwrap();
     });
 }
 

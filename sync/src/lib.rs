@@ -19,6 +19,7 @@
 //! | [`span`] | who owns which positions | the store's memtables |
 //! | [`positions`] | a position below which things are gone, and holds that keep it down | readers and slots of the log |
 //! | [`stop`] | hierarchical stop signal | every worker |
+//! | [`interrupt`] | ends one thread's waits | a reader that tails the log |
 //! | [`workers`] | named threads that are joined, panics reported | every component with threads |
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -27,6 +28,7 @@ pub mod bell;
 pub mod events;
 pub mod group;
 pub mod histogram;
+pub mod interrupt;
 pub mod line;
 pub mod positions;
 pub mod sequencer;

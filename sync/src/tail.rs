@@ -23,9 +23,7 @@
 
 use crate::line::Line;
 use crate::shim::atomic::{AtomicU64, Ordering};
-use crate::watermark::{Place, WaitEnd, Watermark};
-use std::task::{Poll, Waker};
-use std::time::Instant;
+use crate::watermark::Watermark;
 
 /// Where the words of a log are.
 pub trait Words {
@@ -132,29 +130,9 @@ impl Tail {
         self.published.get()
     }
 
-    /// Parks until `published` is at or above `target`; `look` calls [`Tail::advance`].
-    pub fn wait(&self, target: u64, deadline: Option<Instant>, look: impl FnMut()) -> WaitEnd {
-        self.published.wait(target, deadline, look)
-    }
-
-    /// As `wait`, for a task; see [`Watermark::poll`].
-    pub fn poll(
-        &self,
-        place: &mut Place,
-        target: u64,
-        waker: &Waker,
-        look: impl FnOnce(),
-    ) -> Poll<WaitEnd> {
-        self.published.poll(place, target, waker, look)
-    }
-
-    /// A task gives up; see [`Watermark::leave`].
-    pub fn leave(&self, place: &mut Place) {
-        self.published.leave(place);
-    }
-
-    /// Ends all waits.
-    pub fn stop(&self) {
-        self.published.stop();
+    /// `published`, to wait for; `look` of a wait calls [`Tail::advance`].
+    #[must_use]
+    pub fn position(&self) -> &Watermark {
+        &self.published
     }
 }

@@ -19,6 +19,7 @@
 //! stored so far). For those [`Watermark::wait`] takes `look`, which it calls after counting itself in;
 //! who stores a word calls [`Watermark::is_awaited`] after it and then looks on the waiter's behalf.
 
+use crate::interrupt::Interrupt;
 use crate::shim::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::shim::{Mutex, park_until, thread};
 use std::task::{Poll, Waker};
@@ -179,19 +180,45 @@ impl Watermark {
     }
 
     /// Parks until the value is at or above `target`. `look` is called before each look at the value.
-    pub fn wait(&self, target: u64, deadline: Option<Instant>, mut look: impl FnMut()) -> WaitEnd {
+    pub fn wait(&self, target: u64, deadline: Option<Instant>, look: impl FnMut()) -> WaitEnd {
+        let end = self.wait_while(target, deadline, look, || true);
+        end.expect("nothing else ends it")
+    }
+
+    /// As `wait`; `None` when `interrupt` was raised before the value got there.
+    pub fn wait_unless(
+        &self,
+        interrupt: &Interrupt,
+        target: u64,
+        deadline: Option<Instant>,
+        look: impl FnMut(),
+    ) -> Option<WaitEnd> {
+        let _waiting = interrupt.enter();
+        self.wait_while(target, deadline, look, || !interrupt.is_raised())
+    }
+
+    fn wait_while(
+        &self,
+        target: u64,
+        deadline: Option<Instant>,
+        mut look: impl FnMut(),
+        on: impl Fn() -> bool,
+    ) -> Option<WaitEnd> {
         if self.get() >= target {
-            return WaitEnd::Reached;
+            return Some(WaitEnd::Reached);
         }
         let me = self.enter(target, Sleeper::Thread(thread::current()));
         fence(Ordering::SeqCst);
         let end = loop {
             look();
             if let Some(end) = self.end(target) {
-                break end;
+                break Some(end);
+            }
+            if !on() {
+                break None;
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
-                break WaitEnd::TimedOut;
+                break Some(WaitEnd::TimedOut);
             }
             park_until(deadline);
         };
@@ -272,6 +299,27 @@ mod tests {
         assert_eq!(waiter.join().unwrap(), WaitEnd::Stopped);
         assert_eq!(mark.wait(1, None, || {}), WaitEnd::Stopped);
         assert_eq!(mark.wait(0, None, || {}), WaitEnd::Reached);
+    }
+
+    /// IN1: the wait under way ends, and each later one that would have to sleep.
+    #[test]
+    fn an_interrupt_ends_one_wait_and_those_to_come() {
+        let mark = Arc::new(Watermark::new(5));
+        let interrupt = Arc::new(Interrupt::default());
+        let waiter = {
+            let (mark, interrupt) = (mark.clone(), interrupt.clone());
+            std::thread::spawn(move || mark.wait_unless(&interrupt, 6, None, || {}))
+        };
+        while mark.waiting() == 0 {
+            std::thread::yield_now();
+        }
+        interrupt.raise();
+        assert_eq!(waiter.join().unwrap(), None);
+        assert_eq!(mark.wait_unless(&interrupt, 6, None, || {}), None);
+        let there = mark.wait_unless(&interrupt, 5, None, || {});
+        assert_eq!((there, mark.waiting()), (Some(WaitEnd::Reached), 0));
+        let other = mark.wait_unless(&Interrupt::default(), 6, Some(Instant::now()), || {});
+        assert_eq!(other, Some(WaitEnd::TimedOut));
     }
 
     struct Flag(std::sync::atomic::AtomicUsize);

@@ -136,6 +136,17 @@ impl Cursor {
         self.buf.clear();
     }
 
+    /// Takes `lsn..limit`, published, from the mapping of the segment: for the little that a reader at the tail lacks, a call
+    /// costs more than the copy.
+    pub(crate) fn take_mapped(&mut self, segment: &Segment, lsn: Lsn, limit: Lsn) {
+        let len = limit.since(lsn) as usize;
+        let taken = self.refill(lsn, len, |_, buf| {
+            segment.copy_out(lsn, buf);
+            Ok(())
+        });
+        debug_assert!(taken.is_ok(), "a copy does not fail");
+    }
+
     /// Where in the buffer `lsn` is, with at least `len` bytes from there on; `lsn + len <= limit`.
     fn window(&mut self, lsn: Lsn, len: u64, limit: Lsn) -> io::Result<usize> {
         let have = self.at.0 + self.buf.len() as u64;
@@ -143,6 +154,20 @@ impl Cursor {
             return Ok(lsn.since(self.at) as usize);
         }
         let want = len.max(WINDOW).min(limit.since(lsn)) as usize;
+        self.refill(lsn, want, |cursor, buf| {
+            let offset = FRAMES_AT + lsn.since(cursor.base);
+            cursor.file.read_exact_at(buf, offset)
+        })?;
+        Ok(0)
+    }
+
+    /// Fills the buffer, or another where a payload of it is kept, with `want` bytes from `lsn` on.
+    fn refill(
+        &mut self,
+        lsn: Lsn,
+        want: usize,
+        read: impl FnOnce(&Cursor, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut buf = std::mem::take(&mut self.buf)
             .try_into_mut()
             .unwrap_or_default();
@@ -151,11 +176,10 @@ impl Cursor {
         }
         // What is there is overwritten; only growth within the capacity is filled with zeros first.
         buf.resize(want, 0);
-        self.file
-            .read_exact_at(&mut buf, FRAMES_AT + lsn.since(self.base))?;
+        read(self, &mut buf)?;
         self.buf = buf.freeze();
         self.at = lsn;
-        Ok(0)
+        Ok(())
     }
 }
 

@@ -127,6 +127,9 @@ pub enum LogError {
     /// The wait's deadline passed.
     #[error("timed out waiting for LSN {target} (now at {now})")]
     TimedOut { target: Lsn, now: Lsn },
+    /// The reader's waits were ended by [`crate::ReaderInterrupt::raise`]; it can still read.
+    #[error("the wait for LSN {target} was interrupted")]
+    Interrupted { target: Lsn },
     /// The log was rewound, and this handle, reader or wait is one of before; go on with what [`crate::Log::rewind`] returned.
     #[error(
         "this log was rewound to LSN {fork}: what was above is no more; go on with the log that the rewind returned"

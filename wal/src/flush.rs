@@ -83,7 +83,7 @@ impl Shared {
                 let look = || {
                     self.published();
                 };
-                match self.tail.wait(synced.0 + 1, deadline, look) {
+                match self.tail.position().wait(synced.0 + 1, deadline, look) {
                     WaitEnd::Reached => published = self.published(),
                     WaitEnd::Stopped => return Err(self.ended()),
                     WaitEnd::TimedOut => {

@@ -80,6 +80,7 @@ mod salvage;
 mod segment;
 mod shared;
 mod slots;
+mod spin;
 mod stats;
 mod survey;
 mod ticket;

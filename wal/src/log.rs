@@ -436,7 +436,7 @@ impl Handle {
         shared.room.notify_all();
         let flushed = self.flush_for_close();
         // A worker that waits for a frame nobody will publish must not wait on.
-        shared.tail.stop();
+        shared.tail.position().stop();
         let joined = self.workers.join().map_err(|panic| LogError::Io {
             doing: "joining the workers of",
             path: shared.dir.clone(),
@@ -475,7 +475,7 @@ impl Handle {
         let end = shared.reserved();
         if shared.published() < end && !shared.stepped() {
             let deadline = Some(Instant::now() + CLOSE_PATIENCE);
-            shared.tail.wait(end.0, deadline, || {
+            shared.tail.position().wait(end.0, deadline, || {
                 shared.published();
             });
         }

@@ -567,6 +567,18 @@ impl Segment {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) }
     }
 
+    /// Copies published bytes from `lsn` on out of the mapping.
+    pub(crate) fn copy_out(&self, lsn: Lsn, out: &mut [u8]) {
+        let map = self.mapped();
+        let offset = self.offset(lsn) as usize;
+        assert!(offset <= map.len && out.len() <= map.len - offset);
+        // SAFETY: in bounds of the mapping, by the assert.
+        let place = unsafe { map.base.as_ptr().add(offset) };
+        // SAFETY: both are valid for `out.len()` and do not overlap; published bytes are not written any more (S4), and the
+        // caller saw them published by an acquire.
+        unsafe { std::ptr::copy_nonoverlapping(place, out.as_mut_ptr(), out.len()) }
+    }
+
     /// Lends `offset..offset + len` of the mapping to `f`; as `write`.
     pub(crate) fn lend<R>(&self, offset: usize, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
         let map = self.mapped();

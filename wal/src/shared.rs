@@ -285,7 +285,7 @@ impl Shared {
 
     /// Wakes everybody who waits for something that will not come any more.
     pub(crate) fn end_waits(&self) {
-        self.tail.stop();
+        self.tail.position().stop();
         self.group.stop();
         // Under the lock: who tests for the end before sleeping on `room` does so under it.
         drop(self.append.lock());

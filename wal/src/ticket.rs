@@ -13,7 +13,7 @@ use crate::log::{Appended, Log};
 use crate::options::SyncPolicy;
 use crate::reader::{Frame, ReadLimit, Reader};
 use crate::shared::Shared;
-use esker_sync::watermark::{Place, WaitEnd};
+use esker_sync::watermark::{Place, WaitEnd, Watermark};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -146,16 +146,29 @@ impl Shared {
             return Ok(());
         }
         let deadline = timeout.map(|t| Instant::now() + t);
-        let look = || {
-            self.published();
-        };
-        match self.tail.wait(end.0, deadline, look) {
+        let of = ReadLimit::Published;
+        match self.position(of).wait(end.0, deadline, || self.look(of)) {
             WaitEnd::Reached => Ok(()),
             WaitEnd::Stopped => Err(self.ended()),
             WaitEnd::TimedOut => Err(LogError::TimedOut {
                 target: end,
                 now: self.published(),
             }),
+        }
+    }
+
+    /// The position that limits a reader, to wait for; with [`Shared::look`].
+    pub(crate) fn position(&self, of: ReadLimit) -> &Watermark {
+        match of {
+            ReadLimit::Published => self.tail.position(),
+            ReadLimit::Synced => self.group.position(),
+        }
+    }
+
+    /// What moves only when somebody looks is looked at.
+    pub(crate) fn look(&self, of: ReadLimit) {
+        if of == ReadLimit::Published {
+            self.published();
         }
     }
 
@@ -167,26 +180,12 @@ impl Shared {
         target: Lsn,
         cx: &Context<'_>,
     ) -> Poll<Result<(), LogError>> {
-        let polled = match of {
-            ReadLimit::Published => self.tail.poll(place, target.0, cx.waker(), || {
-                self.published();
-            }),
-            ReadLimit::Synced => {
-                let position = self.group.position();
-                position.poll(place, target.0, cx.waker(), || {})
-            }
-        };
+        let look = || self.look(of);
+        let polled = (self.position(of)).poll(place, target.0, cx.waker(), look);
         polled.map(|end| match end {
             WaitEnd::Reached => Ok(()),
             WaitEnd::Stopped | WaitEnd::TimedOut => Err(self.ended()),
         })
-    }
-
-    fn leave(&self, of: ReadLimit, place: &mut Place) {
-        match of {
-            ReadLimit::Published => self.tail.leave(place),
-            ReadLimit::Synced => self.group.position().leave(place),
-        }
     }
 }
 
@@ -231,7 +230,7 @@ impl Future for Until {
 
 impl Drop for Until {
     fn drop(&mut self) {
-        self.shared.leave(self.of, &mut self.place);
+        self.shared.position(self.of).leave(&mut self.place);
     }
 }
 
@@ -277,6 +276,7 @@ impl Future for NextFrame<'_> {
 
 impl Drop for NextFrame<'_> {
     fn drop(&mut self) {
-        self.reader.shared.leave(self.reader.limit, &mut self.place);
+        let position = self.reader.shared.position(self.reader.limit);
+        position.leave(&mut self.place);
     }
 }

@@ -296,3 +296,98 @@ fn syncs_may_be_kept_apart() {
     assert_eq!(stats.wait_times.count(), 32);
     assert!(stats.group_frames.sum() >= 32 && stats.group_bytes.count() == stats.syncs);
 }
+
+/// E1: a reader's wait ends when another thread interrupts it, whatever it waits for, and its log goes on.
+#[test]
+fn an_interrupted_reader_waits_no_more_and_can_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), SyncPolicy::Manual);
+    let begin = log.published();
+    log.append(&[b"there"]).unwrap();
+    for limit in [ReadLimit::Published, ReadLimit::Synced] {
+        let mut reader = log.reader(begin, limit).unwrap();
+        // To the end: what is read, and what is not synced yet.
+        while reader.next().unwrap().is_some() {}
+        let interrupt = reader.interrupt();
+        let waiter = std::thread::spawn(move || {
+            let ended = reader.next_wait(None);
+            let again = reader.next_wait(None);
+            (reader, ended, again)
+        });
+        std::thread::sleep(Duration::from_millis(10));
+        interrupt.clone().raise();
+        let (mut reader, ended, again) = waiter.join().unwrap();
+        for end in [ended, again] {
+            let target = reader.position().advance(1);
+            assert!(
+                matches!(end, Err(LogError::Interrupted { target: t }) if t == target),
+                "{end:?}"
+            );
+        }
+        let at = log.append(&[b"more"]).unwrap();
+        log.sync_up_to(at.end).unwrap();
+        let mut last = None;
+        while let Some(frame) = reader.next_wait(None).ok().flatten() {
+            last = Some(frame.payload);
+        }
+        assert_eq!(last.as_deref(), Some(&b"more"[..]), "what is there is read");
+    }
+    log.close().unwrap();
+}
+
+/// RD1: a reader that polls, spins or sleeps at the tail gets every frame once, in order, through rotations, whoever appends and however fast.
+#[test]
+fn a_tailing_reader_misses_nothing_however_it_waits() {
+    let long = Duration::from_secs(100);
+    for (limit, spin) in [
+        (ReadLimit::Published, Some(long)),
+        (ReadLimit::Published, Some(Duration::ZERO)),
+        (ReadLimit::Published, None),
+        (ReadLimit::Synced, Some(long)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path(), SyncPolicy::Interval(Duration::from_millis(1)));
+        let mut reader = log.reader(log.published(), limit).unwrap();
+        let threads = 2_u32;
+        let each = 1500_u32;
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let log = &log;
+                scope.spawn(move || {
+                    for n in 0..each {
+                        let pad = vec![7; (n % 300) as usize];
+                        log.append(&[&thread.to_le_bytes(), &n.to_le_bytes(), &pad])
+                            .unwrap();
+                        if n % 64 == 0 {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            if let Some(max) = spin {
+                reader.set_spin_max(max);
+            }
+            let mut next = [0; 2];
+            let mut before = reader.position();
+            while next.iter().sum::<u32>() < threads * each {
+                let frame = match spin {
+                    Some(_) => reader.next_wait(None).unwrap(),
+                    None => reader.next().unwrap(),
+                };
+                let Some(frame) = frame else {
+                    continue;
+                };
+                assert_eq!(frame.header.lsn, before, "a gap, or a frame twice");
+                before = frame.header.end();
+                let word =
+                    |at: usize| u32::from_le_bytes(frame.payload[at..at + 4].try_into().unwrap());
+                let (thread, n) = (word(0) as usize, word(4));
+                assert_eq!(n, next[thread]);
+                assert_eq!(frame.payload.len(), 8 + (n % 300) as usize);
+                next[thread] += 1;
+            }
+        });
+        assert!(log.stats().rotations > 2, "segments are small");
+        log.close().unwrap();
+    }
+}

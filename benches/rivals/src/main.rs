@@ -11,7 +11,7 @@
 //! | `turn MILLIS` | synced appends for so long | `appends`, `nanos` |
 //! | `burst` | appends `TOTAL` payload bytes; with `sustained` the sync counts | `appends`, `nanos` |
 //! | `replay` | closes the log, opens and reads it, checks every payload | `appends`, `nanos` |
-//! | `handover poll\|sleep COUNT` | append to tailing reader (Esker) | percentiles |
+//! | `handover poll\|spin\|sleep\|unpark COUNT` | append to tailing reader (Esker), or a bare `unpark` | percentiles |
 //! | `end` | closes the log and removes it | percentiles of all turns |
 #![allow(
     clippy::print_stdout,
@@ -151,7 +151,7 @@ fn obey(
         (["replay"], Some(course)) => replay(engine, dir, course),
         (["handover", how, count], None) => {
             std::fs::create_dir_all(dir)?;
-            let histogram = engines::hand_over(dir, *how == "poll", count.parse()?)?;
+            let histogram = engines::hand_over(dir, how, count.parse()?)?;
             std::fs::remove_dir_all(dir)?;
             Ok(percentiles(&histogram))
         }

@@ -56,7 +56,7 @@ enum Kind {
     /// Payload bytes per second.
     Replay,
     /// Microseconds.
-    HandOver { polls: bool },
+    HandOver { how: &'static str },
 }
 
 #[derive(Clone, Debug)]
@@ -131,10 +131,10 @@ fn cases(quick: bool) -> Vec<Case> {
         bytes: 256,
         total: mib(64, 256),
     });
-    for polls in [false, true] {
+    for how in ["unpark", "sleep", "spin", "poll"] {
         all.push(Case {
-            name: format!("hand-over/{}", if polls { "polling" } else { "sleeping" }),
-            kind: Kind::HandOver { polls },
+            name: format!("hand-over/{how}"),
+            kind: Kind::HandOver { how },
             threads: 1,
             bytes: 64,
             total: 0,
@@ -388,8 +388,7 @@ fn one_turn(process: &mut Process, case: &Case) -> Outcome<Turn> {
         Kind::Synced => format!("turn {TURN_MILLIS}"),
         Kind::Burst | Kind::Sustained => "burst".to_owned(),
         Kind::Replay => "replay".to_owned(),
-        Kind::HandOver { polls } => {
-            let how = if polls { "poll" } else { "sleep" };
+        Kind::HandOver { how } => {
             return Ok(Turn::HandOver(
                 process.say(&format!("handover {how} 5000"))?,
             ));

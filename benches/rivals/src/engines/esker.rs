@@ -4,6 +4,7 @@ use crate::rival::{Engine, Failure, LogRival, Mode, Plan, locked};
 use esker_wal::{Create, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit, SyncPolicy, frame};
 use hdrhistogram::Histogram;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A step at which the log is told that what lies before is no longer needed, as a user's checkpoints would.
@@ -142,11 +143,32 @@ pub(crate) fn engine() -> Engine {
     }
 }
 
-/// Nanoseconds from just before an append to the payload in the hands of a reader in another thread.
-///
-/// The appends are 100 us apart, so a reader that waits is asleep each time.
-pub(crate) fn hand_over(dir: &Path, polls: bool, count: u64) -> Result<Histogram<u64>, Failure> {
-    const GAP: Duration = Duration::from_micros(100);
+/// Appends of a hand-over are so far apart: a reader that sleeps is asleep each time.
+const GAP: Duration = Duration::from_micros(100);
+
+/// Calls `send` `count` times with the time since `zero`, spread out.
+fn spread(
+    zero: Instant,
+    count: u64,
+    mut send: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut next = Duration::ZERO;
+    for _ in 0..count {
+        next = next.max(zero.elapsed()) + GAP;
+        while zero.elapsed() < next {
+            std::hint::spin_loop();
+        }
+        send(zero.elapsed().as_nanos() as u64)?;
+    }
+    Ok(())
+}
+
+/// Nanoseconds from just before an append to the payload in the hands of a reader in another thread, which polls, sleeps, or spins
+/// before it sleeps. `unpark` is the floor of sleeping: a word in memory, `park` and `unpark`, and no log.
+pub(crate) fn hand_over(dir: &Path, how: &str, count: u64) -> Result<Histogram<u64>, Failure> {
+    if how == "unpark" {
+        return unpark(count);
+    }
     let plan = Plan {
         mode: Mode::Burst,
         threads: 1,
@@ -157,11 +179,16 @@ pub(crate) fn hand_over(dir: &Path, polls: bool, count: u64) -> Result<Histogram
     let log = &esker.log;
     let zero = Instant::now();
     let mut reader = log.reader(log.published(), ReadLimit::Published)?;
+    match how {
+        "poll" | "sleep" => {}
+        "spin" => reader.set_spin_max(3 * GAP),
+        _ => return Err(format!("no hand-over is called {how:?}").into()),
+    }
     let histogram = std::thread::scope(|scope| -> Result<_, Failure> {
         let reading = scope.spawn(move || -> Result<_, Failure> {
             let mut histogram = Histogram::new(3)?;
             while histogram.len() < count {
-                let frame = if polls {
+                let frame = if how == "poll" {
                     reader.next()?
                 } else {
                     reader.next_wait(Some(Duration::from_secs(10)))?
@@ -177,17 +204,40 @@ pub(crate) fn hand_over(dir: &Path, polls: bool, count: u64) -> Result<Histogram
             Ok(histogram)
         });
         let mut payload = [7; 64];
-        let mut next = Duration::ZERO;
-        for _ in 0..count {
-            next = next.max(zero.elapsed()) + GAP;
-            while zero.elapsed() < next {
-                std::hint::spin_loop();
-            }
-            payload[..8].copy_from_slice(&(zero.elapsed().as_nanos() as u64).to_le_bytes());
+        spread(zero, count, |now| {
+            payload[..8].copy_from_slice(&now.to_le_bytes());
             log.append(&[&payload])?;
-        }
+            Ok(())
+        })?;
         reading.join().map_err(|_| "the reader panicked")?
     })?;
     log.close()?;
     Ok(histogram)
+}
+
+fn unpark(count: u64) -> Result<Histogram<u64>, Failure> {
+    let word = AtomicU64::new(0);
+    let zero = Instant::now();
+    std::thread::scope(|scope| -> Result<_, Failure> {
+        let sleeper = scope.spawn(|| -> Result<_, Failure> {
+            let mut histogram = Histogram::new(3)?;
+            while histogram.len() < count {
+                match word.swap(0, Ordering::AcqRel) {
+                    0 => std::thread::park(),
+                    sent => histogram.record(zero.elapsed().as_nanos() as u64 - sent)?,
+                }
+            }
+            Ok(histogram)
+        });
+        spread(zero, count, |now| {
+            word.store(now, Ordering::Release);
+            sleeper.thread().unpark();
+            // Each is to be counted, however late the sleeper is.
+            while word.load(Ordering::Acquire) != 0 {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        })?;
+        sleeper.join().map_err(|_| "the sleeper panicked")?
+    })
 }
