@@ -19,6 +19,7 @@ use crate::event::LogEvent;
 use crate::frame::fold;
 use crate::ids::{ChainHash, Lsn, SegmentId};
 use crate::meta::{self, SlotRecord};
+use crate::options::SyncPolicy;
 use crate::prepare;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{FOOTER_LEN, Footer, Prepared, SECTOR, Segment, stamp};
@@ -163,11 +164,13 @@ impl Shared {
             frames: 0,
             punched: false,
         };
+        // A call may fail after a part of its bytes, a store can't.
+        let stored = !(segment.zeroed && self.options.sync_policy == SyncPolicy::Always);
         let mut cursor = Cursor::new(segment);
         let limit = end.max(segment.end().min(self.published()));
         while footer.end < end {
-            // What this process appended is not read back and summed again: its headers are in the mapping.
-            let appended = match footer.end >= self.opened_at {
+            // What this process stored is not read back and summed again: its headers are in the mapping.
+            let appended = match stored && footer.end >= self.opened_at {
                 true => segment.published_header(footer.end),
                 false => None,
             };
