@@ -327,7 +327,10 @@ fn run(left: Left, cases: impl FnOnce(&World) -> Vec<Case>) {
     assert!(count > 100, "{count} cases");
     let chosen = seeds::chosen(count);
     let chosen = chosen.start.min(count)..chosen.end.min(count);
-    println!("{left:?}: cases {chosen:?} of {count}");
+    #[allow(clippy::print_stdout, reason = "a long run says what it did")]
+    {
+        println!("{left:?}: cases {chosen:?} of {count}");
+    }
     let (_, failure) = seeds::run(chosen, move |n| world.run(&cases[n as usize], n));
     if let Some((n, error)) = failure {
         panic!("{left:?}, ESKER_SEED={n}: {error}");
