@@ -115,7 +115,7 @@ fn group(c: &mut Criterion) {
                 let next = AtomicU64::new(0);
                 contended(threads, n, |_| {
                     let target = next.fetch_add(1, Ordering::AcqRel) + 1;
-                    match group.enter(target, None) {
+                    match group.enter(target, None, Duration::ZERO) {
                         Entered::Lead(lead) => lead.finish(next.load(Ordering::Acquire)),
                         Entered::Reached => {}
                         other => panic!("{other:?}"),

@@ -7,7 +7,7 @@ use esker_sync::shim::{Arc, Condvar, Mutex};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The disk: written by the leader alone, without any synchronisation of its own.
 struct Disk(UnsafeCell<u64>);
@@ -37,7 +37,7 @@ fn appenders_that_sync(sync: fn(&Log, &Disk) -> u64) {
                     log.fill(at);
                     log.publish(at);
                     loop {
-                        match group.enter(at + 1, None) {
+                        match group.enter(at + 1, None, Duration::ZERO) {
                             Entered::Reached => break,
                             Entered::Lead(lead) => {
                                 let look = || {
@@ -102,7 +102,7 @@ fn hand_over(work: fn(&AtomicU64, Leadership<'_>)) {
         let done = Arc::new(AtomicU64::new(0));
         let wait = move |group: &CommitGroup, done: &AtomicU64, target: u64| {
             loop {
-                match group.enter(target, None) {
+                match group.enter(target, None, Duration::ZERO) {
                     Entered::Reached => break,
                     Entered::Lead(lead) => work(done, lead),
                     other => panic!("{other:?}"),
@@ -179,7 +179,7 @@ fn giving_up(on_timeout: fn(&CommitGroup)) {
         let past = Instant::now();
         let quitter = {
             let group = group.clone();
-            thread::spawn(move || match group.enter(1, Some(past)) {
+            thread::spawn(move || match group.enter(1, Some(past), Duration::ZERO) {
                 // It fails: dropped leadership is handed on (G4).
                 Entered::Lead(lead) => drop(lead),
                 Entered::TimedOut => on_timeout(&group),
@@ -190,12 +190,12 @@ fn giving_up(on_timeout: fn(&CommitGroup)) {
         let stayer = {
             let group = group.clone();
             thread::spawn(move || {
-                if let Entered::Lead(lead) = group.enter(1, None) {
+                if let Entered::Lead(lead) = group.enter(1, None, Duration::ZERO) {
                     lead.finish(1);
                 }
             })
         };
-        if let Entered::Lead(lead) = group.enter(1, None) {
+        if let Entered::Lead(lead) = group.enter(1, None, Duration::ZERO) {
             lead.finish(1);
         }
         quitter.join().unwrap();
@@ -235,7 +235,7 @@ fn stop_ends_every_wait() {
         let threads: Vec<_> = (0..2)
             .map(|_| {
                 let group = group.clone();
-                thread::spawn(move || match group.enter(1, None) {
+                thread::spawn(move || match group.enter(1, None, Duration::ZERO) {
                     Entered::Lead(lead) => drop(lead),
                     Entered::Stopped => {}
                     other => panic!("{other:?}"),
@@ -246,7 +246,10 @@ fn stop_ends_every_wait() {
         for thread in threads {
             thread.join().unwrap();
         }
-        assert!(matches!(group.enter(1, None), Entered::Stopped));
+        assert!(matches!(
+            group.enter(1, None, Duration::ZERO),
+            Entered::Stopped
+        ));
     });
 }
 

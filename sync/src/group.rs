@@ -11,6 +11,9 @@
 //! - G3: a waiter returns `Reached` only when the position has reached its target.
 //! - G4: leadership that is dropped (an error, a panic, a deadline) is handed on like any other.
 //!
+//! Before it sleeps a waiter may look for its verdict for a while ([`CommitGroup::enter`]): it loads the atomic, no more, and what follows is the
+//! same whether it saw it then or after it slept.
+//!
 //! All changes of leadership and of a waiter's verdict happen under the mutex; the verdict is also an
 //! atomic, so that a woken waiter needs no lock (release at the verdict, acquire at its load). The position is
 //! moved under the mutex too: who queues looks at it under the mutex, so it cannot miss the last move. Who only watches the
@@ -20,7 +23,7 @@ use crate::line::Line;
 use crate::shim::atomic::{AtomicU32, Ordering};
 use crate::shim::{Arc, Mutex, park_until, thread};
 use crate::watermark::Watermark;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const WAIT: u32 = 0;
 const REACHED: u32 = 1;
@@ -32,6 +35,28 @@ struct Waiter {
     target: u64,
     verdict: AtomicU32,
     thread: thread::Thread,
+}
+
+/// A yield that takes longer is one that others used.
+const SLOW_YIELD: Duration = Duration::from_micros(25);
+/// After so many of them a waiter sleeps.
+const SLOW_YIELDS: u32 = 3;
+
+impl Waiter {
+    /// Looks for the verdict for a while.
+    fn spin(&self, spin: Duration) {
+        let begun = Instant::now();
+        let (mut last, mut slow) = (begun, 0);
+        while self.verdict.load(Ordering::Acquire) == WAIT {
+            thread::yield_now();
+            let now = Instant::now();
+            slow += u32::from(now - last > SLOW_YIELD);
+            last = now;
+            if now - begun >= spin || slow >= SLOW_YIELDS {
+                return;
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +109,10 @@ impl CommitGroup {
     }
 
     /// Waits until the position has reached `target`, or the caller is to lead.
-    pub fn enter(&self, target: u64, deadline: Option<Instant>) -> Entered<'_> {
+    ///
+    /// Before it sleeps it looks for its verdict for up to `spin`, yielding, and gives that up where a yield takes long: then
+    /// others have use for the core (as RocksDB's write threads do). Zero: it sleeps at once.
+    pub fn enter(&self, target: u64, deadline: Option<Instant>, spin: Duration) -> Entered<'_> {
         if self.position.get() >= target {
             return Entered::Reached;
         }
@@ -108,6 +136,9 @@ impl CommitGroup {
             state.queue.push(waiter.clone());
             waiter
         };
+        if !spin.is_zero() {
+            waiter.spin(spin);
+        }
         loop {
             match waiter.verdict.load(Ordering::Acquire) {
                 REACHED => return Entered::Reached,
@@ -200,5 +231,46 @@ impl Leadership<'_> {
 impl Drop for Leadership<'_> {
     fn drop(&mut self) {
         self.group.hand_over(None);
+    }
+}
+
+#[cfg(all(test, not(esker_loom)))]
+mod tests {
+    use super::*;
+
+    /// Its verdict finds a waiter that still looks for it, and one that looked and sleeps; each kind of verdict.
+    #[test]
+    fn who_looks_before_sleeping_gets_its_verdict() {
+        for spin in [
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_secs(10),
+        ] {
+            for finish in [true, false] {
+                let group = Arc::new(CommitGroup::new(0));
+                let Entered::Lead(lead) = group.enter(1, None, spin) else {
+                    panic!("nobody leads");
+                };
+                let waiter = std::thread::spawn({
+                    let group = group.clone();
+                    move || match group.enter(1, None, spin) {
+                        Entered::Reached => "reached",
+                        Entered::Lead(_) => "leads",
+                        Entered::Stopped | Entered::TimedOut => "lost",
+                    }
+                });
+                while group.state.lock().queue.is_empty() {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(2));
+                if finish {
+                    lead.finish(1);
+                } else {
+                    drop(lead);
+                }
+                let expected = if finish { "reached" } else { "leads" };
+                assert_eq!(waiter.join().expect("the waiter"), expected, "{spin:?}");
+            }
+        }
     }
 }

@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Mean frames per sync, in sixteenths, from which a leader waits for more.
 const GATHER_FROM: u64 = 20;
+/// Up to so many, in sixteenths, who waits for a sync looks for its end before it sleeps; more would keep each other from the cores.
+const SPIN_UP_TO: u64 = 8 * 16;
 /// It never waits longer, and ends when nothing came in a part of its time.
 const GATHER_MAX: Duration = Duration::from_micros(50);
 const GATHER_QUIET: u32 = 3;
@@ -56,7 +58,7 @@ impl Shared {
 
     fn sync_for(&self, end: Lsn, deadline: Option<Instant>) -> Result<(), LogError> {
         loop {
-            let lead = match self.group.enter(end.0, deadline) {
+            let lead = match self.group.enter(end.0, deadline, self.spin()) {
                 Entered::Reached => return Ok(()),
                 Entered::Stopped => return Err(self.ended()),
                 Entered::TimedOut => {
@@ -107,6 +109,18 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// For how long a wait looks for its end before it sleeps: as long as the sync under way and the next leader's moment may take,
+    /// where several wait.
+    fn spin(&self) -> Duration {
+        let longest = self.options.sync_spin_max;
+        let frames = self.frames_per_sync.load(Ordering::Relaxed);
+        if self.stepped() || !(GATHER_FROM..=SPIN_UP_TO).contains(&frames) {
+            return Duration::ZERO;
+        }
+        let mean = self.sync_nanos.load(Ordering::Relaxed) / 16;
+        Duration::from_nanos(mean * 2).min(longest)
     }
 
     /// Notes the end of a frame as a place where a sync may end, and has the flusher begin when half of the bound is

@@ -85,6 +85,10 @@ pub struct LogOptions {
     /// second of a log under load, and every wait is up to so much longer. Where an append waits at the bound of unsynced bytes, the sync begins at
     /// once. Default: zero, nobody waits.
     pub min_sync_interval: Duration,
+    /// Longest that a thread that waits for a sync looks for its end before it sleeps, where several wait. It yields to others, and
+    /// sleeps as soon as they use the core. It pays where waking a thread is dear (30 us in a virtual machine, and 10 of who wakes) and
+    /// cores are free. Zero: it sleeps at once. Default 250 us.
+    pub sync_spin_max: Duration,
     /// A mark is written when the log was idle this long with its last sync unmarked. Default 100 ms.
     pub idle_mark_after: Duration,
     /// Log kept below the release point for replicas still to come, in bytes. Default 0.
@@ -121,6 +125,7 @@ impl Default for LogOptions {
             sync_policy: SyncPolicy::Always,
             unsynced_bytes_max: 256 << 20,
             min_sync_interval: Duration::ZERO,
+            sync_spin_max: Duration::from_micros(250),
             idle_mark_after: Duration::from_millis(100),
             keep_bytes: 0,
             keep_age: Duration::ZERO,
