@@ -382,7 +382,11 @@ impl Shared {
             // The bound moves with a sync: do it here, for everybody.
             let target = self.synced().advance(8);
             drop(append);
-            self.sync_up_to(target, None)?;
+            // Not `room_wanted`: any room that comes takes that back, a new segment too.
+            self.at_bound.fetch_add(1, Ordering::AcqRel);
+            let synced = self.sync_up_to(target, None);
+            self.at_bound.fetch_sub(1, Ordering::AcqRel);
+            synced?;
             return Ok(self.append.lock());
         }
         if self.stepped() {

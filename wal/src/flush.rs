@@ -168,7 +168,8 @@ impl Shared {
         loop {
             let left = interval.saturating_sub(self.idle_for());
             let late = deadline.is_some_and(|at| at <= Instant::now());
-            let wanted = self.room_wanted.load(Ordering::Acquire);
+            let wanted = self.room_wanted.load(Ordering::Acquire)
+                || self.at_bound.load(Ordering::Acquire) > 0;
             if left.is_zero() || late || wanted || self.group.position().is_stopped() {
                 return;
             }

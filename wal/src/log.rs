@@ -29,7 +29,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -541,6 +541,7 @@ fn share(
         steps: Mutex::default(),
         room: Condvar::new(),
         room_wanted: AtomicBool::new(false),
+        at_bound: AtomicUsize::new(0),
         retention: Mutex::new(Retention {
             slots: slots::load(&positions, slots),
             ..Retention::default()

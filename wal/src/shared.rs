@@ -157,6 +157,8 @@ pub(crate) struct Shared {
     /// With `append`: room came back, or the end came.
     pub(crate) room: Condvar,
     pub(crate) room_wanted: AtomicBool,
+    /// Appends that wait for a sync at the bound of unsynced bytes.
+    pub(crate) at_bound: AtomicUsize,
     pub(crate) retention: Mutex<Retention>,
     pub(crate) table: RwLock<Vec<Arc<Segment>>>,
     pub(crate) epochs: Mutex<Vec<EpochStart>>,
