@@ -1,0 +1,182 @@
+//! Elections (5.2, 5.4.1), with pre-votes (thesis 9.6) and stickiness (thesis 4.2.3).
+//!
+//! - EL1: one vote per term, synced before the answer leaves (RC1).
+//! - EL2: no vote for a log that ends before one's own.
+//! - EL3: no vote, and no campaign, by a node that lost entries it may have acknowledged, or its vote (C2).
+//! - EL4: nobody's term grows unless a quorum would vote for it, so a node that comes back from a partition disturbs nobody.
+//! - EL5: votes are counted in the campaign they were given in, and pre-votes are no votes.
+
+use super::leader::Leader;
+use super::types::{LogId, NodeId, Term};
+use super::{Body, Core, HardState, Role};
+use crate::sabotage::{self, Sabotage};
+use std::collections::BTreeMap;
+
+/// Answers so far.
+#[derive(Debug, Default)]
+pub(super) struct Campaign {
+    votes: BTreeMap<NodeId, bool>,
+}
+
+impl Campaign {
+    /// What `voter` has answered.
+    pub(super) fn vote_of(&self, voter: NodeId) -> Option<bool> {
+        self.votes.get(&voter).copied()
+    }
+}
+
+impl Core {
+    fn may_campaign(&self) -> bool {
+        let abstains = self.abstains() && !sabotage::on(Sabotage::DamagedVotes);
+        let (at, membership) = self.log.membership();
+        // Until the change that drops it is committed its log may be the only one that the others can follow (thesis 4.2.2).
+        let votes = membership.is_voter(self.id)
+            || (at > self.committed && self.log.membership_at(at.before()).is_voter(self.id));
+        !abstains && votes
+    }
+
+    /// Asks whether a campaign would be heard; by order of the leader campaigns at once.
+    pub(super) fn campaign(&mut self, transfer: bool) {
+        self.reset_timer();
+        if self.is_leader() || !self.may_campaign() {
+            return;
+        }
+        if transfer {
+            return self.run_for_office(true);
+        }
+        let mut campaign = Campaign::default();
+        campaign.votes.insert(self.id, true);
+        self.role = Role::PreCandidate(campaign);
+        self.leader = None;
+        self.drop_reads(None);
+        self.out.changed = true;
+        let last = self.log.last();
+        let next = Term(self.hard.term.0 + 1);
+        for peer in self.voting_peers() {
+            self.send_in(next, peer, Body::PreVote { last });
+        }
+        self.count_votes();
+    }
+
+    fn run_for_office(&mut self, transfer: bool) {
+        self.hard = HardState {
+            term: Term(self.hard.term.0 + 1),
+            vote: Some(self.id),
+        };
+        self.term_changed();
+        self.write_hard_state();
+        let mut campaign = Campaign {
+            votes: match &mut self.role {
+                Role::PreCandidate(before) if sabotage::on(Sabotage::PreVoteCountsAsVote) => {
+                    std::mem::take(&mut before.votes)
+                }
+                Role::Candidate(before) if sabotage::on(Sabotage::VotesCarriedOver) => {
+                    std::mem::take(&mut before.votes)
+                }
+                _ => BTreeMap::new(),
+            },
+        };
+        campaign.votes.insert(self.id, true);
+        self.role = Role::Candidate(campaign);
+        self.leader = None;
+        self.reset_timer();
+        let last = self.log.last();
+        for peer in self.voting_peers() {
+            self.send_stable(peer, Body::Vote { last, transfer });
+        }
+        self.count_votes();
+    }
+
+    fn voting_peers(&self) -> Vec<NodeId> {
+        let members = self.membership().members().into_iter();
+        members
+            .filter(|n| *n != self.id && self.membership().is_voter(*n))
+            .collect()
+    }
+
+    fn count_votes(&mut self) {
+        let (Role::PreCandidate(campaign) | Role::Candidate(campaign)) = &self.role else {
+            return;
+        };
+        let membership = self.deciding();
+        let is = |wanted| membership.quorum(|n| campaign.vote_of(n) == Some(wanted));
+        let (won, lost) = (is(true), is(false));
+        match &self.role {
+            Role::PreCandidate(_) if won => self.run_for_office(false),
+            Role::Candidate(_) if won => self.lead(),
+            _ if lost => self.follow(self.hard.term, None),
+            _ => {}
+        }
+    }
+
+    fn lead(&mut self) {
+        let last = self.log.last().index;
+        let members = self.membership().members();
+        self.role = Role::Leader(Box::new(Leader::new(self.id, members, last)));
+        self.leader = Some(self.id);
+        self.elapsed = 0;
+        self.out.changed = true;
+        self.begin_term();
+    }
+
+    /// Whether a log that ends at `last` is at least as new as one's own (5.4.1).
+    fn is_up_to_date(&self, last: LogId) -> bool {
+        last >= self.log.last() || sabotage::on(Sabotage::VoteIgnoresLog)
+    }
+
+    fn abstains_now(&self) -> bool {
+        self.abstains() && !sabotage::on(Sabotage::DamagedVotes)
+    }
+
+    pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
+        let granted = term > self.hard.term
+            && !self.is_loyal()
+            && !self.abstains_now()
+            && self.is_up_to_date(last);
+        // Granted it answers in the term that was asked about; refused in one's own, so that the asker can catch up.
+        let in_term = if granted { term } else { self.hard.term };
+        self.send_in(in_term, from, Body::PreVoted { granted });
+    }
+
+    pub(super) fn on_pre_voted(&mut self, from: NodeId, term: Term, granted: bool) {
+        let asked = Term(self.hard.term.0 + 1);
+        if let Role::PreCandidate(campaign) = &mut self.role
+            && (!granted || term == asked)
+        {
+            campaign.votes.insert(from, granted);
+            self.count_votes();
+        }
+    }
+
+    pub(super) fn on_vote(&mut self, from: NodeId, last: LogId) {
+        let free =
+            self.hard.vote.is_none_or(|vote| vote == from) || sabotage::on(Sabotage::VotesTwice);
+        let granted = free
+            && !self.is_leader()
+            && !self.abstains_now()
+            && self.is_up_to_date(last)
+            && (self.leader.is_none() || sabotage::on(Sabotage::VotesTwice));
+        if granted {
+            if self.hard.vote != Some(from) {
+                self.hard.vote = Some(from);
+                self.write_hard_state();
+            }
+            // One who votes waits for the outcome.
+            self.reset_timer();
+        }
+        self.send_stable(from, Body::Voted { granted });
+    }
+
+    pub(super) fn on_voted(&mut self, from: NodeId, granted: bool) {
+        if let Role::Candidate(campaign) = &mut self.role {
+            campaign.votes.insert(from, granted);
+            self.count_votes();
+        }
+    }
+
+    pub(super) fn on_timeout_now(&mut self, from: NodeId) {
+        if self.leader == Some(from) {
+            self.campaign(true);
+        }
+    }
+}

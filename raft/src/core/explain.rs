@@ -1,0 +1,93 @@
+//! Says in words what a node is doing, and why there is no leader or why a peer gets nothing.
+
+use super::{Abstain, Core, Role};
+use std::fmt::Write as _;
+
+impl Core {
+    /// One line for a person.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        let mut out = format!("node {} in term {}: ", self.id, self.hard.term);
+        match &self.role {
+            Role::Leader(leader) => {
+                let _ = write!(
+                    out,
+                    "leads; committed {} of {}, own log synced up to {}",
+                    self.committed,
+                    self.log.last().index,
+                    self.synced
+                );
+                if !self.term_is_committed() {
+                    out.push_str("; nothing of its own term is committed yet, reads wait");
+                }
+                if self.membership().is_joint() {
+                    out.push_str("; membership is joint, both halves decide");
+                }
+                if let Some(transfer) = &leader.transfer {
+                    let _ = write!(
+                        out,
+                        "; hands leadership to {}, takes no commands",
+                        transfer.to
+                    );
+                }
+                for (id, progress) in &leader.progress {
+                    progress.explain(*id, &self.options, &mut out);
+                }
+            }
+            Role::Follower => match self.leader {
+                Some(leader) => {
+                    let _ = write!(
+                        out,
+                        "follows {leader}; last heard of it {} ticks ago",
+                        self.quiet
+                    );
+                }
+                None => {
+                    let left = self.timeout.saturating_sub(self.elapsed);
+                    let _ = write!(out, "knows no leader");
+                    if !self.membership().is_voter(self.id) {
+                        out.push_str("; it is no voter and waits to be found");
+                    } else if !self.abstains() {
+                        let _ = write!(out, "; campaigns in {left} ticks");
+                    }
+                }
+            },
+            Role::PreCandidate(campaign) => {
+                out.push_str("asks who would vote for it");
+                self.explain_votes(campaign, &mut out);
+            }
+            Role::Candidate(campaign) => {
+                out.push_str("campaigns");
+                self.explain_votes(campaign, &mut out);
+            }
+        }
+        match self.abstain {
+            Abstain::No => {}
+            Abstain::Until(index) => {
+                let _ = write!(
+                    out,
+                    "; it lost entries that it may have acknowledged and votes for nobody before it holds {index} again"
+                );
+            }
+            Abstain::Always => out.push_str(
+                "; its vote is lost: it votes for nobody. Remove it from the cluster and add it anew",
+            ),
+        }
+        out
+    }
+
+    fn explain_votes(&self, campaign: &super::Campaign, out: &mut String) {
+        let (mut yes, mut no, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+        for voter in self.membership().members() {
+            if !self.membership().is_voter(voter) {
+                continue;
+            }
+            match campaign.vote_of(voter) {
+                Some(true) => yes.push(voter.0),
+                Some(false) => no.push(voter.0),
+                None => silent.push(voter.0),
+            }
+        }
+        let _ = write!(out, "; yes: {yes:?}, no: {no:?}, silent: {silent:?}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Raft consensus.
+//!
+//! [`core`] is the algorithm alone: deterministic, without I/O, threads or clock. A runtime carries out what it asks for.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod core;
+#[cfg_attr(not(feature = "sabotage"), doc(hidden))]
+pub mod sabotage;

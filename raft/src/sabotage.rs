@@ -1,0 +1,111 @@
+//! Deliberately broken builds, which the simulation must catch. Never for use.
+//!
+//! Without the feature `sabotage` every question is answered with no, at compile time.
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sabotage {
+    /// A vote leaves before it is synced.
+    VoteNotSynced,
+    /// An append is acknowledged before it is synced.
+    AppendedNotSynced,
+    /// The leader counts itself up to its last entry, synced or not.
+    LeaderCountsUnsynced,
+    /// A quorum commits an entry of an older term.
+    CommitsOlderTerm,
+    /// A vote is given whatever the candidate's log.
+    VoteIgnoresLog,
+    /// A second vote is given in one term.
+    VotesTwice,
+    /// Votes of an earlier campaign count.
+    VotesCarriedOver,
+    /// A granted pre-vote counts as a vote.
+    PreVoteCountsAsVote,
+    /// The lease runs from the answer's arrival.
+    LeaseFromReply,
+    /// A read index is confirmed by nobody.
+    ReadWithoutQuorum,
+    /// Reads are answered before an entry of the leader's term is committed.
+    ReadBeforeTermCommit,
+    /// A joint membership decides by its new half alone.
+    NewHalfDecides,
+    /// A change begins while another is not committed, and is not joint.
+    ChangesOverlap,
+    /// Acknowledgements waiting for a sync outlive a change of term.
+    HeldAcrossTerms,
+    /// A conflict's hint counts as a match.
+    HintCountsAsMatch,
+    /// Entries that conflict are left in place.
+    ConflictKept,
+    /// The follower commits what the leader has committed, its own log matching or not.
+    CommitBeyondMatch,
+    /// A snapshot is acknowledged without resetting the log behind it.
+    SnapshotKeepsLog,
+    /// Damaged acknowledged entries do not keep a node from voting.
+    DamagedVotes,
+    /// The lease outlives an order to transfer.
+    LeaseAfterTransfer,
+    /// Learners count in the quorum.
+    LearnersCount,
+    /// An acknowledgement of an older term counts.
+    OlderTermCounts,
+}
+
+/// All of them.
+pub const ALL: &[Sabotage] = &[
+    Sabotage::VoteNotSynced,
+    Sabotage::AppendedNotSynced,
+    Sabotage::LeaderCountsUnsynced,
+    Sabotage::CommitsOlderTerm,
+    Sabotage::VoteIgnoresLog,
+    Sabotage::VotesTwice,
+    Sabotage::VotesCarriedOver,
+    Sabotage::PreVoteCountsAsVote,
+    Sabotage::LeaseFromReply,
+    Sabotage::ReadWithoutQuorum,
+    Sabotage::ReadBeforeTermCommit,
+    Sabotage::NewHalfDecides,
+    Sabotage::ChangesOverlap,
+    Sabotage::HeldAcrossTerms,
+    Sabotage::HintCountsAsMatch,
+    Sabotage::ConflictKept,
+    Sabotage::CommitBeyondMatch,
+    Sabotage::SnapshotKeepsLog,
+    Sabotage::DamagedVotes,
+    Sabotage::LeaseAfterTransfer,
+    Sabotage::LearnersCount,
+    Sabotage::OlderTermCounts,
+];
+
+#[cfg(feature = "sabotage")]
+mod switch {
+    use super::Sabotage;
+    use std::cell::Cell;
+
+    thread_local! {
+        static NOW: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    impl Sabotage {
+        /// Breaks this thread's nodes in this way, and in no other.
+        pub fn set(sabotage: Option<Sabotage>) {
+            NOW.set(sabotage);
+        }
+    }
+
+    pub(crate) fn on(sabotage: Sabotage) -> bool {
+        NOW.get() == Some(sabotage)
+    }
+}
+
+#[cfg(not(feature = "sabotage"))]
+mod switch {
+    use super::Sabotage;
+
+    pub(crate) const fn on(_: Sabotage) -> bool {
+        false
+    }
+}
+
+pub(crate) use switch::on;

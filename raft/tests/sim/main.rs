@@ -1,0 +1,106 @@
+//! Simulation of the core: elections, replication, membership, reads, transfers and snapshots under every fault at once, checked at
+//! every step (C1-C3).
+//!
+//! `ESKER_SEEDS=20000` runs more seeds, `ESKER_SEED=n` only that one.
+#![allow(clippy::print_stdout, reason = "a test that says what it covered")]
+
+mod cluster;
+
+use cluster::{Cluster, Coverage};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("ESKER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ESKER_SEEDS").unwrap_or(default),
+    }
+}
+
+fn run(seed: u64) -> Result<Coverage, String> {
+    let run = || {
+        let mut cluster = Cluster::new(seed);
+        cluster.run().map(|()| cluster.coverage)
+    };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result,
+        Err(panic) => Err(match panic.downcast::<String>() {
+            Ok(text) => *text,
+            Err(panic) => (panic.downcast_ref::<&str>()).map_or("panic".into(), |s| (*s).into()),
+        }),
+    }
+}
+
+/// C1, C2, C3.
+#[test]
+fn safe_under_every_fault_and_live_after_it() {
+    let mut coverage = Coverage::new();
+    let seeds = seeds(1000);
+    let all = seeds.end - seeds.start > 100;
+    for seed in seeds {
+        match run(seed) {
+            Ok(one) => {
+                for (what, times) in one {
+                    *coverage.entry(what).or_default() += times;
+                }
+            }
+            Err(error) => panic!("ESKER_SEED={seed}: {error}"),
+        }
+    }
+    for (what, times) in &coverage {
+        println!("{times:>9}  {what}");
+    }
+    if all {
+        for what in [
+            "appended",
+            "change asked for",
+            "compact",
+            "conflict",
+            "crash",
+            "entries lost",
+            "fetch",
+            "joint committed",
+            "leader",
+            "membership committed",
+            "message lost",
+            "partition",
+            "pause",
+            "read by a follower",
+            "read by the leader",
+            "refused: bad change",
+            "refused: busy",
+            "refused: change under way",
+            "refused: not leader",
+            "refused: transferring",
+            "restart",
+            "slow disk",
+            "snapshot installed",
+            "snapshot sent",
+            "transfer",
+            "vote lost",
+        ] {
+            assert!(coverage.contains_key(what), "{what} never happened");
+        }
+    }
+}
+
+/// Each deliberate bug is found.
+#[cfg(feature = "sabotage")]
+#[test]
+fn each_broken_build_is_caught_within_2000_seeds() {
+    use esker_raft::sabotage::{ALL, Sabotage};
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    for sabotage in ALL {
+        Sabotage::set(Some(*sabotage));
+        match (0..2000).find_map(|seed| run(seed).err().map(|error| (seed, error))) {
+            Some((seed, error)) => {
+                let line = error.lines().next().unwrap_or_default();
+                println!("| {sabotage:?} | {} | {line} |", seed + 1);
+            }
+            None => missed.push(*sabotage),
+        }
+    }
+    Sabotage::set(None);
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
