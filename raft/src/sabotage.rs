@@ -18,7 +18,7 @@ pub enum Sabotage {
     VoteIgnoresLog,
     /// A second vote is given in one term.
     VotesTwice,
-    /// Votes of an earlier campaign count.
+    /// Votes of an older term count.
     VotesCarriedOver,
     /// A granted pre-vote counts as a vote.
     PreVoteCountsAsVote,
@@ -38,7 +38,7 @@ pub enum Sabotage {
     HintCountsAsMatch,
     /// Entries that conflict are left in place.
     ConflictKept,
-    /// The follower commits what the leader has committed, its own log matching or not.
+    /// A heartbeat names the leader's commit index, the follower's log matching or not.
     CommitBeyondMatch,
     /// A snapshot is acknowledged without resetting the log behind it.
     SnapshotKeepsLog,

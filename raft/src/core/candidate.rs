@@ -70,9 +70,6 @@ impl Core {
                 Role::PreCandidate(before) if sabotage::on(Sabotage::PreVoteCountsAsVote) => {
                     std::mem::take(&mut before.votes)
                 }
-                Role::Candidate(before) if sabotage::on(Sabotage::VotesCarriedOver) => {
-                    std::mem::take(&mut before.votes)
-                }
                 _ => BTreeMap::new(),
             },
         };

@@ -62,11 +62,7 @@ impl Core {
                 self.write(Write::Append(new));
             }
         }
-        let known = match sabotage::on(Sabotage::CommitBeyondMatch) {
-            true => self.log.last().index,
-            false => matched,
-        };
-        self.commit_to(commit.min(known).min(self.log.last().index));
+        self.commit_to(commit.min(matched));
         self.acknowledge(from, matched);
     }
 

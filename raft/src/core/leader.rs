@@ -411,7 +411,10 @@ impl Core {
             leader.rounds.pop_front();
         }
         let beats: Vec<_> = (leader.progress.iter())
-            .map(|(n, p)| (*n, p.matched.min(committed)))
+            .map(|(n, p)| match sabotage::on(Sabotage::CommitBeyondMatch) {
+                true => (*n, committed),
+                false => (*n, p.matched.min(committed)),
+            })
             .collect();
         for (peer, commit) in beats {
             self.send(peer, Body::Heartbeat { commit, round });

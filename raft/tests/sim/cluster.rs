@@ -106,6 +106,27 @@ enum Event {
     },
     Chaos,
     Client,
+    Crash {
+        node: u64,
+    },
+    Ask {
+        node: u64,
+    },
+    Start {
+        node: u64,
+        life: u64,
+    },
+}
+
+/// What a seed is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    /// A bit of all.
+    Mixed,
+    /// Campaigns upon campaigns, long delays, crashes before a vote is synced.
+    Elections,
+    /// Leadership handed over, and the old leader cut off.
+    Transfers,
 }
 
 struct Read {
@@ -123,6 +144,7 @@ pub(crate) struct Cluster {
     counter: u64,
     nodes: BTreeMap<u64, Node>,
     options: Options,
+    mood: Mood,
     calm: bool,
     cut: BTreeSet<(u64, u64)>,
     loss: u64,
@@ -161,6 +183,11 @@ impl Cluster {
             counter: 0,
             nodes: BTreeMap::new(),
             options,
+            mood: match seed % 3 {
+                0 => Mood::Mixed,
+                1 => Mood::Elections,
+                _ => Mood::Transfers,
+            },
             calm: false,
             cut: BTreeSet::new(),
             loss: 50,
@@ -438,8 +465,33 @@ impl Cluster {
                 }
                 Ok(())
             }
+            Event::Crash { node } => {
+                if !self.calm {
+                    self.crash(node);
+                    let life = self.nodes[&node].life;
+                    let soon = 1_000 + self.rng.below(30_000);
+                    self.at(soon, Event::Start { node, life });
+                }
+                Ok(())
+            }
+            Event::Ask { node } => {
+                self.token += 1;
+                let floor = Index(self.truth.len() as u64);
+                self.reads.insert(self.token, Read { floor });
+                self.step_if_up(node, Input::Read(self.token))
+            }
+            Event::Start { node, life } => {
+                if self.nodes[&node].core.is_none() && self.nodes[&node].life == life {
+                    self.start(node);
+                }
+                Ok(())
+            }
             Event::Chaos => {
-                let pause = 5_000 + self.rng.below(60_000);
+                let often = match self.mood {
+                    Mood::Mixed => 60_000,
+                    Mood::Elections | Mood::Transfers => 30_000,
+                };
+                let pause = 5_000 + self.rng.below(often);
                 if self.now < STORM {
                     self.at(pause, Event::Chaos);
                     self.chaos()?;
@@ -463,7 +515,12 @@ impl Cluster {
     fn chaos(&mut self) -> Result<(), String> {
         let node = self.random_node();
         let other = self.random_node();
-        match self.rng.below(16) {
+        let what = match (self.mood, self.rng.below(3)) {
+            (Mood::Elections, 0) => 14,
+            (Mood::Transfers, 0) => 13,
+            _ => self.rng.below(16),
+        };
+        match what {
             0 | 1 => {
                 self.crash(node);
                 Ok(())
@@ -523,7 +580,18 @@ impl Cluster {
             13 => {
                 let leader = self.any_leader().unwrap_or(node);
                 self.saw("transfer");
-                self.step_if_up(leader, Input::Transfer(NodeId(other)))
+                self.step_if_up(leader, Input::Transfer(NodeId(other)))?;
+                if self.mood == Mood::Transfers && self.rng.one_in(2) {
+                    // It hears nothing any more, and answers readers.
+                    for id in 1..=NODES {
+                        self.cut.insert((id, leader));
+                    }
+                    for _ in 0..10 {
+                        let soon = self.rng.below(60_000);
+                        self.at(soon, Event::Ask { node: leader });
+                    }
+                }
+                Ok(())
             }
             14 => self.step_if_up(node, Input::Campaign),
             _ => self.change(),
@@ -740,6 +808,14 @@ impl Cluster {
         if matches!(message.body, Body::Conflict { .. }) {
             self.saw("conflict");
         }
+        let votes = matches!(
+            message.body,
+            Body::Vote { .. } | Body::Voted { granted: true }
+        );
+        if votes && self.mood == Mood::Elections && self.rng.one_in(12) {
+            // Just behind the vote, before any sync of it is done.
+            self.at(50, Event::Crash { node: from });
+        }
         if !self.calm && self.rng.one_in(self.loss) {
             return self.saw("message lost");
         }
@@ -749,7 +825,11 @@ impl Cluster {
             1
         };
         for _ in 0..copies {
-            let takes = match self.rng.below(50) {
+            let delayed = match self.mood {
+                Mood::Elections => 6,
+                Mood::Mixed | Mood::Transfers => 50,
+            };
+            let takes = match self.rng.below(delayed) {
                 0 if !self.calm => self.rng.below(400_000),
                 _ => 100 + self.rng.below(5_000),
             };
