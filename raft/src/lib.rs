@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod codec;
 pub mod core;
+pub mod log;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;

@@ -219,11 +219,18 @@ impl Core {
     fn changed(&self, change: Change) -> Result<Membership, &'static str> {
         let mut to = self.membership().clone();
         match change {
-            Change::AddLearner(node) => {
+            Change::AddLearner(node, about) => {
                 if to.contains(node) {
                     return Err("it is a member already");
                 }
                 to.learners.insert(node);
+                to.about.insert(node, about);
+            }
+            Change::Describe(node, about) => {
+                if !to.contains(node) {
+                    return Err("it is no member");
+                }
+                to.about.insert(node, about);
             }
             Change::RemoveLearner(node) => {
                 if !to.learners.remove(&node) {
@@ -247,7 +254,9 @@ impl Core {
         Ok(to)
     }
 
-    fn append_membership(&mut self, membership: Membership) -> LogId {
+    fn append_membership(&mut self, mut membership: Membership) -> LogId {
+        let members = membership.members();
+        membership.about.retain(|n, _| members.contains(n));
         let id = self.append([EntryKind::Membership(membership)]);
         let members = self.membership().members();
         let me = self.id;
@@ -266,7 +275,7 @@ impl Core {
         id
     }
 
-    pub(super) fn add_voter(&mut self, token: Token, node: NodeId) {
+    pub(super) fn add_voter(&mut self, token: Token, node: NodeId, about: Bytes) {
         if self.membership().is_voter(node) {
             return self.refuse(token, Refusal::BadChange("it votes already"));
         }
@@ -274,7 +283,7 @@ impl Core {
             if let Some(refusal) = self.change_refusal() {
                 return self.refuse(token, refusal);
             }
-            self.change(token, Change::AddLearner(node));
+            self.change(token, Change::AddLearner(node, about));
         } else if let Some(refusal) = self.refusal() {
             return self.refuse(token, refusal);
         } else {

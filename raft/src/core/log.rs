@@ -10,9 +10,11 @@
 use super::types::{Entry, EntryKind, Index, LogId, Membership, SnapshotMeta, Term};
 use std::collections::VecDeque;
 
-/// The log. See the module.
+/// What the core knows of its log: terms, memberships, the newest entries. Log storage builds one at open by replaying what it
+/// finds ([`push`](LogView::push), and [`cut`](LogView::cut) before an entry that supersedes others), so that a log of any
+/// length is recovered in bounded memory.
 #[derive(Clone, Debug)]
-pub(crate) struct LogView {
+pub struct LogView {
     base: LogId,
     last: LogId,
     /// (first index, term), ascending; the first begins at `base.index + 1`.
@@ -25,9 +27,16 @@ pub(crate) struct LogView {
     memberships: Vec<(Index, Membership)>,
 }
 
+impl Default for LogView {
+    fn default() -> Self {
+        LogView::new(SnapshotMeta::default(), usize::MAX)
+    }
+}
+
 impl LogView {
-    /// A log that begins behind `snapshot`.
-    pub(crate) fn new(snapshot: SnapshotMeta, tail_bytes_max: usize) -> LogView {
+    /// A log that begins behind `snapshot`, with at most `tail_bytes_max` of its newest entries in memory.
+    #[must_use]
+    pub fn new(snapshot: SnapshotMeta, tail_bytes_max: usize) -> LogView {
         LogView {
             base: snapshot.last,
             last: snapshot.last,
@@ -39,16 +48,21 @@ impl LogView {
         }
     }
 
-    pub(crate) fn base(&self) -> LogId {
+    /// The last entry that is not held any more (LV1).
+    #[must_use]
+    pub fn base(&self) -> LogId {
         self.base
     }
 
-    pub(crate) fn last(&self) -> LogId {
+    /// The last entry.
+    #[must_use]
+    pub fn last(&self) -> LogId {
         self.last
     }
 
     /// The term at `index`; `None` where nothing is known (compacted, or beyond the end).
-    pub(crate) fn term(&self, index: Index) -> Option<Term> {
+    #[must_use]
+    pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
         }
@@ -59,12 +73,16 @@ impl LogView {
         Some(self.runs[at - 1].1)
     }
 
-    pub(crate) fn id(&self, index: Index) -> Option<LogId> {
+    /// The entry at `index`, by its name.
+    #[must_use]
+    pub fn id(&self, index: Index) -> Option<LogId> {
         let term = self.term(index)?;
         Some(LogId { term, index })
     }
 
-    pub(crate) fn holds(&self, id: LogId) -> bool {
+    /// Whether it holds this entry.
+    #[must_use]
+    pub fn holds(&self, id: LogId) -> bool {
         self.term(id.index) == Some(id.term)
     }
 
@@ -92,7 +110,10 @@ impl LogView {
     }
 
     /// Adds an entry behind the last.
-    pub(crate) fn push(&mut self, entry: Entry) {
+    ///
+    /// # Panics
+    /// When it leaves a gap, or terms go back.
+    pub fn push(&mut self, entry: Entry) {
         assert_eq!(entry.id.index, self.last.index.next(), "a gap in the log");
         assert!(entry.id.term >= self.last.term, "terms went back");
         if self
@@ -108,6 +129,16 @@ impl LogView {
         self.last = entry.id;
         self.tail_bytes += entry.weight();
         self.tail.push_back(entry);
+        self.shrink_tail();
+    }
+
+    /// Changes the bound of what is held in memory (LV3).
+    pub(crate) fn bound_tail(&mut self, bytes_max: usize) {
+        self.tail_bytes_max = bytes_max;
+        self.shrink_tail();
+    }
+
+    fn shrink_tail(&mut self) {
         while self.tail_bytes > self.tail_bytes_max && self.tail.len() > 1 {
             self.forget_first();
         }
@@ -120,7 +151,10 @@ impl LogView {
     }
 
     /// Cuts everything behind `index`.
-    pub(crate) fn cut(&mut self, index: Index) {
+    ///
+    /// # Panics
+    /// When the log does not hold `index`.
+    pub fn cut(&mut self, index: Index) {
         let Some(last) = self.id(index) else {
             panic!(
                 "cut at {index}, the log holds {} to {}",
@@ -137,7 +171,7 @@ impl LogView {
     }
 
     /// Forgets everything up to `index`.
-    pub(crate) fn compact(&mut self, index: Index) {
+    pub fn compact(&mut self, index: Index) {
         let Some(base) = self.id(index) else {
             return;
         };
@@ -155,7 +189,7 @@ impl LogView {
     }
 
     /// Begins again behind a snapshot.
-    pub(crate) fn restart(&mut self, snapshot: SnapshotMeta) {
+    pub fn restart(&mut self, snapshot: SnapshotMeta) {
         *self = LogView::new(snapshot, self.tail_bytes_max);
     }
 
@@ -178,13 +212,15 @@ impl LogView {
     }
 
     /// The membership in force, and where it stands.
-    pub(crate) fn membership(&self) -> (Index, &Membership) {
+    #[must_use]
+    pub fn membership(&self) -> (Index, &Membership) {
         let (at, membership) = self.memberships.last().expect("there is always one");
         (*at, membership)
     }
 
     /// The membership as of `index`.
-    pub(crate) fn membership_at(&self, index: Index) -> &Membership {
+    #[must_use]
+    pub fn membership_at(&self, index: Index) -> &Membership {
         let at = self.memberships.partition_point(|(at, _)| *at <= index);
         &self.memberships[at.saturating_sub(1)].1
     }

@@ -26,6 +26,7 @@ mod progress;
 mod read;
 mod types;
 
+pub use log::LogView;
 pub use message::*;
 pub use options::*;
 pub use types::*;
@@ -34,7 +35,6 @@ use crate::sabotage::{self, Sabotage};
 use bytes::Bytes;
 use candidate::Campaign;
 use leader::Leader;
-use log::LogView;
 use read::FollowerReads;
 use std::collections::VecDeque;
 
@@ -105,7 +105,7 @@ pub enum Input {
     /// Change the membership.
     Change(Token, Change),
     /// Add a voter: it listens until it has caught up (thesis 4.2.1), then becomes one, as long as this node leads.
-    AddVoter(Token, NodeId),
+    AddVoter(Token, NodeId, Bytes),
     /// A linearizable read.
     Read(Token),
     /// Hand leadership over.
@@ -181,11 +181,9 @@ pub enum Abstain {
 pub struct Restored {
     /// As synced.
     pub hard: HardState,
-    /// What the log begins behind; for a new cluster an empty one with the first membership.
-    pub snapshot: SnapshotMeta,
-    /// The log, as synced.
-    pub entries: Vec<Entry>,
-    /// What is known to be committed; at least the snapshot is.
+    /// The log, as synced; for a new cluster an empty one behind a snapshot of nothing with the first membership.
+    pub log: LogView,
+    /// What is known to be committed (what the state machine has applied, say); at least the snapshot is.
     pub committed: Index,
     /// Whether something was lost.
     pub abstain: Abstain,
@@ -253,11 +251,9 @@ impl Core {
         seed: u64,
     ) -> Result<Core, BadOption> {
         options.check()?;
-        let committed = restored.committed.max(restored.snapshot.last.index);
-        let mut log = LogView::new(restored.snapshot, options.tail_bytes_max);
-        for entry in restored.entries {
-            log.push(entry);
-        }
+        let mut log = restored.log;
+        log.bound_tail(options.tail_bytes_max);
+        let committed = restored.committed.max(log.base().index);
         let mut core = Core {
             id,
             random: seed,
@@ -294,7 +290,7 @@ impl Core {
             Input::Synced(seq) => self.on_synced(seq),
             Input::Propose(commands) => self.propose(commands),
             Input::Change(token, change) => self.change(token, change),
-            Input::AddVoter(token, node) => self.add_voter(token, node),
+            Input::AddVoter(token, node, about) => self.add_voter(token, node, about),
             Input::Read(token) => self.read(token),
             Input::Transfer(to) => self.transfer(to),
             Input::Campaign => self.campaign(false),

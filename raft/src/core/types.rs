@@ -4,7 +4,7 @@
 //! acknowledges.
 
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 macro_rules! number {
@@ -96,6 +96,7 @@ impl Entry {
                 EntryKind::Noop => 0,
                 EntryKind::Membership(m) => {
                     16 * (m.voters.len() + m.learners.len() + m.outgoing.len())
+                        + m.about.values().map(|a| 16 + a.len()).sum::<usize>()
                 }
             }
     }
@@ -119,6 +120,8 @@ pub struct Membership {
     pub outgoing: BTreeSet<NodeId>,
     /// Receive the log and don't vote.
     pub learners: BTreeSet<NodeId>,
+    /// What the runtime wants known of a member: its addresses, the identity of its disk. The core carries it and looks at nothing.
+    pub about: BTreeMap<NodeId, Bytes>,
 }
 
 impl Membership {
@@ -184,7 +187,9 @@ impl Membership {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Let it listen: it gets the log and is counted in no quorum.
-    AddLearner(NodeId),
+    AddLearner(NodeId, Bytes),
+    /// Replace what is known of a member.
+    Describe(NodeId, Bytes),
     /// Make these the voters, by way of a joint membership. New ones ought to be learners that have caught up.
     SetVoters(BTreeSet<NodeId>),
     /// Drop a learner.

@@ -253,10 +253,13 @@ impl Cluster {
         node.pending.clear();
         node.applied = node.disk.snapshot.last.index;
         node.was_leader_in = None;
+        let mut log = LogView::new(node.disk.snapshot.clone(), options.tail_bytes_max);
+        for entry in &node.disk.entries {
+            log.push(entry.clone());
+        }
         let restored = Restored {
             hard: node.disk.hard,
-            snapshot: node.disk.snapshot.clone(),
-            entries: node.disk.entries.clone(),
+            log,
             committed: node.disk.snapshot.last.index,
             abstain: node.disk.abstain,
         };
@@ -642,8 +645,8 @@ impl Cluster {
         let token = self.token;
         let node = NodeId(self.random_node());
         let input = match self.rng.below(4) {
-            0 => Input::AddVoter(token, node),
-            1 => Input::Change(token, Change::AddLearner(node)),
+            0 => Input::AddVoter(token, node, Bytes::new()),
+            1 => Input::Change(token, Change::AddLearner(node, Bytes::new())),
             2 => Input::Change(token, Change::RemoveLearner(node)),
             _ => {
                 let mut voters = BTreeSet::new();
