@@ -47,6 +47,9 @@ pub trait Media: Send + Sync + fmt::Debug {
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>>;
     /// Renames within one directory or between two, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives the file `from` another name, `to`, in the same or another directory. Fails with `AlreadyExists`. The entry is not durable
+    /// before [`Media::sync_dir`]; the bytes are as durable as they were.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Lists a directory, in no order.

@@ -88,6 +88,10 @@ impl Media for RealMedia {
         std::fs::rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
@@ -360,6 +364,18 @@ mod tests {
         let blocks = std::fs::metadata(&path).unwrap().blocks() * 512;
         assert!(blocks >= 3 * 4096 + 10, "only {blocks} bytes allocated");
         assert!(std::fs::read(&path).unwrap().iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn a_hard_link_is_a_second_name_of_the_file_and_replaces_none() {
+        let (media, dir) = media();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        media.create(&a, 0).unwrap().write_all_at(b"x", 0).unwrap();
+        media.hard_link(&a, &b).unwrap();
+        let twice = media.hard_link(&a, &b).unwrap_err();
+        assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists);
+        media.remove(&a).unwrap();
+        assert_eq!(std::fs::read(&b).unwrap(), b"x");
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl Media for Watched {
         self.call(CallKind::Rename, to)?;
         self.inner.rename(from, to)
     }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call(CallKind::Link, to)?;
+        self.inner.hard_link(from, to)
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.call(CallKind::Remove, path)?;
         self.inner.remove(path)

@@ -82,6 +82,8 @@ pub enum CallKind {
     Create,
     /// `rename`; the path is the new one.
     Rename,
+    /// `hard_link`; the path is the new one.
+    Link,
     /// `remove`.
     Remove,
     /// `list`.
@@ -463,6 +465,11 @@ impl Media for SimMedia {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (normal(from)?, normal(to)?);
         self.change(CallKind::Rename, &to, |state| state.rename(&from, &to))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (normal(from)?, normal(to)?);
+        self.change(CallKind::Link, &to, |state| state.hard_link(&from, &to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -498,12 +498,13 @@ impl State {
 
     /// Bytes taken by the files that have a name.
     pub(super) fn used(&self) -> u64 {
-        (self.volatile.values())
+        let named: BTreeSet<InodeId> = (self.volatile.values())
             .filter_map(|node| match node {
-                Node::File(id) => Some(self.inodes[id].allocated()),
+                Node::File(id) => Some(*id),
                 Node::Dir => None,
             })
-            .sum()
+            .collect();
+        named.iter().map(|id| self.inodes[id].allocated()).sum()
     }
 
     fn room_for(&self, more: u64) -> io::Result<()> {
@@ -614,6 +615,19 @@ impl State {
                 node: Node::File(id),
             });
         }
+        Ok(())
+    }
+
+    pub(super) fn hard_link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let id = self.file_at(from)?;
+        self.dir_at(to.parent().unwrap_or(Path::new("")))?;
+        if self.volatile.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.change(DirOp::Link {
+            path: to.to_owned(),
+            node: Node::File(id),
+        });
         Ok(())
     }
 

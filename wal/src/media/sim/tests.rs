@@ -590,3 +590,31 @@ fn a_synced_directory_is_as_it_was_written_whatever_was_written_back_before() {
         assert_eq!(names, [p("d/f")], "seed {seed}");
     }
 }
+
+#[test]
+fn a_hard_link_is_a_second_name_that_outlives_the_first_once_its_directory_is_synced() {
+    for seed in 0..SEEDS {
+        let (media, file) = with_file(600, 1);
+        file.sync().unwrap();
+        media.sync_dir(p("d")).unwrap();
+        let used = media.used_bytes();
+        media.hard_link(p("d/a"), p("d/b")).unwrap();
+        assert_eq!(media.used_bytes(), used, "it takes no room");
+        let twice = media.hard_link(p("d/a"), p("d/b")).unwrap_err();
+        assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists);
+        file.write_all_at(&[2], 0).unwrap();
+        assert_eq!(media.read(p("d/b")).unwrap()[0], 2, "one file");
+        media.sync_dir(p("d")).unwrap();
+        media.remove(p("d/a")).unwrap();
+        file.sync().unwrap();
+        media.power_cut(seed);
+        assert_eq!(media.read(p("d/b")).unwrap()[0], 2);
+    }
+    let (media, _file) = with_file(10, 1);
+    media.sync_dir(p("d")).unwrap();
+    media.hard_link(p("d/a"), p("d/b")).unwrap();
+    assert!(!media.durable_image().contains_key(p("d/b")), "not synced");
+    media.fail(Fault::nth(1).of(CallKind::Link));
+    media.hard_link(p("d/a"), p("d/c")).unwrap_err();
+    assert!(!exists(&media, "d/c"));
+}
