@@ -1,6 +1,6 @@
 //! Errors.
 
-use crate::BatchError;
+use crate::{BatchError, SeqNo};
 use esker_wal::{LogError, Lsn, OpenError as LogOpenError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,12 @@ pub enum OpenError {
         /// End of the log.
         end: Lsn,
     },
+    /// Another process or handle has it (W9).
+    #[error("{dir} is in use by another process; close it there first")]
+    Locked {
+        /// The store's directory.
+        dir: PathBuf,
+    },
     /// Options that can't be.
     #[error("option {option}: {why}")]
     Options {
@@ -78,6 +84,24 @@ pub enum StoreError {
     /// Closed.
     #[error("the store is closed")]
     Closed,
+    /// The store's log is its caller's; nothing was done.
+    #[error("this store has an external log: apply its entries with `apply_entry`")]
+    ExternalLog,
+    /// The store has a log of its own; nothing was done.
+    #[error("this store has a log of its own: use `write`")]
+    OwnLog,
+    /// An entry of the external log that is not the next; nothing was done.
+    #[error(
+        "the entry at SeqNo {first} can't be applied at {expected}: {why}; apply entries in order, from `visible` on"
+    )]
+    NotNext {
+        /// Its first SeqNo.
+        first: SeqNo,
+        /// Where the store stands.
+        expected: SeqNo,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// Bytes read back are not what was written (L4).
     #[error(
         "{path}: damaged at offset {offset}: {what}; restore this node from a replica or a backup"

@@ -4,8 +4,10 @@
 //! visibility. Writes go to the log and a memtable; full memtables become tables in the background, and tables are
 //! merged down the levels. Readers see a consistent view at a SeqNo.
 //!
-//! What it is not: it has no transactions (batches are atomic, snapshots consistent, conflicts are the caller's
-//! business), no secondary indexes, and keys and values are bytes.
+//! With [`Store::open_external`] the log is the caller's, and the store applies its entries. [`Store::checkpoint`] makes a copy of hard links.
+//!
+//! What it is not: it has no transactions (batches are atomic, snapshots consistent, [`Store::write_if`] makes a batch depend on values, other
+//! conflicts are the caller's business), no secondary indexes, and keys and values are bytes.
 //!
 //! ```
 //! use esker_lsm::{Store, StoreOptions, WriteBatch};
@@ -61,4 +63,7 @@ pub use error::{OpenError, StoreError};
 pub use options::StoreOptions;
 pub use seqno::SeqNo;
 pub use snapshot::Snapshot;
-pub use store::{Entry, Found, RoomGuard, Scan, Store, StoreRecovered, StoreStats, Written};
+pub use store::{
+    Checkpoint, Condition, Conditional, Entry, ExternalLog, Found, RoomGuard, Scan, Store,
+    StoreRecovered, StoreStats, Written, remove_checkpoint,
+};

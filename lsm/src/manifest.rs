@@ -503,6 +503,19 @@ impl Manifest {
         }
     }
 
+    /// As what `listed` says, in another directory. Nothing is written before [`Manifest::renew`].
+    pub(crate) fn copy(media: &Arc<dyn Media>, dir: &Path, log: LogId, listed: Listed) -> Manifest {
+        Manifest {
+            listed,
+            ..Manifest::create(media, dir, log, Lsn::ZERO)
+        }
+    }
+
+    /// Name of the one that `CURRENT` names.
+    pub(crate) fn file_name(&self) -> String {
+        manifest_name(self.number)
+    }
+
     /// What stands in it.
     pub(crate) fn listed(&self) -> &Listed {
         &self.listed

@@ -16,6 +16,7 @@ pub const TOMBSTONE_DROPPED_EARLY: Switch = Switch(16);
 pub const INPUTS_REMOVED_BEFORE_EDIT: Switch = Switch(32);
 pub const FLUSHED_TOO_HIGH: Switch = Switch(64);
 pub const SNAPSHOTS_IGNORED: Switch = Switch(128);
+pub const CONDITION_NOT_RECHECKED: Switch = Switch(256);
 
 #[cfg(feature = "sabotage")]
 mod imp {

@@ -44,22 +44,25 @@ impl Inner {
         }
         let result = self.flush_memtable(&mem);
         match &result {
-            Ok(()) => {
+            // The external log is not synced so far (J2).
+            Ok(false) => return Ok(Turn::NotYet),
+            Ok(true) => {
                 self.room.heal();
                 // L0 has grown.
                 self.wake_workers();
             }
             Err(error) => self.fail("flushing a memtable", error),
         }
-        result.map(|()| Turn::Done)
+        result.map(|_| Turn::Done)
     }
 
-    fn flush_memtable(&self, mem: &Arc<MemTable>) -> Result<(), StoreError> {
+    /// False where it must wait for an external log.
+    fn flush_memtable(&self, mem: &Arc<MemTable>) -> Result<bool, StoreError> {
         self.settle_doubtful()?;
         let end = mem.end();
         let points = self.snapshots.read_points(&self.sequencer);
-        if self.log.synced() < end && !sabotage::on(sabotage::TABLE_BEFORE_LOG) {
-            self.log.sync_up_to(end)?;
+        if !sabotage::on(sabotage::TABLE_BEFORE_LOG) && !self.journal.sync_up_to(end)? {
+            return Ok(false);
         }
         let tables = if mem.is_empty() {
             Vec::new()
@@ -75,7 +78,7 @@ impl Inner {
         };
         let bytes: u64 = tables.iter().map(|t| t.meta.bytes).sum();
         let flushed = if sabotage::on(sabotage::FLUSHED_TOO_HIGH) {
-            self.log.published()
+            self.journal.end(&self.sequencer)
         } else {
             end
         };
@@ -89,12 +92,12 @@ impl Inner {
             tables.into_iter().map(|t| (0, t)).collect(),
             Some(mem),
         )?;
-        self.log.release(flushed);
+        self.journal.release(flushed);
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters
             .bytes_flushed
             .fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     /// Makes an edit durable, then visible: swaps the view for one with the edit's tables, without `flushed`.
@@ -121,6 +124,9 @@ impl Inner {
             self.doubtful.lock().extend(files.filter(|f| built(*f)));
             return Err(error);
         }
+        // Release pairs with the acquire of who lets an external log forget what is below.
+        self.durable
+            .store(manifest.listed().flushed.0, Ordering::Release);
         drop(view);
         let _install = self.install.lock();
         let view = self.view.load_full();
@@ -159,7 +165,7 @@ impl Inner {
     /// Freezes the active memtable and waits until it, and what was frozen before, is in tables.
     pub(super) fn flush_all(&self) -> Result<(), StoreError> {
         self.check_health()?;
-        let upto = self.log.reserved();
+        let upto = self.journal.end(&self.sequencer);
         self.rotate(|view| view.mems[0].start() < upto);
         loop {
             let view = self.view.load_full();

@@ -5,6 +5,8 @@
 //! - `flush`: a frozen memtable becomes a table of L0.
 //! - `compact`: tables move down the levels.
 //! - `open`: reads the manifest, replays the log.
+//! - `journal`: the store's own log, or one that its caller keeps; `external`: applies the entries of such a one.
+//! - `condition`: writes that depend on values; `checkpoint`: the tables under a second name.
 //! - `room`: when writers go slower, and when they stop.
 //! - `workers`: the threads, or `step`.
 //!
@@ -14,14 +16,19 @@
 //! |---|---|---|---|
 //! | 1 | `compacting` | one compaction at a time | everything a compaction does: reads, writes, syncs |
 //! | 2 | `flushing` | one flush at a time, oldest first | syncs the log, writes a table |
-//! | 3 | `manifest` | the manifest, file numbers, and that edits take effect in its order | appends to and syncs the manifest |
-//! | 4 | `install` | that views are swapped one after the other | `Log::at_boundary`; nothing blocking |
-//! | 5 | sequencer, snapshots, failure, room, doubtful | their own | nothing |
+//! | 3 | `manifest` | the manifest, file numbers, and that edits take effect in its order | appends to and syncs the manifest; links tables |
+//! | 4 | `install` | that views are swapped one after the other | `Journal::at_boundary`; nothing blocking |
+//! | 5 | `applying` | that entries of an external log are applied one after the other | reads for conditions, inserts |
+//! | 6 | sequencer, snapshots, failure, room, doubtful | their own | nothing |
 //!
-//! Writers and readers take none of 1-3. A writer that finds its memtable full takes 4, before it has an LSN.
+//! Writers and readers take none of 1-3; 5 is there with an external log alone. A writer that finds its memtable full takes 4, before it has an LSN.
 
+mod checkpoint;
 mod compact;
+mod condition;
+mod external;
 mod flush;
+mod journal;
 mod open;
 mod output;
 mod read;
@@ -30,6 +37,9 @@ mod scan;
 mod workers;
 mod write;
 
+pub use checkpoint::{Checkpoint, remove_checkpoint};
+pub use condition::{Condition, Conditional};
+pub use journal::ExternalLog;
 pub use read::Found;
 pub use room::RoomGuard;
 pub use scan::{Entry, Scan};
@@ -41,10 +51,11 @@ use crate::memtable::MemTable;
 use crate::sequencer::Sequencer;
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::table::{TableContext, TableOptions};
-use crate::{OpenError, StoreError, StoreOptions, WriteBatch};
+use crate::{OpenError, SeqNo, StoreError, StoreOptions, WriteBatch};
 use arc_swap::ArcSwap;
 use esker_sync::skiplist::Chunks;
 use esker_wal::{EpochStart, Log, Lsn, Watcher};
+use journal::Journal;
 use parking_lot::Mutex;
 use room::Room;
 use std::fmt;
@@ -148,7 +159,7 @@ pub(crate) struct Inner {
     tables: PathBuf,
     options: StoreOptions,
     stepped: bool,
-    log: Log,
+    journal: Journal,
     context: TableContext,
     table_options: TableOptions,
 
@@ -160,6 +171,8 @@ pub(crate) struct Inner {
     /// Memory of flushed memtables, for the next.
     chunks: Arc<Chunks>,
     sequencer: Sequencer,
+    /// Everything below is in tables that the manifest names, durably.
+    durable: AtomicU64,
     snapshots: Arc<Snapshots>,
     room: Arc<Room>,
     counters: Counters,
@@ -196,19 +209,101 @@ impl Store {
     /// `dir/tables`.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<(Store, StoreRecovered), OpenError> {
         let (inner, recovered) = Inner::open(dir, options)?;
+        Ok((Store::start(dir, inner)?, recovered))
+    }
+
+    /// Opens or creates a store without a log of its own: its caller keeps one, and applies its entries from [`Store::durable`] on with
+    /// [`Store::apply_entry`]. Of `options.log` it uses media, clock and workers.
+    ///
+    /// ```
+    /// use esker_lsm::{ExternalLog, SeqNo, Store, StoreOptions, WriteBatch};
+    /// use esker_wal::LogId;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let tmp = tempfile::tempdir()?;
+    /// # let dir = tmp.path();
+    /// // SeqNos of the entry at an index: the same on all nodes.
+    /// let place = |index: u64| (SeqNo(index << 20), SeqNo((index + 1) << 20));
+    /// let external = ExternalLog { id: LogId(1), base: place(1).0 };
+    /// let store = Store::open_external(dir, StoreOptions::default(), external)?;
+    /// let mut effects = WriteBatch::new();
+    /// effects.put(b"apple", b"red");
+    /// effects.put(b"applied", b"1");
+    /// let (first, end) = place(1);
+    /// store.apply_entry(first, end, &[], &effects)?;
+    /// store.note_log_synced(end); // now it may go into tables
+    /// store.flush()?;
+    /// assert_eq!(store.durable(), end); // and now the caller's log may forget it
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open_external(
+        dir: &Path,
+        options: StoreOptions,
+        external: ExternalLog,
+    ) -> Result<Store, OpenError> {
+        Store::start(dir, Inner::open_external(dir, options, external)?)
+    }
+
+    fn start(dir: &Path, inner: Inner) -> Result<Store, OpenError> {
         let inner = Arc::new(inner);
         let workers = Workers::start(&inner).map_err(|source| OpenError::Io {
             doing: "starting the workers of",
             path: dir.to_owned(),
             source,
         })?;
-        Ok((
-            Store {
-                inner,
-                workers: Arc::new(workers),
+        Ok(Store {
+            inner,
+            workers: Arc::new(workers),
+        })
+    }
+
+    /// External log: applies an entry, whose operations have the SeqNos from `first` on and below `end`, if all conditions hold. In
+    /// order; what [`Store::visible`] has passed is refused. Whether they hold or not, `end` is visible then. Blocks for room.
+    pub fn apply_entry(
+        &self,
+        first: SeqNo,
+        end: SeqNo,
+        conditions: &[Condition<'_>],
+        batch: &WriteBatch,
+    ) -> Result<Conditional, StoreError> {
+        Ok(
+            match self.inner.apply_entry(first, end, conditions, batch)? {
+                condition::Verdict::Holds => Conditional::Written(Written {
+                    first,
+                    last: SeqNo((first.0 + batch.len() as u64).max(first.0 + 1) - 1),
+                    end: Lsn(end.0),
+                }),
+                condition::Verdict::Fails { condition, found } => {
+                    Conditional::Refused { condition, found }
+                }
             },
-            recovered,
-        ))
+        )
+    }
+
+    /// External log: it is on stable storage up to here. Nothing above goes into tables (L3), so a caller that does not say so runs out of
+    /// room. Moves forward only; ignored with a log of its own.
+    pub fn note_log_synced(&self, upto: SeqNo) {
+        if let Ok(external) = self.inner.journal.external() {
+            external.note_synced(Lsn(upto.0));
+            // Else nobody waits for it.
+            if self.inner.mem_count.load(Ordering::Relaxed) > 1 {
+                self.inner.wake_workers();
+            }
+        }
+    }
+
+    /// Everything below is in tables, durably: an external log is needed from here on.
+    #[must_use]
+    pub fn durable(&self) -> SeqNo {
+        SeqNo(self.inner.durable.load(Ordering::Acquire))
+    }
+
+    /// Makes a consistent checkpoint of all that is visible in the directory `to`, on the same file system: it opens as a store, of the same kind and
+    /// identity (one with a log of its own begins a new log at the checkpoint's end). Costs a flush and a link per table. An incomplete
+    /// one there is replaced, a complete one refused ([`remove_checkpoint`] removes it).
+    pub fn checkpoint(&self, to: &Path) -> Result<Checkpoint, StoreError> {
+        self.inner.checkpoint(to)
     }
 
     /// Writes a batch: on return it is published and visible; wait with `log().sync_up_to(written.end)`.
@@ -233,7 +328,10 @@ impl Store {
     /// must not block.
     #[must_use = "dropped, the guard unregisters the watcher"]
     pub fn watch_room(&self, watcher: Watcher) -> RoomGuard {
-        let of_log = self.inner.log.watch_room(watcher.clone());
+        let of_log = match &self.inner.journal {
+            Journal::Own(log) => Some(log.watch_room(watcher.clone())),
+            Journal::External(_) => None,
+        };
         self.inner.room.watch(watcher, of_log)
     }
 
@@ -249,7 +347,7 @@ impl Store {
 
     /// Begins an epoch with a higher `number` in the log, and lets its control frame be visible.
     pub fn begin_epoch(&self, number: u64) -> Result<EpochStart, StoreError> {
-        let start = self.inner.log.begin_epoch(number)?;
+        let start = self.inner.journal.own()?.begin_epoch(number)?;
         self.inner.note_log_frames();
         Ok(start)
     }
@@ -307,9 +405,15 @@ impl Store {
     }
 
     /// The log under the store.
+    ///
+    /// # Panics
+    /// Where it has none of its own ([`Store::open_external`]).
     #[must_use]
     pub fn log(&self) -> &Log {
-        &self.inner.log
+        match &self.inner.journal {
+            Journal::Own(log) => log,
+            Journal::External(_) => panic!("a store with an external log has none of its own"),
+        }
     }
 
     /// Rotates the memtable and waits until everything before the call is in tables.

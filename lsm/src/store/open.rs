@@ -9,7 +9,9 @@
 //! - U4: a table that is damaged does not keep the store from opening; reads of its keys, and compactions that need it,
 //!   report it (L4).
 
+use super::checkpoint::TABLES;
 use super::flush::Turn;
+use super::journal::{External, ExternalLog, Journal};
 use super::room::Room;
 use super::{Inner, StoreRecovered, View};
 use crate::batch::{BATCH_FORMAT, BatchError, BatchReader};
@@ -23,11 +25,14 @@ use crate::{OpenError, StoreError, StoreOptions};
 use arc_swap::ArcSwap;
 use esker_sync::skiplist::Chunks;
 use esker_wal::media::{DirEntry, Media};
-use esker_wal::{Kind, Log, Lsn, ReadLimit, Workers};
+use esker_wal::{Kind, Log, LogId, Lsn, ReadLimit, Workers};
 use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Taken by who has a store without a log of its own open; an own log has a lock itself.
+const LOCK: &str = "LOCK";
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
@@ -53,35 +58,110 @@ impl Inner {
         opened
     }
 
+    pub(super) fn open_external(
+        dir: &Path,
+        options: StoreOptions,
+        external: ExternalLog,
+    ) -> Result<Inner, OpenError> {
+        options.check()?;
+        let media = options.log.media.clone();
+        media
+            .create_dir_all(dir)
+            .map_err(io_error("creating", dir))?;
+        let lock = media.lock(&dir.join(LOCK)).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked {
+                dir: dir.to_owned(),
+            },
+            _ => io_error("locking", dir)(e),
+        })?;
+        let beginning = Beginning {
+            id: external.id,
+            base: Lsn(external.base.0),
+            born: true,
+        };
+        let (manifest, entries) = Inner::list(dir, &options, beginning)?;
+        let flushed = manifest.listed().flushed;
+        let journal = Journal::External(External::new(flushed, lock));
+        let (inner, durable) = Inner::on_tables(dir, options, journal, external.id, manifest)?;
+        if durable {
+            inner.remove_leftovers(&entries);
+        }
+        Ok(inner)
+    }
+
+    /// Reads the manifest, and lists the directory of tables.
+    fn list(
+        dir: &Path,
+        options: &StoreOptions,
+        beginning: Beginning,
+    ) -> Result<(Manifest, Vec<DirEntry>), OpenError> {
+        let media = &options.log.media;
+        let tables = dir.join(TABLES);
+        media
+            .create_dir_all(&tables)
+            .map_err(io_error("creating", &tables))?;
+        let entries = media.list(&tables).map_err(io_error("listing", &tables))?;
+        let manifest = read_manifest(media, &tables, &entries, beginning)?;
+        Ok((manifest, entries))
+    }
+
     fn open_on(
         dir: &Path,
         options: StoreOptions,
         log: &Log,
         recovered: esker_wal::Recovered,
     ) -> Result<(Inner, StoreRecovered), OpenError> {
-        let media = options.log.media.clone();
-        let tables = dir.join("tables");
-        media
-            .create_dir_all(&tables)
-            .map_err(io_error("creating", &tables))?;
-        let entries = media.list(&tables).map_err(io_error("listing", &tables))?;
-        let mut manifest = read_manifest(&media, &tables, &entries, log)?;
-        let context = TableContext {
-            media: media.clone(),
-            log: log.log_id(),
-            cache: Arc::new(BlockCache::new(options.cache_bytes)),
+        let epochs = log.epochs();
+        let beginning = Beginning {
+            id: log.log_id(),
+            base: log.oldest(),
+            born: epochs.first().is_none_or(|e| e.begin >= log.oldest()),
         };
+        let (manifest, entries) = Inner::list(dir, &options, beginning)?;
         let flushed = manifest.listed().flushed;
         if flushed < log.oldest() || flushed > log.published() {
             return Err(OpenError::LogMismatch {
-                dir: tables,
+                dir: dir.join(TABLES),
                 flushed,
                 oldest: log.oldest(),
                 end: log.published(),
             });
         }
+        let journal = Journal::Own(log.clone());
+        let (inner, durable) = Inner::on_tables(dir, options, journal, log.log_id(), manifest)?;
+        if durable {
+            inner.remove_leftovers(&entries);
+        }
+        let replayed_frames = inner.replay(log, flushed)?;
+        if durable {
+            log.release(flushed);
+        }
+        let tables = inner.view.load().levels.table_count();
+        let recovered = StoreRecovered {
+            log: recovered,
+            tables,
+            replayed_frames,
+            replayed_from: flushed,
+        };
+        Ok((inner, recovered))
+    }
+
+    /// The store that the manifest names, and whether the manifest could be made durable anew (U2).
+    fn on_tables(
+        dir: &Path,
+        options: StoreOptions,
+        journal: Journal,
+        id: LogId,
+        mut manifest: Manifest,
+    ) -> Result<(Inner, bool), OpenError> {
+        let tables = dir.join(TABLES);
+        let flushed = manifest.listed().flushed;
+        let context = TableContext {
+            media: options.log.media.clone(),
+            log: id,
+            cache: Arc::new(BlockCache::new(options.cache_bytes)),
+        };
         let levels = open_tables(&context, &tables, &manifest)?;
-        let table_count = levels.table_count();
 
         // As much as one memtable has: what a flush frees goes to the one that is filling up.
         let chunks = Chunks::keeping(options.memtable_bytes);
@@ -96,7 +176,7 @@ impl Inner {
             dir: dir.to_owned(),
             tables,
             stepped: options.log.workers == Workers::Stepped,
-            log: log.clone(),
+            journal,
             context,
             table_options,
             mem_count: 1.into(),
@@ -108,6 +188,7 @@ impl Inner {
             }),
             chunks,
             sequencer: Sequencer::new(flushed),
+            durable: flushed.0.into(),
             snapshots: Snapshots::new(flushed),
             room: Arc::new(Room::default()),
             counters: super::Counters::default(),
@@ -120,20 +201,7 @@ impl Inner {
             doubtful: Mutex::default(),
             options,
         };
-        if durable {
-            inner.remove_leftovers(&entries);
-        }
-        let replayed_frames = inner.replay(flushed)?;
-        if durable {
-            inner.log.release(flushed);
-        }
-        let recovered = StoreRecovered {
-            log: recovered,
-            tables: table_count,
-            replayed_frames,
-            replayed_from: flushed,
-        };
-        Ok((inner, recovered))
+        Ok((inner, durable))
     }
 
     /// Removes what no manifest names: tables of a flush or compaction that did not end, older manifests, temporaries.
@@ -172,10 +240,9 @@ impl Inner {
     }
 
     /// Replays the log from `from` into memtables.
-    fn replay(&self, from: Lsn) -> Result<u64, OpenError> {
+    fn replay(&self, log: &Log, from: Lsn) -> Result<u64, OpenError> {
         let mut frames = 0;
-        let mut reader = self
-            .log
+        let mut reader = log
             .reader(from, ReadLimit::Published)
             .map_err(StoreError::from)?;
         while let Some(frame) = reader.next().map_err(StoreError::from)? {
@@ -189,7 +256,7 @@ impl Inner {
             }
             self.sequencer.complete(header.lsn, header.end());
         }
-        let (end, published) = (self.sequencer.visible(), self.log.published());
+        let (end, published) = (self.sequencer.visible(), log.published());
         if end != published {
             return Err(OpenError::Corrupt {
                 path: self.dir.join("log"),
@@ -244,11 +311,20 @@ impl Inner {
     }
 }
 
+/// Where a store begins that has no manifest yet.
+#[derive(Clone, Copy)]
+struct Beginning {
+    id: LogId,
+    base: Lsn,
+    /// Its log begins there too: nothing is missing.
+    born: bool,
+}
+
 fn read_manifest(
     media: &Arc<dyn Media>,
     tables: &Path,
     entries: &[DirEntry],
-    log: &Log,
+    beginning: Beginning,
 ) -> Result<Manifest, OpenError> {
     let numbers = |kind: fn(FileKind) -> Option<u64>| {
         entries
@@ -271,22 +347,18 @@ fn read_manifest(
             None
         }
     });
-    let mut manifest = match Manifest::read(media, tables, log.log_id())? {
+    let mut manifest = match Manifest::read(media, tables, beginning.id)? {
         Some(manifest) => manifest,
         None => {
             // A crash in the first open leaves no CURRENT, and no table either: that open ends with CURRENT durable.
-            let born = log
-                .epochs()
-                .first()
-                .is_none_or(|first| first.begin >= log.oldest());
-            if table > 0 || !born {
+            if table > 0 || !beginning.born {
                 return Err(OpenError::Corrupt {
                     path: tables.join(crate::manifest::CURRENT),
                     what: "missing, but this store has tables, or had: its log does not begin at its birth"
                         .to_owned(),
                 });
             }
-            Manifest::create(media, tables, log.log_id(), log.oldest())
+            Manifest::create(media, tables, beginning.id, beginning.base)
         }
     };
     manifest.skip_numbers(number, table);

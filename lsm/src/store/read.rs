@@ -24,7 +24,7 @@ const NOTHING: Found = Found {
 };
 
 impl View {
-    fn get(&self, key: &[u8], at: SeqNo) -> Result<Found, StoreError> {
+    pub(super) fn get(&self, key: &[u8], at: SeqNo) -> Result<Found, StoreError> {
         if self.closed {
             return Err(StoreError::Closed);
         }

@@ -64,7 +64,7 @@ impl fmt::Debug for Room {
 pub struct RoomGuard {
     id: u64,
     inner: std::sync::Weak<Room>,
-    _of_log: WatchGuard,
+    _of_log: Option<WatchGuard>,
 }
 
 impl fmt::Debug for RoomGuard {
@@ -97,7 +97,11 @@ impl Default for Room {
 }
 
 impl Room {
-    pub(super) fn watch(self: &Arc<Self>, watcher: Watcher, of_log: WatchGuard) -> RoomGuard {
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        watcher: Watcher,
+        of_log: Option<WatchGuard>,
+    ) -> RoomGuard {
         let mut state = self.state.lock();
         let id = state.next_id;
         state.next_id += 1;

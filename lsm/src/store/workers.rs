@@ -111,7 +111,7 @@ impl Workers {
             let _ = thread.join();
         }
         let failed = inner.room.failure().map(|f| f.error());
-        let log = inner.log.close();
+        let log = inner.journal.close();
         {
             let _install = inner.install.lock();
             inner.swap_view(View {
@@ -123,7 +123,7 @@ impl Workers {
         inner.manifest.lock().close();
         let result = match failed {
             Some(error) => Err(error),
-            None => log.map_err(StoreError::from),
+            None => log,
         };
         *closed = Some(result.clone());
         result
@@ -181,7 +181,7 @@ impl Inner {
     }
 
     pub(super) fn step(&self) -> bool {
-        if self.log.step() {
+        if self.journal.step() {
             return true;
         }
         if self.room.is_closing() || self.room.is_fatal() {

@@ -23,9 +23,9 @@ pub struct Written {
 
 /// A frame that has an LSN and is not yet in its memtable. Dropped by a panic, it fails the store: readers must not pass
 /// over the hole.
-struct Hole<'a> {
+pub(super) struct Hole<'a> {
     inner: &'a Inner,
-    filled: bool,
+    pub(super) filled: bool,
 }
 
 impl Drop for Hole<'_> {
@@ -54,6 +54,13 @@ impl View {
 }
 
 impl Inner {
+    pub(super) fn hole(&self) -> Hole<'_> {
+        Hole {
+            inner: self,
+            filled: false,
+        }
+    }
+
     pub(super) fn write(&self, batch: &WriteBatch, block: bool) -> Result<Written, StoreError> {
         if batch.is_empty() {
             self.check_health()?;
@@ -64,12 +71,13 @@ impl Inner {
                 end: at,
             });
         }
+        let log = self.journal.own()?;
         self.make_room(MemTable::cost(batch.encoded_len(), batch.len()), block)?;
         let len = batch.encoded_len();
         let reserved = if block {
-            self.log.reserve(len)
+            log.reserve(len)
         } else {
-            self.log.try_reserve(len)
+            log.try_reserve(len)
         };
         let reserved = reserved.map_err(|error| match error {
             LogError::Busy => StoreError::Busy,
@@ -77,10 +85,7 @@ impl Inner {
             other => other.into(),
         })?;
         let (lsn, end) = (reserved.lsn(), reserved.end());
-        let mut hole = Hole {
-            inner: self,
-            filled: false,
-        };
+        let mut hole = self.hole();
         if let Err(error) = reserved.publish(&[batch.payload()]) {
             // The frame became void, or the log is poisoned; either way there is nothing to insert.
             hole.filled = true;
@@ -104,6 +109,7 @@ impl Inner {
         header: &frame::Header,
         payload: &[u8],
     ) -> Result<(), StoreError> {
+        self.journal.own()?;
         if header.kind != Kind::Data {
             self.check_health()?;
             self.sequencer.complete(header.lsn, header.end());
@@ -126,10 +132,7 @@ impl Inner {
         } else {
             self.check_health()?;
         }
-        let mut hole = Hole {
-            inner: self,
-            filled: false,
-        };
+        let mut hole = self.hole();
         let inserted = self.insert(header.lsn, ops);
         hole.filled = true;
         self.sequencer.complete(header.lsn, header.end());
@@ -138,7 +141,7 @@ impl Inner {
 
     /// Inserts a frame into the memtable that owns it. Not done in a store that was closed meanwhile: the log has the
     /// frame, the next open replays it.
-    fn insert(&self, lsn: Lsn, ops: BatchReader<'_>) -> Result<(), StoreError> {
+    pub(super) fn insert(&self, lsn: Lsn, ops: BatchReader<'_>) -> Result<(), StoreError> {
         // Loaded after the LSN was reserved: a rotation that put a boundary below it is seen.
         let view = self.view.load();
         if view.closed {
@@ -152,7 +155,7 @@ impl Inner {
     }
 
     /// Waits until everything below `end` is visible.
-    fn wait_visible(&self, end: Lsn) -> Result<(), StoreError> {
+    pub(super) fn wait_visible(&self, end: Lsn) -> Result<(), StoreError> {
         if self.sequencer.visible() >= end {
             return Ok(());
         }
@@ -170,13 +173,16 @@ impl Inner {
 
     /// Completes the log's own frames (the beginning of an epoch, void ones) at which `visible` stands: nobody inserts them.
     pub(super) fn note_log_frames(&self) {
+        let Ok(log) = self.journal.own() else {
+            return;
+        };
         loop {
             let visible = self.sequencer.visible();
-            if visible >= self.log.published() {
+            if visible >= log.published() {
                 return;
             }
             // Only worth a read where an epoch begins, or where a void frame may stand because nobody writes.
-            let Ok(mut reader) = self.log.reader(visible, ReadLimit::Published) else {
+            let Ok(mut reader) = log.reader(visible, ReadLimit::Published) else {
                 return;
             };
             match reader.next() {
@@ -190,7 +196,7 @@ impl Inner {
     }
 
     /// Swaps in a fresh memtable where the active one is full, then books room.
-    fn make_room(&self, cost: usize, block: bool) -> Result<(), StoreError> {
+    pub(super) fn make_room(&self, cost: usize, block: bool) -> Result<(), StoreError> {
         let full = |view: &View| {
             let active = view.mems.first().map_or(0, |m| m.bytes());
             active >= self.options.memtable_bytes
@@ -215,7 +221,7 @@ impl Inner {
         }
         // Made here, so that nobody waits for memory inside.
         let blank = Blank::new(self.options.memtable_bytes, &self.chunks);
-        self.log.at_boundary(|end| {
+        self.journal.at_boundary(&self.sequencer, |end| {
             let active = &view.mems[0];
             if active.start() == end {
                 // It owns no LSN yet; an empty one more would be of no use.

@@ -80,6 +80,9 @@ impl Media for MemMedia {
     fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+    fn hard_link(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         let removed = self.files.lock().remove(path);
         removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())

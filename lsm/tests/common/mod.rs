@@ -4,6 +4,8 @@
 //! that were synced. A kill without a power cut leaves all that were acknowledged.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod external;
+
 use esker_lsm::{OpenError, Snapshot, Store, StoreError, StoreOptions, WriteBatch};
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, ENOSPC, Fault, SimMedia, SimRng};
