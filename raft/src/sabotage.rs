@@ -32,7 +32,7 @@ pub enum Sabotage {
     NewHalfDecides,
     /// A change begins while another is not committed, and is not joint.
     ChangesOverlap,
-    /// Acknowledgements waiting for a sync outlive a change of term.
+    /// Acknowledgements waiting for a sync outlive a change of term, and leave in the new one.
     HeldAcrossTerms,
     /// A conflict's hint counts as a match.
     HintCountsAsMatch,

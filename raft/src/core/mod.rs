@@ -482,7 +482,11 @@ impl Core {
         while let Some((seq, _)) = self.held.front()
             && *seq <= self.stable
         {
-            let (_, envelope) = self.held.pop_front().expect("just seen");
+            let (_, mut envelope) = self.held.pop_front().expect("just seen");
+            if sabotage::on(Sabotage::HeldAcrossTerms) {
+                envelope.message.term = self.hard.term;
+            }
+            assert_eq!(envelope.message.term, self.hard.term, "RC2");
             self.out.messages.push(envelope);
         }
         if let Abstain::Until(index) = self.abstain

@@ -145,6 +145,8 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Node>,
     options: Options,
     mood: Mood,
+    /// In a scenario: what was sent and is not delivered or dropped yet.
+    pub(crate) script: Option<Vec<(u64, u64, Message)>>,
     calm: bool,
     cut: BTreeSet<(u64, u64)>,
     loss: u64,
@@ -160,6 +162,11 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// For the scenarios: nothing happens by itself.
+    pub(crate) fn scripted(voters: u64, options: Options) -> Cluster {
+        Cluster::build(Rng(7), voters, options, Mood::Mixed, true)
+    }
+
     pub(crate) fn new(seed: u64) -> Cluster {
         let mut rng = Rng(seed);
         let lease = rng.one_in(2).then_some(Lease {
@@ -175,7 +182,19 @@ impl Cluster {
             lease,
             ..Options::default()
         };
-        let voters = Membership::of((1..=3).map(NodeId));
+        let mood = match seed % 3 {
+            0 => Mood::Mixed,
+            1 => Mood::Elections,
+            _ => Mood::Transfers,
+        };
+        let mut cluster = Cluster::build(rng, 3, options, mood, false);
+        cluster.at(5_000, Event::Chaos);
+        cluster.at(1_000, Event::Client);
+        cluster
+    }
+
+    fn build(rng: Rng, voters: u64, options: Options, mood: Mood, scripted: bool) -> Cluster {
+        let members = Membership::of((1..=voters).map(NodeId));
         let mut cluster = Cluster {
             now: 0,
             queue: BinaryHeap::new(),
@@ -183,11 +202,8 @@ impl Cluster {
             counter: 0,
             nodes: BTreeMap::new(),
             options,
-            mood: match seed % 3 {
-                0 => Mood::Mixed,
-                1 => Mood::Elections,
-                _ => Mood::Transfers,
-            },
+            mood,
+            script: scripted.then(Vec::new),
             calm: false,
             cut: BTreeSet::new(),
             loss: 50,
@@ -203,16 +219,19 @@ impl Cluster {
             let snapshot = SnapshotMeta {
                 last: LogId::default(),
                 // Those that are to join know nobody.
-                membership: match id {
-                    1..=3 => voters.clone(),
-                    _ => Membership::default(),
+                membership: match id <= voters {
+                    true => members.clone(),
+                    false => Membership::default(),
                 },
             };
             let disk = Disk {
                 snapshot,
                 ..Disk::default()
             };
-            let rate = 960 + cluster.rng.below(80);
+            let rate = match scripted {
+                true => 1000,
+                false => 960 + cluster.rng.below(80),
+            };
             let node = Node {
                 core: None,
                 written: disk.clone(),
@@ -228,8 +247,6 @@ impl Cluster {
             cluster.nodes.insert(id, node);
             cluster.start(id);
         }
-        cluster.at(5_000, Event::Chaos);
-        cluster.at(1_000, Event::Client);
         cluster
     }
 
@@ -238,13 +255,16 @@ impl Cluster {
     }
 
     fn at(&mut self, delay: u64, event: Event) {
+        if self.script.is_some() {
+            return;
+        }
         self.counter += 1;
         let key = (self.now + delay, self.counter);
         self.queue.push(Reverse(key));
         self.events.insert(key, event);
     }
 
-    fn start(&mut self, id: u64) {
+    pub(crate) fn start(&mut self, id: u64) {
         let seed = self.rng.next();
         let options = self.options.clone();
         let node = self.nodes.get_mut(&id).expect("a node");
@@ -268,6 +288,47 @@ impl Cluster {
         let life = node.life;
         let first = self.rng.below(TICK);
         self.at(first, Event::Tick { node: id, life });
+    }
+
+    /// The power goes: nothing that is not synced survives.
+    pub(crate) fn power_cut(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.core = None;
+        node.pending.clear();
+        node.life += 1;
+    }
+
+    /// Its disk has synced all that is written.
+    pub(crate) fn synced(&mut self, id: u64) -> Result<(), String> {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let mut last = 0;
+        for (seq, writes) in std::mem::take(&mut node.pending) {
+            for write in &writes {
+                node.disk.write(write);
+            }
+            last = seq;
+        }
+        match last {
+            0 => Ok(()),
+            seq => self.step(id, Input::Synced(seq)),
+        }
+    }
+
+    /// Time goes on everywhere; nobody's timer runs.
+    pub(crate) fn pass(&mut self, micros: u64) {
+        self.now += micros;
+    }
+
+    pub(crate) fn core(&self, id: u64) -> &Core {
+        self.nodes[&id].core.as_ref().expect("it is up")
+    }
+
+    /// Asks for a linearizable read; it may show no less than what is committed by now.
+    pub(crate) fn ask(&mut self, id: u64) -> Result<(), String> {
+        self.token += 1;
+        let floor = Index(self.truth.len() as u64);
+        self.reads.insert(self.token, Read { floor });
+        self.step(id, Input::Read(self.token))
     }
 
     /// Crashes: a prefix of what is not synced survives.
@@ -478,10 +539,10 @@ impl Cluster {
                 Ok(())
             }
             Event::Ask { node } => {
-                self.token += 1;
-                let floor = Index(self.truth.len() as u64);
-                self.reads.insert(self.token, Read { floor });
-                self.step_if_up(node, Input::Read(self.token))
+                if self.nodes[&node].core.is_none() || self.nodes[&node].paused_until > self.now {
+                    return Ok(());
+                }
+                self.ask(node)
             }
             Event::Start { node, life } => {
                 if self.nodes[&node].core.is_none() && self.nodes[&node].life == life {
@@ -693,7 +754,7 @@ impl Cluster {
         self.step(id, input)
     }
 
-    fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
+    pub(crate) fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
         let real = self.now;
         let node = self.nodes.get_mut(&id).expect("a node");
         let local = real * node.rate / 1000 + id * 1_000_000;
@@ -805,6 +866,9 @@ impl Cluster {
     }
 
     fn post(&mut self, from: u64, to: u64, message: Message) {
+        if let Some(mail) = &mut self.script {
+            return mail.push((from, to, message));
+        }
         if self.cut.contains(&(from, to)) || !self.nodes.contains_key(&to) {
             return;
         }
