@@ -10,9 +10,12 @@
 //!   a header that was made up for is copied to `NAME.header.damaged` before it is written again; nobody removes those.
 //! - RP4: a repair that is cut short leaves the range damaged, or less of it: the next open tells.
 //!
+//! - RP5: what is given up is written over by void frames (and the control frame, where an epoch begins), with the same checks.
+//!
 //! Chain hashes of what lies behind a damaged range are not known before it is repaired: footers are written then, and the
 //! log is not released beyond it before.
 
+use crate::append::control_payload;
 use crate::cursor::{Cursor, Step};
 use crate::error::{LogError, OpenError};
 use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, checksum};
@@ -29,6 +32,8 @@ use crate::survey::{Found, LsnRange, io_error};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+/// No void frame that stands for what is given up is longer.
+const VOID_BYTES_MAX: u64 = 1 << 20;
 /// What is put aside is named so.
 const ASIDE: &str = ".damaged";
 
@@ -76,6 +81,52 @@ impl Log {
             from: d.next,
             to: d.range.to,
         })
+    }
+
+    /// Gives up what is damaged: void frames are written over all that is left of the damaged ranges, synced, and none is damaged any
+    /// more. For a log whose frames no other node holds, once its user has what was in them from elsewhere, durably, or needs it no more.
+    pub fn give_up_damaged(&self) -> Result<(), LogError> {
+        while let Some(left) = self.repair_from() {
+            let shared = self.shared();
+            let segment = shared
+                .segment_of(left.from)
+                .filter(|s| left.from < s.end().min(s.capacity_end()))
+                .ok_or(LogError::NotNext {
+                    lsn: left.from,
+                    expected: left.from,
+                    why: "no segment of this log has room for it",
+                })?;
+            let end = left.to.min(segment.end()).min(segment.capacity_end());
+            let epoch = segment.active.epoch;
+            let control = control_payload(epoch);
+            let payload = if epoch.begin == left.from {
+                control.to_vec()
+            } else {
+                let all = end.since(left.from);
+                let mut len = all.min(VOID_BYTES_MAX);
+                if all > len && all - len < HEADER_LEN as u64 {
+                    len -= HEADER_LEN as u64;
+                }
+                vec![0; len as usize - HEADER_LEN]
+            };
+            let kind = if epoch.begin == left.from {
+                Kind::Control
+            } else {
+                Kind::Void
+            };
+            let header = Header {
+                payload_len: payload.len() as u32,
+                crc: checksum(segment.seed, left.from, kind, &[&payload]),
+                lsn: left.from,
+                kind,
+            };
+            tracing::warn!(dir = %shared.dir.display(), range = %left, "damaged frames are given up");
+            self.repair(WireFrame {
+                header,
+                payload: &payload,
+            })?;
+        }
+        Ok(())
     }
 
     /// Writes a frame of a damaged range again, in place, after checking that it is the one that belongs there. Frames of a range come

@@ -612,6 +612,43 @@ fn check_repair(row: &Row, built: &Built, lost: &[LsnRange]) {
     assert!(read(&log, end).unwrap() == built.frames, "{found}");
 }
 
+/// Opens for repair, and gives up what is lost: void frames stand there, all else is as it was, and the strict open takes it.
+fn check_give_up(row: &Row, built: &Built, lost: &[LsnRange]) {
+    let found = row.found;
+    let media = built.media.fork(4);
+    let Ok((log, _)) = Log::open(dir(), repairing(&media)) else {
+        return;
+    };
+    let end = built.frames.last().unwrap().end();
+    if row.strict == Strict::Later {
+        read(&log, end).unwrap_err();
+    }
+    assert_eq!(log.damaged(), lost, "{found}");
+    log.give_up_damaged()
+        .unwrap_or_else(|e| panic!("{found}: {e}"));
+    assert!(log.damaged().is_empty() && log.repair_from().is_none());
+    while log.step() {}
+    // What was given up is on the disk.
+    media.power_cut(9);
+    drop(log);
+    let options = match found.starts_with("oldest") {
+        true => repairing(&media),
+        false => options(&media, &Arc::new(ManualClock::default()), ID),
+    };
+    let (log, _) = Log::open(dir(), options).unwrap_or_else(|e| panic!("{found}: {e}"));
+    let is_lost = |lsn: Lsn| lost.iter().any(|range| range.contains(lsn));
+    let now = read(&log, end).unwrap_or_else(|e| panic!("{found}: {e}"));
+    for frame in &now {
+        if is_lost(frame.lsn) && frame.kind == Kind::Void {
+            assert!(frame.payload.iter().all(|b| *b == 0), "{found}");
+        } else {
+            assert!(built.frames.contains(frame), "{found}: {}", frame.lsn);
+        }
+    }
+    let kept = built.frames.iter().filter(|f| !is_lost(f.lsn));
+    assert!(kept.clone().all(|f| now.contains(f)), "{found}");
+}
+
 /// Writes the frames of a range again; what does not belong there is refused.
 fn repair_range(found: &str, built: &Built, log: &Log, range: LsnRange) {
     for frame in built.frames.iter().filter(|f| range.contains(f.lsn)) {
@@ -670,6 +707,7 @@ fn every_row_of_the_decision_table_is_as_it_says() {
         check_strict(&row, &built, &lost);
         check_salvage(&row, &built, &lost);
         check_repair(&row, &built, &lost);
+        check_give_up(&row, &built, &lost);
     }
 }
 
