@@ -50,7 +50,35 @@ pub enum Sabotage {
     LearnersCount,
     /// An acknowledgement of an older term counts.
     OlderTermCounts,
+    /// Log storage: a sync does nothing and succeeds.
+    LogNotSynced,
+    /// Log storage: entries that supersede others are dropped, and the others kept.
+    SuffixKept,
+    /// Log storage: term and vote are not in the frames.
+    HardStateForgotten,
+    /// Log storage: everything below the newest frame is released at a compaction.
+    CompactedTooFar,
+    /// Log storage: a compaction releases the log without saying what it begins behind.
+    BaseNotWritten,
+    /// Log storage: what is damaged counts as a torn tail.
+    DamageCut,
+    /// Log storage: what is damaged is given up before its entries are back.
+    DamageGivenUpEarly,
+    /// Log storage: entries behind damage are put behind whatever is there.
+    PrevNotChecked,
 }
+
+/// Those of log storage, which `tests/log_storage.rs` must catch.
+pub const STORAGE: &[Sabotage] = &[
+    Sabotage::LogNotSynced,
+    Sabotage::SuffixKept,
+    Sabotage::HardStateForgotten,
+    Sabotage::CompactedTooFar,
+    Sabotage::BaseNotWritten,
+    Sabotage::DamageCut,
+    Sabotage::DamageGivenUpEarly,
+    Sabotage::PrevNotChecked,
+];
 
 /// All of them.
 pub const ALL: &[Sabotage] = &[

@@ -188,6 +188,12 @@ impl LogView {
         self.base = base;
     }
 
+    /// As `compact`, with what is known of the membership there.
+    pub(crate) fn rebase(&mut self, to: SnapshotMeta) {
+        self.compact(to.last.index);
+        self.memberships[0] = (to.last.index, to.membership);
+    }
+
     /// Begins again behind a snapshot.
     pub fn restart(&mut self, snapshot: SnapshotMeta) {
         *self = LogView::new(snapshot, self.tail_bytes_max);

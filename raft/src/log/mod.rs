@@ -14,8 +14,10 @@
 //! - LS5: after an error other than [`LogError::Full`] the store takes nothing more until it is opened anew (W6).
 
 mod memory;
+mod wal;
 
 pub use memory::{MemoryDisk, MemoryLog};
+pub use wal::{ENTRY_BYTES_MAX, OpenError, WalLog, WalLogOptions};
 
 use crate::core::{Abstain, Entry, HardState, Index, LogView, NodeId, SnapshotMeta, Write};
 use std::sync::Arc;

@@ -1,0 +1,243 @@
+//! The promises of log storage, one by one.
+
+use crate::world::{DIR, WHO, content, id, meta, options, read_all};
+use bytes::Bytes;
+use esker_raft::core::{Abstain, Entry, EntryKind, HardState, Index, NodeId, Term, Write};
+use esker_raft::log::{Identity, LogError, LogStore, OpenError, Recovered, WalLog};
+use esker_wal::media::clock::ManualClock;
+use esker_wal::media::sim::{CallKind, SimMedia};
+use std::path::Path;
+use std::sync::Arc;
+
+fn open_as(media: &SimMedia, who: Identity) -> Result<(WalLog, Recovered), OpenError> {
+    WalLog::open(
+        Path::new(DIR),
+        who,
+        options(media, &Arc::new(ManualClock::default())),
+    )
+}
+
+fn open(media: &SimMedia) -> (WalLog, Recovered) {
+    open_as(media, WHO).unwrap()
+}
+
+fn entry(term: u64, index: u64, payload: &str) -> Entry {
+    Entry {
+        id: id(term, index),
+        kind: EntryKind::Command(Bytes::copy_from_slice(payload.as_bytes())),
+    }
+}
+
+fn hard(term: u64, vote: u64) -> Write {
+    Write::HardState(HardState {
+        term: Term(term),
+        vote: (vote > 0).then_some(NodeId(vote)),
+    })
+}
+
+fn fill(store: &mut WalLog, term: u64, from: u64, n: u64) {
+    for index in from..from + n {
+        let entries = vec![entry(term, index, &"x".repeat(200))];
+        store.write(&[Write::Append(entries)]).unwrap();
+    }
+    store.sync().unwrap();
+}
+
+/// C4: what it counts is the calls of the medium.
+#[test]
+fn a_group_of_entries_and_hard_state_costs_one_sync() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    while store.step() {}
+    fill(&mut store, 1, 1, 1);
+    media.start_trace();
+    store
+        .write(&[
+            hard(2, 1),
+            Write::Append(vec![entry(2, 2, "a"), entry(2, 3, "b")]),
+        ])
+        .unwrap();
+    store
+        .write(&[Write::Append(vec![entry(2, 4, "c")])])
+        .unwrap();
+    store.sync().unwrap();
+    let syncs = media.trace().iter().filter(|c| c.kind.is_sync()).count();
+    assert_eq!(syncs, 1, "{:?}", media.trace());
+    store.sync().unwrap();
+    let syncs = media.trace().iter().filter(|c| c.kind.is_sync()).count();
+    assert_eq!(syncs, 1, "nothing new: no sync");
+}
+
+#[test]
+fn a_disk_is_bound_to_its_node_and_keeps_its_number() {
+    let media = SimMedia::new(1);
+    let (mut store, found) = open(&media);
+    assert!(found.empty);
+    let disk = found.disk;
+    store.write(&[hard(1, 2)]).unwrap();
+    store.close().unwrap();
+    for other in [
+        Identity {
+            node: NodeId(3),
+            ..WHO
+        },
+        Identity { cluster: 8, ..WHO },
+    ] {
+        let refused = open_as(&media, other);
+        assert!(
+            matches!(refused, Err(OpenError::OtherNode { .. })),
+            "{refused:?}"
+        );
+    }
+    let refused = open_as(&media, Identity { group: 2, ..WHO });
+    assert!(
+        matches!(refused, Err(OpenError::OtherGroup { .. })),
+        "{refused:?}"
+    );
+    let (_store, found) = open(&media);
+    assert_eq!((found.disk, found.empty), (disk, false));
+    // A wiped node that comes back under its id is not the same.
+    let (_store, found) = open(&SimMedia::new(1));
+    assert!(found.empty && found.disk != disk);
+}
+
+#[test]
+fn a_superseded_suffix_stays_superseded_over_a_restart() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    fill(&mut store, 1, 1, 9);
+    store
+        .write(&[hard(2, 0), Write::Append(vec![entry(2, 4, "new")])])
+        .unwrap();
+    store.sync().unwrap();
+    media.power_cut(3);
+    let (mut store, found) = open(&media);
+    assert_eq!(found.log.last(), id(2, 4));
+    assert_eq!(read_all(&store, 1, 1).unwrap().len(), 4);
+    // A shorter log of an older term does not come back when it is followed by another.
+    store
+        .write(&[Write::Append(vec![entry(2, 5, "five")])])
+        .unwrap();
+    store.close().unwrap();
+    let (store, found) = open(&media);
+    assert_eq!(found.log.last(), id(2, 5));
+    assert_eq!(read_all(&store, 5, 1).unwrap(), [entry(2, 5, "five")]);
+}
+
+#[test]
+fn compaction_frees_segments_and_the_log_goes_on_behind_it() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    store.write(&[hard(3, 2)]).unwrap();
+    fill(&mut store, 3, 1, 300);
+    let before = media.image().len();
+    for (to, left) in [(250, 50), (300, 0)] {
+        store.compact(&meta(id(3, to))).unwrap();
+        store.sync().unwrap();
+        while store.step() {}
+        assert_eq!(read_all(&store, to + 1, 5000).unwrap().len(), left);
+        let gone = store.reader().entries(Index(to), Index(to), 100).unwrap();
+        assert_eq!(gone, []);
+        // Vote, base and membership are found though their frames are long gone.
+        media.power_cut(to);
+        let (again, found) = open(&media);
+        store = again;
+        assert_eq!(
+            (found.log.base(), found.log.last()),
+            (id(3, to), id(3, 300))
+        );
+        assert_eq!(found.hard.vote, Some(NodeId(2)));
+        assert_eq!(
+            *found.log.membership_at(Index(to)),
+            meta(id(3, to)).membership
+        );
+    }
+    while store.step() {}
+    assert!(media.image().len() < before, "segments are let go");
+    // An older one does nothing.
+    store.compact(&meta(id(3, 100))).unwrap();
+    fill(&mut store, 3, 301, 2);
+    assert_eq!(read_all(&store, 301, 1).unwrap().len(), 2);
+}
+
+#[test]
+fn a_snapshot_inside_a_conflicting_suffix_begins_the_log_anew() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    fill(&mut store, 1, 1, 9);
+    let snapshot = meta(id(2, 6));
+    store
+        .write(&[hard(2, 0), Write::Snapshot(snapshot.clone())])
+        .unwrap();
+    store.sync().unwrap();
+    assert_eq!(read_all(&store, 7, 100).unwrap(), []);
+    media.power_cut(1);
+    let (mut store, found) = open(&media);
+    assert_eq!((found.log.base(), found.log.last()), (id(2, 6), id(2, 6)));
+    assert_eq!(*found.log.membership().1, snapshot.membership);
+    fill(&mut store, 2, 7, 1);
+    store.close().unwrap();
+    let (store, found) = open(&media);
+    let content = content(&store, &found).unwrap();
+    assert_eq!(content.last(), id(2, 7));
+}
+
+#[test]
+fn old_entries_are_read_from_the_log_and_memory_holds_the_newest_alone() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    fill(&mut store, 1, 1, 200);
+    media.start_trace();
+    let reader = store.reader();
+    assert_eq!(reader.entries(Index(200), Index(200), 1).unwrap().len(), 1);
+    assert_eq!(media.trace(), [], "the newest is in memory");
+    assert_eq!(
+        reader
+            .entries(Index(90), Index(120), 1 << 20)
+            .unwrap()
+            .len(),
+        31
+    );
+    let read: u64 = (media.trace().iter())
+        .filter(|c| c.kind == CallKind::Read)
+        .map(|c| c.len)
+        .sum();
+    assert!(read > 0, "old ones are read");
+}
+
+#[test]
+fn entries_of_any_size_are_cut_into_frames_and_come_back() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    let entries: Vec<_> = (1..=4).map(|n| entry(1, n, &"y".repeat(700_000))).collect();
+    store.write(&[Write::Append(entries.clone())]).unwrap();
+    store.sync().unwrap();
+    media.power_cut(1);
+    let (store, found) = open(&media);
+    assert_eq!(found.abstain, Abstain::No);
+    assert_eq!(read_all(&store, 1, 1).unwrap(), entries);
+}
+
+#[test]
+fn what_can_follow_nothing_is_refused_and_nothing_after_it_is_taken() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    fill(&mut store, 1, 1, 2);
+    let gap = store.write(&[Write::Append(vec![entry(1, 4, "gap")])]);
+    assert!(matches!(gap, Err(LogError::Failed(_))), "{gap:?}");
+    assert!(store.sync().is_err());
+    drop(store);
+    assert_eq!(open(&media).1.log.last(), id(1, 2));
+}
+
+#[test]
+fn closing_twice_is_fine_and_a_closed_log_takes_nothing() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    store.write(&[hard(1, 1)]).unwrap();
+    store.close().unwrap();
+    store.close().unwrap();
+    let refused = store.write(&[hard(2, 1)]);
+    assert!(matches!(refused, Err(LogError::Closed)), "{refused:?}");
+    assert_eq!(open(&media).1.hard.term, Term(1));
+}
