@@ -7,5 +7,7 @@
 pub mod codec;
 pub mod core;
 pub mod log;
+pub mod runtime;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
+pub mod transport;

@@ -17,6 +17,7 @@
 //! | [`sequencer`] | work done out of order becomes visible in order | the store's writers |
 //! | [`skiplist`] | sorted keys and their versions, added to and read by many, in an arena | the store's memtable |
 //! | [`span`] | who owns which positions | the store's memtables |
+//! | [`oneshot`] | one value for one waiter | what is proposed to Raft |
 //! | [`positions`] | a position below which things are gone, and holds that keep it down | readers and slots of the log |
 //! | [`stop`] | hierarchical stop signal | every worker |
 //! | [`interrupt`] | ends one thread's waits | a reader that tails the log |
@@ -30,6 +31,7 @@ pub mod group;
 pub mod histogram;
 pub mod interrupt;
 pub mod line;
+pub mod oneshot;
 pub mod positions;
 pub mod sequencer;
 pub mod shim;

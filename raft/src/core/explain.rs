@@ -1,9 +1,38 @@
 //! Says in words what a node is doing, and why there is no leader or why a peer gets nothing.
 
-use super::{Abstain, Core, Role};
+use super::{Abstain, Core, Index, NodeId, Role};
 use std::fmt::Write as _;
 
+/// A peer, as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer.
+    pub node: NodeId,
+    /// "probing", "replicating" or "receiving a snapshot".
+    pub state: &'static str,
+    /// It holds everything up to here.
+    pub matched: Index,
+    /// Why nothing is sent to it now.
+    pub paused: Option<&'static str>,
+}
+
 impl Core {
+    /// On a leader what it knows of each peer.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let Role::Leader(leader) = &self.role else {
+            return Vec::new();
+        };
+        (leader.progress.iter())
+            .map(|(node, progress)| PeerStatus {
+                node: *node,
+                state: progress.state_name(),
+                matched: progress.matched,
+                paused: progress.paused(&self.options),
+            })
+            .collect()
+    }
+
     /// One line for a person.
     #[must_use]
     pub fn explain(&self) -> String {

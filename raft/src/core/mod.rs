@@ -26,6 +26,7 @@ mod progress;
 mod read;
 mod types;
 
+pub use explain::PeerStatus;
 pub use log::LogView;
 pub use message::*;
 pub use options::*;
@@ -130,6 +131,8 @@ pub enum Input {
     },
     /// The log up to here is in a durable snapshot and can go.
     Compact(Index),
+    /// A node whose vote was lost was removed and added anew: it has promised nothing as what it is now (C2).
+    Readmit,
 }
 
 /// Entries that are to be read from storage for a peer.
@@ -301,6 +304,11 @@ impl Core {
             }
             Input::Fetched { to, entries } => self.fetched(to, entries),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
+            Input::Readmit => {
+                if self.abstain == Abstain::Always {
+                    self.abstain = Abstain::No;
+                }
+            }
             Input::Compact(index) => {
                 // What is not committed stays, whatever the caller says.
                 self.log.compact(index.min(self.committed));
@@ -355,6 +363,18 @@ impl Core {
     #[must_use]
     pub fn last(&self) -> LogId {
         self.log.last()
+    }
+
+    /// Its own log is on stable storage up to here.
+    #[must_use]
+    pub fn synced(&self) -> Index {
+        self.synced
+    }
+
+    /// Entries from `from` on, of `bytes` at most but at least one; `None` when they are not in memory.
+    #[must_use]
+    pub fn entries(&self, from: Index, bytes: usize) -> Option<Vec<Entry>> {
+        self.log.entries(from, bytes)
     }
 
     /// The last entry that its log does not hold any more.

@@ -139,12 +139,16 @@ impl Progress {
         }
     }
 
-    pub(crate) fn explain(&self, id: NodeId, options: &Options, out: &mut String) {
-        let state = match self.state {
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.state {
             State::Probe { .. } => "probing",
             State::Replicate { .. } => "replicating",
             State::Snapshot => "receiving a snapshot",
-        };
+        }
+    }
+
+    pub(crate) fn explain(&self, id: NodeId, options: &Options, out: &mut String) {
+        let state = self.state_name();
         let heard = if self.heard { "" } else { ", silent" };
         let _ = write!(
             out,

@@ -342,8 +342,10 @@ fn a_late_answer_to_a_heartbeat_and_the_lease() -> Outcome {
     play.cluster.ask(1)
 }
 
+type Scenario = fn() -> Outcome;
+
 /// All, by name.
-pub(crate) const ALL: &[(&str, fn() -> Outcome)] = &[
+pub(crate) const ALL: &[(&str, Scenario)] = &[
     (
         "a late answer to a heartbeat, and the lease",
         a_late_answer_to_a_heartbeat_and_the_lease,

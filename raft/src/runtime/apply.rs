@@ -1,0 +1,313 @@
+//! The apply thread: owns the state machine.
+//!
+//! - AP1 (C1): entries are applied in order, each once, from the one behind what the machine's records say. An error stops the node:
+//!   the index never moves over a command that failed.
+//! - AP2: what is applied is kept as records with its effects: the last entry, the membership, replicated time, sessions.
+//! - AP3: a reply leaves after the commit of its batch, and only if the entry that was applied is the one that was proposed: at its
+//!   index stands its term.
+//!
+//! ```text
+//! record 'a'   snapshot meta (see `codec`) of the last entry applied, then time u64
+//! ```
+
+use super::error::{Outcome, ProposeError, Reply, StartError, put_outcome};
+use super::machine::{Arriving, Command, MachineError, Record, SnapshotSource, StateMachine};
+use super::request::{Kind, Request};
+use super::session::{Sessions, Verdict};
+use super::shared::{Event, Shared};
+use crate::codec::{Decoder, put_snapshot_meta};
+use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta};
+use crate::log::LogReader;
+use crate::transport::Content;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use esker_sync::oneshot::Promise;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes read from the log at once.
+const READ_BYTES: usize = 4 << 20;
+
+/// Whom to tell what became of a proposal.
+#[derive(Debug)]
+pub(super) enum Replier {
+    Local(Promise<Outcome>),
+    /// A node that forwarded it, and its name there.
+    Remote(NodeId, u64),
+}
+
+impl Replier {
+    pub(super) fn tell(self, shared: &Shared, outcome: Outcome) {
+        match self {
+            Replier::Local(promise) => promise.keep(outcome),
+            Replier::Remote(to, id) => {
+                let outcome = put_outcome(&outcome);
+                shared.send(to, Content::Forwarded { id, outcome });
+            }
+        }
+    }
+}
+
+/// A proposal that stands in the log.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) id: LogId,
+    pub(super) replier: Replier,
+    pub(super) started: Instant,
+}
+
+pub(super) enum Job {
+    /// Entries behind the last, up to `to`; where they are not at hand they are read from the log.
+    Apply {
+        to: Index,
+        entries: Option<Vec<Entry>>,
+        waiting: Vec<Waiting>,
+    },
+    Install {
+        arrived: Box<dyn Arriving>,
+        meta: SnapshotMeta,
+        done: Sender<()>,
+    },
+    /// A snapshot of what is applied, for a peer.
+    Snapshot(NodeId),
+    /// A snapshot so that the log can be compacted.
+    Checkpoint(Promise<Result<Index, String>>),
+}
+
+/// A snapshot and what it stands for.
+pub(super) type Taken = (Box<dyn SnapshotSource>, SnapshotMeta);
+
+pub(super) struct Applier {
+    machine: Box<dyn StateMachine>,
+    pub(super) applied: SnapshotMeta,
+    time: u64,
+    sessions: Sessions,
+    shared: Arc<Shared>,
+    reader: Arc<dyn LogReader>,
+}
+
+impl Applier {
+    /// Takes up where the machine's records say that it stands.
+    pub(super) fn new(
+        mut machine: Box<dyn StateMachine>,
+        shared: Arc<Shared>,
+        reader: Arc<dyn LogReader>,
+        first: &SnapshotMeta,
+    ) -> Result<Applier, StartError> {
+        let records = machine.records()?;
+        let mut applier = Applier {
+            machine,
+            applied: first.clone(),
+            time: 0,
+            sessions: Sessions::default(),
+            shared,
+            reader,
+        };
+        applier.load(records)?;
+        Ok(applier)
+    }
+
+    fn load(&mut self, records: Vec<(Bytes, Bytes)>) -> Result<(), MachineError> {
+        let bad = |e| MachineError::new("reading the runtime's records", e);
+        self.sessions = Sessions::default();
+        for (key, value) in records {
+            if *key == *b"a" {
+                let mut d = Decoder::new(value);
+                self.applied = d.snapshot_meta().map_err(bad)?;
+                self.time = d.u64("a time").map_err(bad)?;
+            } else {
+                self.sessions.load(&key, &value).map_err(bad)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn durable(&self) -> Index {
+        self.machine.durable()
+    }
+
+    pub(super) fn machine(&self) -> &dyn StateMachine {
+        &*self.machine
+    }
+
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, snapshots: &Sender<super::files::Job>) {
+        for job in jobs {
+            let ended = match job {
+                Job::Apply {
+                    to,
+                    entries,
+                    waiting,
+                } => self.apply(to, entries, waiting),
+                Job::Install {
+                    arrived,
+                    meta,
+                    done,
+                } => self.install(arrived, meta).map(|()| {
+                    let _ = done.send(());
+                }),
+                Job::Snapshot(to) => self.snapshot(to, snapshots),
+                Job::Checkpoint(promise) => {
+                    let taken = self.machine.snapshot();
+                    let index = self.applied.last.index;
+                    promise.keep(taken.map(|_| index).map_err(|e| e.to_string()));
+                    self.report(Vec::new());
+                    Ok(())
+                }
+            };
+            if let Err(error) = ended {
+                tracing::error!(%error, "the state machine can't go on");
+                self.shared.report(Event::Failed(error.to_string()));
+                return;
+            }
+        }
+        if let Err(error) = self.machine.close() {
+            tracing::warn!(%error, "closing the state machine");
+        }
+    }
+
+    fn apply(
+        &mut self,
+        to: Index,
+        entries: Option<Vec<Entry>>,
+        waiting: Vec<Waiting>,
+    ) -> Result<(), MachineError> {
+        let mut waiting = waiting.into_iter().peekable();
+        let mut at_hand = entries;
+        let mut started = Vec::new();
+        while self.applied.last.index < to {
+            let from = self.applied.last.index.next();
+            let entries = match at_hand.take() {
+                Some(entries) => entries,
+                None => (self.reader.entries(from, to, READ_BYTES))
+                    .map_err(|e| MachineError::new("reading committed entries", e))?,
+            };
+            if entries.first().map(|e| e.id.index) != Some(from) {
+                let why = format!("the log does not hold entry {from}, which is committed");
+                return Err(MachineError::new("reading committed entries", why));
+            }
+            let mut records = Vec::new();
+            let mut told = Vec::new();
+            for entry in entries {
+                let id = entry.id;
+                if id.index != self.applied.last.index.next() {
+                    let why = format!("entry {} stands behind {}", id, self.applied.last);
+                    return Err(MachineError::new("applying entries", why));
+                }
+                let outcome = self.one(entry, &mut records)?;
+                self.applied.last = id;
+                while let Some(next) = waiting.next_if(|w| w.id.index <= id.index) {
+                    let outcome = match next.id == id {
+                        true => outcome.clone(),
+                        false => Err(ProposeError::NotAppended {
+                            why: "another leader's entry took its place".into(),
+                            leader: self.shared.hint(),
+                        }),
+                    };
+                    started.push(next.started);
+                    told.push((next.replier, outcome));
+                }
+            }
+            let mut applied = Vec::new();
+            put_snapshot_meta(&mut applied, &self.applied);
+            applied.extend_from_slice(&self.time.to_le_bytes());
+            records.push((Bytes::from_static(b"a"), Some(applied.into())));
+            self.machine.commit(self.applied.last.index, records)?;
+            for (replier, outcome) in told {
+                replier.tell(&self.shared, outcome);
+            }
+        }
+        self.report(started);
+        Ok(())
+    }
+
+    fn report(&self, started: Vec<Instant>) {
+        for at in started {
+            self.shared
+                .stages
+                .applied
+                .record(at.elapsed().as_micros() as u64);
+        }
+        self.shared.report(Event::Applied {
+            to: self.applied.last,
+            durable: self.machine.durable(),
+        });
+    }
+
+    /// Applies one entry. An error of the machine ends everything.
+    fn one(&mut self, entry: Entry, records: &mut Vec<Record>) -> Result<Outcome, MachineError> {
+        let index = entry.id.index;
+        let empty = Reply {
+            index,
+            payload: Bytes::new(),
+        };
+        let payload = match entry.kind {
+            EntryKind::Noop => return Ok(Ok(empty)),
+            EntryKind::Membership(membership) => {
+                self.applied.membership = membership;
+                return Ok(Ok(empty));
+            }
+            EntryKind::Command(payload) => payload,
+        };
+        let request = Request::decode(payload)
+            .map_err(|e| MachineError::new("decoding a command of the log", e))?;
+        if request.time > self.time {
+            self.time = request.time;
+            self.sessions.expire(self.time, records);
+            self.machine.time(index, self.time)?;
+        }
+        Ok(match request.kind {
+            Kind::Time => Ok(empty),
+            Kind::Open => self.sessions.open(index, self.time, &request, records),
+            Kind::Close => self.sessions.close(index, request.session, records),
+            Kind::Command => match self.sessions.before(self.time, &request, records) {
+                Verdict::Answer(outcome) => outcome,
+                Verdict::Execute => {
+                    let payload = self.machine.apply(Command {
+                        index,
+                        time: self.time,
+                        payload: request.payload.clone(),
+                    })?;
+                    (self.sessions).after(index, &request, &payload, records);
+                    Ok(Reply { index, payload })
+                }
+            },
+        })
+    }
+
+    fn install(
+        &mut self,
+        arrived: Box<dyn Arriving>,
+        meta: SnapshotMeta,
+    ) -> Result<(), MachineError> {
+        self.machine.install(arrived, &meta)?;
+        self.applied = SnapshotMeta::default();
+        let records = self.machine.records()?;
+        self.load(records)?;
+        if self.applied.last < meta.last {
+            let why = format!(
+                "it stands for {}, and holds {}",
+                meta.last, self.applied.last
+            );
+            return Err(MachineError::new("installing a snapshot", why));
+        }
+        self.report(Vec::new());
+        Ok(())
+    }
+
+    fn snapshot(
+        &mut self,
+        to: NodeId,
+        snapshots: &Sender<super::files::Job>,
+    ) -> Result<(), MachineError> {
+        let taken = match self.machine.snapshot() {
+            Ok(source) => Some((source, self.applied.clone())),
+            Err(error) => {
+                tracing::warn!(%error, %to, "no snapshot could be taken");
+                None
+            }
+        };
+        let _ = snapshots.send(super::files::Job::Offer { to, taken });
+        self.report(Vec::new());
+        Ok(())
+    }
+}

@@ -1,0 +1,797 @@
+//! The driver: the thread that owns the core, and carries out what it asks for.
+//!
+//! - DR1: it never blocks: it does no I/O, and waits for no other thread. What takes time is done by others, who report.
+//! - DR2: whatever has gathered is taken together: proposals become one append.
+//! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
+//!   (L3), and no more than `apply_bytes_max` at a time.
+//! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
+//!   after this node stopped leading, or at the end.
+//! - DR5: a leader whose disk has not answered within `disk_hang_max` steps down, and does not campaign until it does.
+
+use super::about::About;
+use super::apply::{self, Replier, Waiting};
+use super::disk;
+use super::error::{ProposeError, ReadError, outcome};
+use super::files;
+use super::options::NodeOptions;
+use super::request::{is_request, stamp};
+use super::shared::{Event, Request, Shared};
+use super::status::Status;
+use crate::core::{
+    Abstain, Answer, Change, Core, Entry, Envelope, Index, Input, LogId, NodeId, Outputs, Refusal,
+    RoleName, SnapshotMeta, Token, Write,
+};
+use crate::transport::{Content, Packet};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, select};
+use esker_sync::oneshot::Promise;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Taken of each queue in one turn, at most.
+const TURN_MAX: usize = 1024;
+
+/// A proposal that the core has not answered yet, or that stands in the log.
+struct Proposal {
+    replier: Replier,
+    started: Instant,
+    deadline: Instant,
+}
+
+pub(super) struct Queues {
+    pub(super) events: Receiver<Event>,
+    pub(super) requests: Receiver<Request>,
+    pub(super) packets: Receiver<Packet>,
+    pub(super) disk: Sender<disk::Job>,
+    pub(super) apply: Sender<apply::Job>,
+    pub(super) files: Sender<files::Job>,
+}
+
+pub(super) struct Driver {
+    core: Core,
+    shared: Arc<Shared>,
+    options: NodeOptions,
+    queues: Queues,
+    next_token: Token,
+    /// Not answered by the core yet.
+    asked: HashMap<Token, Proposal>,
+    reads: HashMap<Token, (Promise<Result<Index, ReadError>>, Instant)>,
+    /// In the log, not applied.
+    appended: BTreeMap<Index, (LogId, Proposal)>,
+    /// Reads that wait for an index to be applied.
+    ripening: BTreeMap<(Index, Token), Promise<Result<Index, ReadError>>>,
+    /// At the leader.
+    forwarded: HashMap<u64, (Promise<super::Outcome>, Instant)>,
+    /// Given to be applied up to here; applied; durable in the machine.
+    given: Index,
+    applied: Index,
+    durable: Index,
+    /// (last index, bytes) of what is being applied.
+    applying: VecDeque<(Index, usize)>,
+    applying_bytes: usize,
+    /// (number, when) of writes that are not stable.
+    unsynced: VecDeque<(u64, Instant)>,
+    /// Up to here the stages are counted.
+    counted_synced: Index,
+    counted_committed: Index,
+    led: bool,
+    /// When proposals of a lost leadership become unknown.
+    grace: Option<Instant>,
+    arrived: Option<Box<dyn super::Arriving>>,
+    /// The identity of a disk by which a peer is known.
+    disks: BTreeMap<NodeId, u64>,
+    membership_at: Option<crate::core::Membership>,
+    compacted: Index,
+    ended: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        core: Core,
+        shared: Arc<Shared>,
+        options: NodeOptions,
+        queues: Queues,
+        applied: Index,
+        durable: Index,
+    ) -> Driver {
+        Driver {
+            given: applied,
+            applied,
+            durable,
+            compacted: core.base().index,
+            core,
+            shared,
+            options,
+            queues,
+            next_token: 0,
+            asked: HashMap::new(),
+            reads: HashMap::new(),
+            appended: BTreeMap::new(),
+            ripening: BTreeMap::new(),
+            forwarded: HashMap::new(),
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+            unsynced: VecDeque::new(),
+            counted_synced: Index(0),
+            counted_committed: Index(0),
+            led: false,
+            grace: None,
+            arrived: None,
+            disks: BTreeMap::new(),
+            membership_at: None,
+            ended: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.changed();
+        self.give();
+        let mut tick = Instant::now() + self.options.tick;
+        while !self.ended {
+            let wait = tick.saturating_duration_since(Instant::now());
+            let queues = &self.queues;
+            select! {
+                recv(queues.events) -> event => if let Ok(event) = event { self.event(event) },
+                recv(queues.packets) -> packet => if let Ok(packet) = packet { self.packet(packet) },
+                recv(queues.requests) -> request => if let Ok(request) = request { self.requests(request) },
+                default(wait) => {}
+            }
+            for _ in 0..TURN_MAX {
+                match self.queues.events.try_recv() {
+                    Ok(event) => self.event(event),
+                    Err(_) => break,
+                }
+            }
+            for _ in 0..TURN_MAX {
+                match self.queues.packets.try_recv() {
+                    Ok(packet) => self.packet(packet),
+                    Err(_) => break,
+                }
+            }
+            if let Ok(request) = self.queues.requests.try_recv() {
+                self.requests(request);
+            }
+            let now = Instant::now();
+            if now >= tick {
+                // One, however many were missed: what was stopped for a while does not know that nobody spoke.
+                tick = now + self.options.tick;
+                self.tick(now);
+            }
+        }
+        self.end();
+    }
+
+    fn step(&mut self, input: Input) {
+        let out = self.core.step(boot_micros(), input);
+        self.carry_out(out);
+    }
+
+    fn carry_out(&mut self, out: Outputs) {
+        let Outputs {
+            writes,
+            seq,
+            messages,
+            committed,
+            answers,
+            fetches,
+            snapshots,
+            changed,
+        } = out;
+        for Envelope { to, message } in messages {
+            self.shared.send(to, Content::Raft(message));
+        }
+        if !writes.is_empty() {
+            self.unsynced.push_back((seq, Instant::now()));
+            let after = self.installed_by(&writes);
+            let _ = self
+                .queues
+                .disk
+                .send(disk::Job::Write { seq, writes, after });
+        }
+        for (token, answer) in answers {
+            self.answer(token, answer);
+        }
+        if changed {
+            self.changed();
+        }
+        if let Some(to) = committed {
+            self.count_committed(to);
+            self.give();
+        }
+        for fetch in fetches {
+            let last = self.core.last().index;
+            let _ = self.queues.files.send(files::Job::Fetch(fetch, last));
+        }
+        for to in snapshots {
+            let _ = self.queues.apply.send(apply::Job::Snapshot(to));
+        }
+    }
+
+    /// A snapshot that the core took: it is installed before the log says so (DK3).
+    fn installed_by(&mut self, writes: &[Write]) -> Option<Receiver<()>> {
+        let meta = writes.iter().find_map(|w| match w {
+            Write::Snapshot(meta) => Some(meta.clone()),
+            _ => None,
+        })?;
+        let arrived = self.arrived.take()?;
+        let (done, after) = crossbeam_channel::bounded(1);
+        self.given = meta.last.index;
+        self.compacted = meta.last.index;
+        self.applying.clear();
+        self.applying_bytes = 0;
+        let _ = self.queues.apply.send(apply::Job::Install {
+            arrived,
+            meta,
+            done,
+        });
+        Some(after)
+    }
+
+    /// DR3.
+    fn give(&mut self) {
+        let to = self.core.committed().min(self.core.synced());
+        while self.given < to && self.applying_bytes < self.options.apply_bytes_max {
+            let from = self.given.next();
+            let room = self.options.apply_bytes_max - self.applying_bytes;
+            let entries = self.core.entries(from, room).map(|mut entries| {
+                entries.retain(|e| e.id.index <= to);
+                entries
+            });
+            let (upto, bytes) = match &entries {
+                Some(entries) => match entries.last() {
+                    Some(last) => {
+                        let bytes = entries.iter().map(Entry::weight).sum();
+                        (last.id.index, bytes)
+                    }
+                    None => return,
+                },
+                // Read from the log, in pieces, by who applies them; nothing else is given meanwhile.
+                None => (to, self.options.apply_bytes_max),
+            };
+            let mut waiting = Vec::new();
+            while let Some(first) = self.appended.first_entry()
+                && *first.key() <= upto
+            {
+                let (id, proposal) = first.remove();
+                waiting.push(Waiting {
+                    id,
+                    replier: proposal.replier,
+                    started: proposal.started,
+                });
+            }
+            self.given = upto;
+            self.applying.push_back((upto, bytes));
+            self.applying_bytes += bytes;
+            let _ = self.queues.apply.send(apply::Job::Apply {
+                to: upto,
+                entries,
+                waiting,
+            });
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Synced(seq) => {
+                while self.unsynced.front().is_some_and(|(s, _)| *s <= seq) {
+                    self.unsynced.pop_front();
+                }
+                self.step(Input::Synced(seq));
+                self.count_synced();
+                self.give();
+            }
+            Event::Applied { to, durable } => {
+                self.applied = self.applied.max(to.index);
+                self.durable = durable;
+                while self.applying.front().is_some_and(|(i, _)| *i <= to.index) {
+                    let (_, bytes) = self.applying.pop_front().expect("just seen");
+                    self.applying_bytes -= bytes;
+                }
+                while let Some(first) = self.ripening.first_entry()
+                    && first.key().0 <= to.index
+                {
+                    let (index, _) = *first.key();
+                    first.remove().keep(Ok(index));
+                }
+                self.compact();
+                self.give();
+            }
+            Event::Fetched { to, entries } => self.step(Input::Fetched { to, entries }),
+            Event::SnapshotSent { to, last } => self.step(Input::SnapshotSent { to, last }),
+            Event::SnapshotArrived {
+                from,
+                term,
+                meta,
+                arrived,
+            } => {
+                self.arrived = Some(arrived);
+                let message = crate::core::Message {
+                    term,
+                    body: crate::core::Body::Snapshot(meta),
+                };
+                self.step(Input::Message { from, message });
+                // Where it was not taken it is of no use.
+                self.arrived = None;
+            }
+            Event::Failed(why) => {
+                tracing::error!(why, node = %self.core.id(), "the node stops");
+                *self.shared.down.lock() = Some(why);
+                self.ended = true;
+            }
+            Event::Stop => self.ended = true,
+        }
+    }
+
+    fn packet(&mut self, packet: Packet) {
+        let from = packet.from.node;
+        let bytes = super::weight(&packet.content);
+        self.shared.packet_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        match self.disks.get(&from) {
+            Some(disk) if *disk != 0 && *disk != packet.from.disk => {
+                // A wiped node that came back under its id (C2).
+                tracing::warn!(%from, "a node speaks under an id that belongs to another disk: remove it and add it anew");
+                return;
+            }
+            Some(0) => self.bind(from, packet.from.disk),
+            _ => {}
+        }
+        match packet.content {
+            Content::Raft(message) => self.step(Input::Message { from, message }),
+            Content::Forward { id, request } => {
+                let replier = Replier::Remote(from, id);
+                if !is_request(&request) {
+                    return;
+                }
+                let deadline = Instant::now() + self.options.request_timeout;
+                self.propose(vec![(request.into(), replier, deadline)]);
+            }
+            Content::Forwarded { id, outcome: bytes } => {
+                if let Some((promise, _)) = self.forwarded.remove(&id) {
+                    promise.keep(outcome(bytes).unwrap_or_else(|e| {
+                        Err(self.unknown(&format!("the leader's answer makes no sense: {e}")))
+                    }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The leader has heard from a member whose disk was not known.
+    fn bind(&mut self, node: NodeId, disk: u64) {
+        let Some(about) = self.core.membership().about.get(&node) else {
+            return;
+        };
+        if self.core.role() != RoleName::Leader {
+            return;
+        }
+        let Ok(mut about) = About::decode(about) else {
+            return;
+        };
+        about.disk = disk;
+        let token = self.token();
+        // Refused where a change is under way: the next packet tries again.
+        self.step(Input::Change(token, Change::Describe(node, about.encode())));
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    /// DR2.
+    fn requests(&mut self, first: Request) {
+        let mut proposals = Vec::new();
+        let mut next = Some(first);
+        for _ in 0..TURN_MAX {
+            let Some(request) = next.take() else {
+                break;
+            };
+            match request {
+                Request::Propose {
+                    request,
+                    promise,
+                    deadline,
+                    forward,
+                } => {
+                    let leads = self.core.role() == RoleName::Leader;
+                    match self.core.leader() {
+                        Some(leader) if forward && !leads => {
+                            let id = self.token() ^ self.shared.me.epoch;
+                            self.forwarded.insert(id, (promise, deadline));
+                            let request = request.into();
+                            self.shared.send(leader, Content::Forward { id, request });
+                        }
+                        _ => proposals.push((request, Replier::Local(promise), deadline)),
+                    }
+                }
+                other => {
+                    // In the order in which they came.
+                    self.propose(std::mem::take(&mut proposals));
+                    self.request(other);
+                }
+            }
+            next = self.queues.requests.try_recv().ok();
+        }
+        self.propose(proposals);
+        if let Some(request) = next {
+            self.request_one(request);
+        }
+    }
+
+    fn request_one(&mut self, request: Request) {
+        match request {
+            Request::Propose {
+                request,
+                promise,
+                deadline,
+                ..
+            } => self.propose(vec![(request, Replier::Local(promise), deadline)]),
+            other => self.request(other),
+        }
+    }
+
+    fn propose(&mut self, proposals: Vec<(Vec<u8>, Replier, Instant)>) {
+        if proposals.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let time =
+            (SystemTime::now().duration_since(UNIX_EPOCH)).map_or(0, |d| d.as_micros() as u64);
+        let mut commands = Vec::with_capacity(proposals.len());
+        for (mut request, replier, deadline) in proposals {
+            if request.len() > self.options.command_bytes_max {
+                let why = format!(
+                    "the command has {} bytes, and may have {}",
+                    request.len(),
+                    self.options.command_bytes_max
+                );
+                let leader = None;
+                replier.tell(&self.shared, Err(ProposeError::NotAppended { why, leader }));
+                continue;
+            }
+            stamp(&mut request, time);
+            let token = self.token();
+            self.asked.insert(
+                token,
+                Proposal {
+                    replier,
+                    started,
+                    deadline,
+                },
+            );
+            commands.push((token, Bytes::from(request)));
+        }
+        self.step(Input::Propose(commands));
+    }
+
+    fn request(&mut self, request: Request) {
+        let started = Instant::now();
+        match request {
+            Request::Propose { .. } => unreachable!("taken by the caller"),
+            Request::Read { promise, deadline } => {
+                let token = self.token();
+                self.reads.insert(token, (promise, deadline));
+                self.step(Input::Read(token));
+            }
+            Request::Change {
+                change,
+                promise,
+                deadline,
+            } => {
+                let token = self.token();
+                let replier = Replier::Local(promise);
+                self.asked.insert(
+                    token,
+                    Proposal {
+                        replier,
+                        started,
+                        deadline,
+                    },
+                );
+                self.step(Input::Change(token, change));
+            }
+            Request::AddVoter {
+                node,
+                about,
+                promise,
+                deadline,
+            } => {
+                let token = self.token();
+                let replier = Replier::Local(promise);
+                self.asked.insert(
+                    token,
+                    Proposal {
+                        replier,
+                        started,
+                        deadline,
+                    },
+                );
+                self.step(Input::AddVoter(token, node, about.encode()));
+            }
+            Request::Transfer(to) => self.step(Input::Transfer(to)),
+            Request::Campaign => self.step(Input::Campaign),
+            Request::Checkpoint(promise) => {
+                let _ = self.queues.apply.send(apply::Job::Checkpoint(promise));
+            }
+            Request::Status(promise) => promise.keep(self.status()),
+        }
+    }
+
+    fn answer(&mut self, token: Token, answer: Answer) {
+        match answer {
+            Answer::Appended(id) => {
+                let Some(proposal) = self.asked.remove(&token) else {
+                    return;
+                };
+                let waited = proposal.started.elapsed().as_micros() as u64;
+                self.shared.stages.appended.record(waited);
+                if id.index <= self.given {
+                    // A learner that was one already.
+                    let reply = super::Reply {
+                        index: id.index,
+                        payload: Bytes::new(),
+                    };
+                    proposal.replier.tell(&self.shared, Ok(reply));
+                } else if let Some((_, before)) = self.appended.insert(id.index, (id, proposal)) {
+                    let unknown = self.unknown("another proposal took its place in the log");
+                    before.replier.tell(&self.shared, Err(unknown));
+                }
+            }
+            Answer::Refused(refusal) => {
+                if let Some((promise, _)) = self.reads.remove(&token) {
+                    let leader = self.shared.hint();
+                    promise.keep(Err(ReadError::NoLeader { leader }));
+                } else if let Some(proposal) = self.asked.remove(&token) {
+                    // Who leads stands beside the reason.
+                    let why = match refusal {
+                        Refusal::NotLeader { .. } => "this node does not lead".to_owned(),
+                        refusal => refusal.to_string(),
+                    };
+                    let leader = self.shared.hint();
+                    let error = ProposeError::NotAppended { why, leader };
+                    proposal.replier.tell(&self.shared, Err(error));
+                }
+            }
+            Answer::ReadAt(index) => {
+                if let Some((promise, _)) = self.reads.remove(&token) {
+                    match index <= self.applied {
+                        true => promise.keep(Ok(index)),
+                        false => {
+                            self.ripening.insert((index, token), promise);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn unknown(&self, why: &str) -> ProposeError {
+        ProposeError::Unknown {
+            why: why.to_owned(),
+            leader: self.shared.hint(),
+        }
+    }
+
+    /// Role, term, leader or membership changed.
+    fn changed(&mut self) {
+        let leads = self.core.role() == RoleName::Leader;
+        if self.led && !leads {
+            let election = self.options.tick * self.options.core.election_ticks;
+            self.grace = Some(Instant::now() + election);
+        }
+        if leads {
+            self.grace = None;
+        }
+        self.led = leads;
+        let membership = self.core.membership();
+        self.shared
+            .changed(self.core.term(), self.core.leader(), membership);
+        tracing::debug!(node = %self.core.id(), what = self.core.explain(), "changed");
+        self.follow_membership();
+    }
+
+    /// Whoever is in the membership can be reached, and is known by its disk.
+    fn follow_membership(&mut self) {
+        let membership = self.core.membership();
+        if self.membership_at.as_ref() == Some(membership) {
+            return;
+        }
+        let abouts: BTreeMap<NodeId, About> = (membership.about.iter())
+            .filter_map(|(n, bytes)| Some((*n, About::decode(bytes).ok()?)))
+            .collect();
+        self.membership_at = Some(membership.clone());
+        let me = self.core.id();
+        self.disks = (abouts.iter().filter(|(n, _)| **n != me))
+            .map(|(n, about)| (*n, about.disk))
+            .collect();
+        let addresses = (abouts.iter().filter(|(n, _)| **n != me))
+            .map(|(n, about)| (*n, about.address.clone()))
+            .collect();
+        if let Some(transport) = self.shared.transport.get() {
+            transport.members(&addresses);
+        }
+        let mine = abouts.get(&me).map(|about| about.disk);
+        match mine {
+            Some(disk) if disk == self.shared.me.disk => self.step(Input::Readmit),
+            // The leader binds its own disk as it does those of others.
+            Some(0) if self.core.role() == RoleName::Leader => {
+                let disk = self.shared.me.disk;
+                self.bind(me, disk);
+            }
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let hangs = self.disk_hangs(now);
+        if hangs && self.core.role() == RoleName::Leader {
+            tracing::warn!(node = %self.core.id(), "its disk does not answer: it gives up leading");
+            self.step(Input::StepDown);
+        }
+        // DR5: without ticks nobody campaigns.
+        if !hangs {
+            self.step(Input::Tick);
+        }
+        self.follow_membership();
+        if self.core.role() == RoleName::Leader
+            && (self.core.membership().about.get(&self.core.id()))
+                .and_then(|about| About::decode(about).ok())
+                .is_some_and(|about| about.disk == 0)
+        {
+            let (me, disk) = (self.core.id(), self.shared.me.disk);
+            self.bind(me, disk);
+        }
+        self.expire(now);
+        self.compact();
+    }
+
+    fn disk_hangs(&self, now: Instant) -> bool {
+        (self.unsynced.front())
+            .is_some_and(|(_, since)| now.duration_since(*since) > self.options.disk_hang_max)
+    }
+
+    /// DR4.
+    fn expire(&mut self, now: Instant) {
+        let lost = self.grace.is_some_and(|at| at <= now);
+        if lost {
+            self.grace = None;
+        }
+        let late: Vec<Index> = (self.appended.iter())
+            .filter(|(_, (_, p))| lost || p.deadline <= now)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in late {
+            let (_, proposal) = self.appended.remove(&index).expect("just seen");
+            let unknown = self.unknown(match lost {
+                true => "this node stopped leading before it was committed",
+                false => "it was not committed in time",
+            });
+            proposal.replier.tell(&self.shared, Err(unknown));
+        }
+        let late: Vec<u64> = (self.forwarded.iter())
+            .filter(|(_, (_, deadline))| *deadline <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            let (promise, _) = self.forwarded.remove(&id).expect("just seen");
+            promise.keep(Err(self.unknown("the leader did not answer in time")));
+        }
+        let late: Vec<Token> = (self.reads.iter())
+            .filter(|(_, (_, deadline))| *deadline <= now)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in late {
+            let (promise, _) = self.reads.remove(&token).expect("just seen");
+            promise.keep(Err(ReadError::TimedOut));
+        }
+    }
+
+    /// What is durable in the machine need not stay in the log, but for what peers that are a little behind will ask for.
+    fn compact(&mut self) {
+        let keep = self.options.log_entries_kept;
+        let to = Index(self.durable.min(self.applied).0.saturating_sub(keep));
+        if to.0 < self.compacted.0 + self.options.compact_entries_min || to > self.core.synced() {
+            return;
+        }
+        let Some(last) = self.core.id_at(to) else {
+            return;
+        };
+        let membership = self.core.membership_at(to).clone();
+        self.compacted = to;
+        let meta = SnapshotMeta { last, membership };
+        let _ = self.queues.disk.send(disk::Job::Compact(meta));
+        self.step(Input::Compact(to));
+    }
+
+    fn count_synced(&mut self) {
+        let to = self.core.synced();
+        let from = self.counted_synced.min(to).next();
+        if from <= to {
+            for (_, (_, p)) in self.appended.range(from..=to) {
+                (self.shared.stages.synced).record(p.started.elapsed().as_micros() as u64);
+            }
+        }
+        self.counted_synced = to;
+    }
+
+    fn count_committed(&mut self, to: Index) {
+        let from = self.counted_committed.min(to).next();
+        if from <= to {
+            for (_, (_, p)) in self.appended.range(from..=to) {
+                (self.shared.stages.committed).record(p.started.elapsed().as_micros() as u64);
+            }
+        }
+        self.counted_committed = to;
+    }
+
+    fn status(&self) -> Status {
+        let now = Instant::now();
+        Status {
+            node: self.core.id(),
+            role: self.core.role(),
+            term: self.core.term(),
+            leader: self.core.leader(),
+            base: self.core.base(),
+            durable: self.durable,
+            applied: self.applied,
+            committed: self.core.committed(),
+            synced: self.core.synced(),
+            last: self.core.last(),
+            membership: self.core.membership().clone(),
+            abstains: self.core.abstains(),
+            disk_full: self.shared.disk_full.load(Ordering::Relaxed),
+            disk_hangs: self.disk_hangs(now),
+            peers: self.core.peers(),
+            explanation: self.core.explain(),
+        }
+    }
+
+    /// DR4: nobody waits for a node that is gone.
+    fn end(&mut self) {
+        let why = (self.shared.down.lock().clone()).unwrap_or_else(|| "the node was closed".into());
+        *self.shared.down.lock() = Some(why.clone());
+        let appended = std::mem::take(&mut self.appended);
+        for (_, (_, proposal)) in appended {
+            let unknown = self.unknown(&why);
+            proposal.replier.tell(&self.shared, Err(unknown));
+        }
+        for (promise, _) in std::mem::take(&mut self.forwarded).into_values() {
+            promise.keep(Err(self.unknown(&why)));
+        }
+        let reads = std::mem::take(&mut self.reads).into_values();
+        let reads = reads.map(|(promise, _)| promise);
+        for promise in reads.chain(std::mem::take(&mut self.ripening).into_values()) {
+            promise.keep(Err(ReadError::Down(why.clone())));
+        }
+        let error = ProposeError::NotAppended { why, leader: None };
+        while let Ok(request) = self.queues.requests.try_recv() {
+            match request {
+                Request::Propose { promise, .. }
+                | Request::Change { promise, .. }
+                | Request::AddVoter { promise, .. } => promise.keep(Err(error.clone())),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Microseconds of a clock that never steps back and counts suspension (C3).
+fn boot_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32).as_micros() as u64
+}
+
+/// Whether a node that starts knows what it promised. It does not when the membership knows its id by another disk (C2).
+pub(super) fn is_another_disk(
+    core_membership: &crate::core::Membership,
+    me: NodeId,
+    disk: u64,
+) -> Abstain {
+    let known = (core_membership.about.get(&me)).and_then(|about| About::decode(about).ok());
+    match known {
+        Some(about) if about.disk != 0 && about.disk != disk => Abstain::Always,
+        _ => Abstain::No,
+    }
+}

@@ -1,0 +1,356 @@
+//! The files thread: reads old entries for peers that are behind, sends snapshots and takes them in.
+//!
+//! The receiver asks for every piece: so a transfer needs no more memory on either side than the pieces on their way, goes at the
+//! receiver's pace, and goes on where it stopped when pieces or the link are lost. A file that the receiver has is never asked for.
+//!
+//! - FI1: a piece is written only at the end of what is held, and only with its checksum intact.
+//! - FI2: nothing is waited for without an end: what is not answered is asked for again, and given up after [`IDLE_MAX`].
+
+use super::apply::Taken;
+use super::machine::{Arriving, SnapshotSource, Staging};
+use super::shared::{Event, Shared};
+use crate::core::{Fetch, NodeId, SnapshotMeta, Term};
+use crate::log::LogReader;
+use crate::transport::{Content, Packet, SnapshotFile};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use esker_sync::stop::StopToken;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes of a piece.
+pub(crate) const PIECE: u32 = 256 << 10;
+/// Pieces on their way.
+const AHEAD: u64 = 8;
+/// Asked for again after this.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Given up after this without a sign of the other side.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+/// Files of a snapshot, at most.
+pub(crate) const FILES_MAX: usize = 65_536;
+
+pub(super) enum Job {
+    Fetch(Fetch, crate::core::Index),
+    Offer { to: NodeId, taken: Option<Taken> },
+    Packet(Packet),
+}
+
+struct Outgoing {
+    id: u64,
+    term: Term,
+    source: Box<dyn SnapshotSource>,
+    meta: SnapshotMeta,
+    files: Vec<SnapshotFile>,
+    heard: Instant,
+    offered: Instant,
+}
+
+struct Incoming {
+    from: NodeId,
+    id: u64,
+    term: Term,
+    meta: SnapshotMeta,
+    files: Vec<SnapshotFile>,
+    arriving: Box<dyn Arriving>,
+    file: usize,
+    /// Asked for up to here, of that file.
+    asked: u64,
+    heard: Instant,
+    asked_at: Instant,
+}
+
+pub(super) struct Files {
+    shared: Arc<Shared>,
+    reader: Arc<dyn LogReader>,
+    staging: Arc<dyn Staging>,
+    outgoing: BTreeMap<NodeId, Outgoing>,
+    incoming: Option<Incoming>,
+    /// The last transfer that arrived: an offer of it that comes late begins nothing.
+    done: Option<(NodeId, u64)>,
+    next_id: u64,
+}
+
+impl Files {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        reader: Arc<dyn LogReader>,
+        staging: Arc<dyn Staging>,
+    ) -> Files {
+        let next_id = shared.me.epoch;
+        Files {
+            shared,
+            reader,
+            staging,
+            outgoing: BTreeMap::new(),
+            incoming: None,
+            done: None,
+            next_id,
+        }
+    }
+
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, stop: &StopToken) {
+        while !stop.is_stopped() {
+            match jobs.recv_timeout(AGAIN / 4) {
+                Ok(Job::Fetch(fetch, last)) => {
+                    let entries = self.reader.entries(fetch.from, last, fetch.bytes);
+                    let entries = entries.unwrap_or_else(|error| {
+                        tracing::warn!(%error, to = %fetch.to, "entries for a peer could not be read");
+                        Vec::new()
+                    });
+                    let to = fetch.to;
+                    self.shared.report(Event::Fetched { to, entries });
+                }
+                Ok(Job::Offer { to, taken }) => self.offer(to, taken),
+                Ok(Job::Packet(packet)) => self.packet(packet),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.tick();
+        }
+    }
+
+    fn offer(&mut self, to: NodeId, taken: Option<Taken>) {
+        let Some((source, meta)) = taken else {
+            return self.shared.report(Event::SnapshotSent { to, last: None });
+        };
+        self.next_id += 1;
+        let files = source.files();
+        let now = Instant::now();
+        let outgoing = Outgoing {
+            id: self.next_id,
+            term: self.shared.term(),
+            source,
+            meta,
+            files,
+            heard: now,
+            offered: now,
+        };
+        self.shared.send(to, outgoing.offer());
+        self.outgoing.insert(to, outgoing);
+    }
+
+    fn packet(&mut self, packet: Packet) {
+        let from = packet.from.node;
+        match packet.content {
+            Content::Offer {
+                term,
+                id,
+                meta,
+                files,
+            } => self.on_offer(from, term, id, meta, files),
+            Content::Want {
+                id,
+                file,
+                offset,
+                len,
+            } => self.on_want(from, id, file, offset, len),
+            Content::Chunk {
+                id,
+                file,
+                offset,
+                crc,
+                bytes,
+            } => self.on_chunk(from, id, file, offset, crc, &bytes),
+            Content::End { id, whole } => self.on_end(from, id, whole),
+            _ => {}
+        }
+    }
+
+    fn on_offer(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        id: u64,
+        meta: SnapshotMeta,
+        files: Vec<SnapshotFile>,
+    ) {
+        if self.done == Some((from, id)) {
+            return self.shared.send(from, Content::End { id, whole: true });
+        }
+        let older = |i: &Incoming| i.term > term || (i.from, i.id) == (from, id);
+        if self.incoming.as_ref().is_some_and(older) || files.len() > FILES_MAX {
+            return;
+        }
+        // What was begun is resumed by the machine where files are the same.
+        self.incoming = None;
+        let arriving = match self.staging.begin(&files) {
+            Ok(arriving) => arriving,
+            Err(error) => {
+                tracing::warn!(%error, "a snapshot can't be taken in");
+                return self.shared.send(from, Content::End { id, whole: false });
+            }
+        };
+        let now = Instant::now();
+        self.incoming = Some(Incoming {
+            from,
+            id,
+            term,
+            meta,
+            files,
+            arriving,
+            file: 0,
+            asked: 0,
+            heard: now,
+            asked_at: now,
+        });
+        tracing::info!(%from, "a snapshot begins to arrive");
+        self.advance(true);
+    }
+
+    /// Asks for what comes next; `anew`: also for what was asked for and did not come.
+    fn advance(&mut self, anew: bool) {
+        let Some(incoming) = &mut self.incoming else {
+            return;
+        };
+        let mut first = anew;
+        while let Some(file) = incoming.files.get(incoming.file) {
+            let held = incoming.arriving.held(incoming.file);
+            if held >= file.len {
+                incoming.file += 1;
+                incoming.asked = 0;
+                first = true;
+                continue;
+            }
+            if first {
+                incoming.asked = held;
+                incoming.asked_at = Instant::now();
+            }
+            while incoming.asked < file.len && incoming.asked < held + AHEAD * u64::from(PIECE) {
+                let len = (file.len - incoming.asked).min(u64::from(PIECE));
+                let want = Content::Want {
+                    id: incoming.id,
+                    file: incoming.file as u32,
+                    offset: incoming.asked,
+                    len: len as u32,
+                };
+                incoming.asked += len;
+                self.shared.send(incoming.from, want);
+            }
+            return;
+        }
+        let mut incoming = self.incoming.take().expect("just seen");
+        let (from, id) = (incoming.from, incoming.id);
+        if let Err(error) = incoming.arriving.finish() {
+            tracing::warn!(%error, "a snapshot arrived and is not whole");
+            return self.shared.send(from, Content::End { id, whole: false });
+        }
+        self.done = Some((from, id));
+        self.shared.report(Event::SnapshotArrived {
+            from,
+            term: incoming.term,
+            meta: incoming.meta,
+            arrived: incoming.arriving,
+        });
+        self.shared.send(from, Content::End { id, whole: true });
+    }
+
+    fn on_want(&mut self, from: NodeId, id: u64, file: u32, offset: u64, len: u32) {
+        let Some(outgoing) = self.outgoing.get_mut(&from).filter(|o| o.id == id) else {
+            return self.shared.send(from, Content::End { id, whole: false });
+        };
+        outgoing.heard = Instant::now();
+        let fits = (outgoing.files.get(file as usize)).is_some_and(|f| {
+            len <= PIECE
+                && offset
+                    .checked_add(u64::from(len))
+                    .is_some_and(|end| end <= f.len)
+        });
+        if !fits {
+            return;
+        }
+        let mut bytes = vec![0; len as usize];
+        match outgoing.source.read(file as usize, offset, &mut bytes) {
+            Ok(()) => {
+                let crc = crc32fast::hash(&bytes);
+                let bytes = Bytes::from(bytes);
+                let chunk = Content::Chunk {
+                    id,
+                    file,
+                    offset,
+                    crc,
+                    bytes,
+                };
+                self.shared.send(from, chunk);
+            }
+            Err(error) => {
+                tracing::warn!(%error, to = %from, "a snapshot can't be read; it is given up");
+                self.outgoing.remove(&from);
+                self.shared.send(from, Content::End { id, whole: false });
+                let (to, last) = (from, None);
+                self.shared.report(Event::SnapshotSent { to, last });
+            }
+        }
+    }
+
+    fn on_chunk(&mut self, from: NodeId, id: u64, file: u32, offset: u64, crc: u32, bytes: &[u8]) {
+        let Some(incoming) = &mut self.incoming else {
+            return;
+        };
+        if (incoming.from, incoming.id, incoming.file) != (from, id, file as usize) {
+            return;
+        }
+        incoming.heard = Instant::now();
+        let held = incoming.arriving.held(incoming.file);
+        let room = incoming.files[incoming.file].len - held;
+        // FI1. What is refused here is asked for again.
+        if offset != held || bytes.len() as u64 > room || crc32fast::hash(bytes) != crc {
+            return;
+        }
+        if let Err(error) = incoming.arriving.write(incoming.file, bytes) {
+            tracing::warn!(%error, "a snapshot can't be written; it is given up");
+            self.incoming = None;
+            return self.shared.send(from, Content::End { id, whole: false });
+        }
+        incoming.asked_at = incoming.heard;
+        self.advance(false);
+    }
+
+    fn on_end(&mut self, from: NodeId, id: u64, whole: bool) {
+        if let Some(outgoing) = self.outgoing.get(&from).filter(|o| o.id == id) {
+            let last = whole.then_some(outgoing.meta.last.index);
+            self.outgoing.remove(&from);
+            let to = from;
+            self.shared.report(Event::SnapshotSent { to, last });
+        } else if !whole && (self.incoming.as_ref()).is_some_and(|i| (i.from, i.id) == (from, id)) {
+            self.incoming = None;
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let idle = |heard: Instant| now.duration_since(heard) > IDLE_MAX;
+        if let Some(incoming) = &self.incoming {
+            if idle(incoming.heard) {
+                self.incoming = None;
+            } else if now.duration_since(incoming.asked_at) > AGAIN {
+                self.advance(true);
+            }
+        }
+        let gone: Vec<NodeId> = (self.outgoing.iter())
+            .filter(|(_, o)| idle(o.heard))
+            .map(|(to, _)| *to)
+            .collect();
+        for to in gone {
+            self.outgoing.remove(&to);
+            self.shared.report(Event::SnapshotSent { to, last: None });
+        }
+        for (to, outgoing) in &mut self.outgoing {
+            if now.duration_since(outgoing.offered.max(outgoing.heard)) > AGAIN {
+                outgoing.offered = now;
+                self.shared.send(*to, outgoing.offer());
+            }
+        }
+    }
+}
+
+impl Outgoing {
+    fn offer(&self) -> Content {
+        Content::Offer {
+            term: self.term,
+            id: self.id,
+            meta: self.meta.clone(),
+            files: self.files.clone(),
+        }
+    }
+}

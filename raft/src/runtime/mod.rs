@@ -1,0 +1,288 @@
+//! A node: the core carried out by threads.
+//!
+//! ```text
+//! clients ──requests──▶ driver (owns the core) ──▶ disk: writes and syncs the log
+//! transport ─packets──▶        │    ▲           ──▶ apply: owns the state machine, replies
+//!                              ▼    └─reports─────▶ files: old entries, snapshots in and out
+//!                          transport
+//! ```
+//! - RT1: what a caller is told is certain: *not appended*, *unknown*, or a reply ([`ProposeError`]).
+//! - RT2: every queue has a bound ([`NodeOptions`]); slow apply or a slow disk on one node slows its own replies and nobody else's.
+//! - RT3 (E1): [`Node::close`] stops and joins every thread, and ends every wait. Dropping does the same.
+//!
+//! A [`Node`] is made of a log ([`crate::log::LogStore`]), a [`StateMachine`] and a [`Transport`]; a [`NodeHandle`] is for
+//! clients and administration.
+
+mod about;
+mod apply;
+mod disk;
+mod driver;
+mod error;
+mod files;
+mod handle;
+mod machine;
+mod options;
+mod request;
+mod session;
+mod shared;
+mod status;
+
+pub use crate::core::PeerStatus;
+pub use about::About;
+pub use error::{LeaderHint, Outcome, ProposeError, ReadError, Reply, SessionError, StartError};
+pub(crate) use files::{FILES_MAX, PIECE};
+pub use handle::{NodeHandle, PendingReply, Proposal, Session, SessionId};
+pub use machine::{
+    Arriving, Command, MachineError, MemoryMachine, Record, SnapshotSource, Staging, StateMachine,
+};
+pub use options::{NodeConfig, NodeOptions};
+pub use session::{REPLY_KEPT_MAX, SESSIONS_MAX, WINDOW};
+pub use status::{StageCounts, Status};
+
+use crate::core::{Abstain, Body, Core, Entry, HardState, LogView, Restored, SnapshotMeta, Write};
+use crate::log::{LogStore, Recovered};
+use crate::transport::{Content, Inbound, Sender, Transport};
+use apply::Applier;
+use crossbeam_channel::{TrySendError, bounded, unbounded};
+use driver::{Driver, Queues};
+use esker_sync::stop::StopToken;
+use esker_sync::workers::Workers;
+use files::Files;
+use shared::{Event, Shared};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Packets that wait for the driver, at most.
+const PACKETS_MAX: usize = 65_536;
+/// Pieces of snapshots that wait to be written or answered, at most.
+const PIECES_MAX: usize = 64;
+
+/// Bytes that a packet counts with.
+fn weight(content: &Content) -> usize {
+    let bytes = match content {
+        Content::Raft(message) => match &message.body {
+            Body::Append { entries, .. } => entries.iter().map(Entry::weight).sum(),
+            _ => 0,
+        },
+        Content::Forward { request: bytes, .. } | Content::Forwarded { outcome: bytes, .. } => {
+            bytes.len()
+        }
+        _ => 0,
+    };
+    64 + bytes
+}
+
+/// A node that runs. See the module.
+#[derive(Debug)]
+pub struct Node {
+    handle: NodeHandle,
+    workers: Workers,
+}
+
+/// Log and state machine as one: what the core starts from.
+fn restore(
+    config: &NodeConfig,
+    log: &mut dyn LogStore,
+    recovered: Recovered,
+    applied: &SnapshotMeta,
+) -> Result<Restored, StartError> {
+    let tail = config.options.core.tail_bytes_max;
+    let mut hard = recovered.hard;
+    let mut view = recovered.log;
+    let (base, last) = (view.base().index, view.last().index);
+    if applied.last.index < base {
+        return Err(StartError::Mismatch(format!(
+            "the state machine holds entries up to {} and the log begins behind {base}: its directory is older than the log's, or was emptied. \
+             Empty the log's too and add the node anew",
+            applied.last.index
+        )));
+    }
+    if applied.last.index > last || !view.holds(applied.last) {
+        // A crash between the installation of a snapshot and the log's note of it (DK3).
+        tracing::info!(applied = %applied.last, "the log begins anew behind the state machine");
+        let mut writes = vec![Write::Snapshot(applied.clone())];
+        if hard.term < applied.last.term {
+            hard = HardState {
+                term: applied.last.term,
+                vote: None,
+            };
+            writes.insert(0, Write::HardState(hard));
+        }
+        log.write(&writes)?;
+        log.sync()?;
+        view = LogView::new(applied.clone(), tail);
+    }
+    let abstain = match recovered.abstain {
+        Abstain::No => driver::is_another_disk(view.membership().1, config.node, recovered.disk),
+        damaged => damaged,
+    };
+    Ok(Restored {
+        hard,
+        log: view,
+        committed: applied.last.index,
+        abstain,
+    })
+}
+
+impl Node {
+    /// Starts a node on a log that was just opened and a state machine; `connect` makes its transport, which gives what arrives to the
+    /// [`Inbound`].
+    pub fn start(
+        config: NodeConfig,
+        mut log: Box<dyn LogStore>,
+        mut recovered: Recovered,
+        machine: Box<dyn StateMachine>,
+        connect: impl FnOnce(Sender, Inbound) -> Result<Arc<dyn Transport>, StartError>,
+    ) -> Result<Node, StartError> {
+        config.options.check()?;
+        if let (Some(first), true) = (&config.first, recovered.empty) {
+            let meta = SnapshotMeta {
+                last: recovered.log.base(),
+                membership: first.clone(),
+            };
+            log.write(&[Write::Snapshot(meta.clone())])?;
+            log.sync()?;
+            recovered.log = LogView::new(meta, config.options.core.tail_bytes_max);
+        }
+        let started = SystemTime::now().duration_since(UNIX_EPOCH);
+        let me = Sender {
+            cluster: config.cluster,
+            group: config.group,
+            node: config.node,
+            disk: recovered.disk,
+            epoch: started.map_or(1, |d| d.as_nanos() as u64),
+        };
+        let (events, events_in) = unbounded();
+        let (requests, requests_in) = bounded(config.options.requests_max);
+        let (packets, packets_in) = bounded(PACKETS_MAX);
+        let (disk, disk_in) = unbounded();
+        let (apply, apply_in) = unbounded();
+        let (files, files_in) = unbounded();
+        let shared = Arc::new(Shared::new(me, events, requests));
+        let reader = log.reader();
+        let first = SnapshotMeta {
+            last: Default::default(),
+            membership: recovered.log.membership_at(Default::default()).clone(),
+        };
+        let applier = Applier::new(machine, shared.clone(), reader.clone(), &first)?;
+        let (applied, durable) = (applier.applied.clone(), applier.durable());
+        let restored = restore(&config, &mut *log, recovered, &applied)?;
+        let seed = me.epoch ^ me.node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let core = Core::new(me.node, config.options.core.clone(), restored, seed)?;
+
+        let staging = applier.machine().staging();
+        let files_work = Files::new(shared.clone(), reader, staging);
+        let inbound = inbound(
+            &shared,
+            packets,
+            files.clone(),
+            config.options.packet_bytes_max,
+        );
+        let transport = connect(me, inbound)?;
+        let _ = shared.transport.set(transport);
+
+        let queues = Queues {
+            events: events_in,
+            requests: requests_in,
+            packets: packets_in,
+            disk,
+            apply,
+            files: files.clone(),
+        };
+        let index = applied.last.index;
+        let timeout = config.options.request_timeout;
+        let driver = Driver::new(core, shared.clone(), config.options, queues, index, durable);
+        let workers = Workers::new(StopToken::new());
+        let node = Node {
+            handle: NodeHandle::new(shared.clone(), timeout),
+            workers,
+        };
+        let spawn = |name, work: Box<dyn FnOnce(StopToken) + Send>| {
+            (node.workers.spawn(name, work)).map_err(|e| StartError::System {
+                doing: "starting a thread",
+                why: e.to_string(),
+            })
+        };
+        let disk_shared = shared.clone();
+        spawn(
+            "esker-rf-disk",
+            Box::new(move |stop| disk::run(log, &disk_in, &disk_shared, &stop)),
+        )?;
+        spawn(
+            "esker-rf-apply",
+            Box::new(move |_| applier.run(&apply_in, &files)),
+        )?;
+        spawn(
+            "esker-rf-files",
+            Box::new(move |stop| files_work.run(&files_in, &stop)),
+        )?;
+        spawn("esker-rf-core", Box::new(move |_| driver.run()))?;
+        Ok(node)
+    }
+
+    /// For clients and administration. Clones serve any thread, and outlive the node: then they answer that it is down.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// Stops the node and joins its threads. What was proposed and not answered ends as *unknown*. A second time it does nothing.
+    ///
+    /// It waits for a sync that hangs: the disk's thread can't be left behind.
+    pub fn close(&self) {
+        let shared = self.handle.shared();
+        if let Some(transport) = shared.transport.get() {
+            transport.close();
+        }
+        shared.report(Event::Stop);
+        if let Err(panic) = self.workers.join() {
+            tracing::error!(%panic, "a thread of the node panicked");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// TR2: what is for this node goes to who deals with it; what there is no room for is lost.
+fn inbound(
+    shared: &Arc<Shared>,
+    packets: crossbeam_channel::Sender<crate::transport::Packet>,
+    files: crossbeam_channel::Sender<files::Job>,
+    bytes_max: usize,
+) -> Inbound {
+    // The transport is owned by what is shared.
+    let shared = Arc::downgrade(shared);
+    Arc::new(move |packet| {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let (me, from) = (&shared.me, &packet.from);
+        if (from.cluster, from.group, packet.to) != (me.cluster, me.group, me.node)
+            || from.node == me.node
+        {
+            return;
+        }
+        match packet.content {
+            Content::Raft(_) | Content::Forward { .. } | Content::Forwarded { .. } => {
+                let bytes = weight(&packet.content);
+                // Relaxed: a bound, not an order.
+                if shared.packet_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > bytes_max {
+                    shared.packet_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                } else if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+                    packets.try_send(packet)
+                {
+                    shared.packet_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+            }
+            _ if files.len() < PIECES_MAX => {
+                let _ = files.send(files::Job::Packet(packet));
+            }
+            _ => {}
+        }
+    })
+}

@@ -1,0 +1,134 @@
+//! Options of a node, checked before it starts.
+
+use crate::core::{BadOption, Membership, NodeId, Options};
+use std::time::Duration;
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The cluster's number: packets of another are dropped.
+    pub cluster: u64,
+    /// The group within it; 1 for now.
+    pub group: u64,
+    /// The node's id, from 1 on; its log carries it.
+    pub node: NodeId,
+    /// Of a new cluster: its first members, the same on each of them, with an [`super::About`] each. It is used on an empty disk alone. `None` for
+    /// a node that joins: it waits until a leader adds it.
+    ///
+    /// A node whose disk was lost must not be started with it under its old id: remove it from the membership and add it anew.
+    pub first: Option<Membership>,
+    /// The rest.
+    pub options: NodeOptions,
+}
+
+/// Options of the runtime.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Of the core. `lease.tick_micros` must be that of `tick`.
+    pub core: Options,
+    /// Length of a tick. An election timeout is [`Options::election_ticks`] of them, up to twice that. Shorter finds a dead leader
+    /// sooner, and disturbs a living one when the machine stutters. Default 50 ms, so 0.5 to 1 s.
+    pub tick: Duration,
+    /// How long a forwarded command may take, and a request without a time of its own. Default 10 s.
+    pub request_timeout: Duration,
+    /// Requests of clients that wait for the driver, at most; more are refused, or wait with the caller. Default 65,536.
+    pub requests_max: usize,
+    /// Bytes of messages that wait for the driver, at most; more are lost. Default 64 MiB.
+    pub packet_bytes_max: usize,
+    /// Bytes of entries given to the state machine and not applied, at most (one entry always goes). Default 16 MiB.
+    pub apply_bytes_max: usize,
+    /// Longest command. Default 16 MiB.
+    pub command_bytes_max: usize,
+    /// A leader whose disk has not finished a sync for so long gives up leading. Default 2 s.
+    pub disk_hang_max: Duration,
+    /// Entries that stay in the log though the state machine has them durably, for peers that are a little behind. Default 10,000.
+    pub log_entries_kept: u64,
+    /// The log is compacted when so many entries can go. Default 1,000.
+    pub compact_entries_min: u64,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        NodeOptions {
+            core: Options::default(),
+            tick: Duration::from_millis(50),
+            request_timeout: Duration::from_secs(10),
+            requests_max: 65_536,
+            packet_bytes_max: 64 << 20,
+            apply_bytes_max: 16 << 20,
+            command_bytes_max: 16 << 20,
+            disk_hang_max: Duration::from_secs(2),
+            log_entries_kept: 10_000,
+            compact_entries_min: 1_000,
+        }
+    }
+}
+
+impl NodeOptions {
+    /// Refuses what can't be, naming the option.
+    pub fn check(&self) -> Result<(), BadOption> {
+        self.core.check()?;
+        let bad = |option, why| Err(BadOption { option, why });
+        if self.tick < Duration::from_millis(1) {
+            return bad("tick", "must be at least a millisecond");
+        }
+        if let Some(lease) = self.core.lease
+            && u128::from(lease.tick_micros) != self.tick.as_micros()
+        {
+            return bad("lease", "its tick_micros must be the tick");
+        }
+        for (option, zero) in [
+            ("request_timeout", self.request_timeout.is_zero()),
+            ("requests_max", self.requests_max == 0),
+            ("packet_bytes_max", self.packet_bytes_max == 0),
+            ("apply_bytes_max", self.apply_bytes_max == 0),
+            ("command_bytes_max", self.command_bytes_max == 0),
+            ("compact_entries_min", self.compact_entries_min == 0),
+        ] {
+            if zero {
+                return bad(option, "must not be zero");
+            }
+        }
+        if self.disk_hang_max < self.tick {
+            return bad("disk_hang_max", "must be at least a tick");
+        }
+        // A frame of the log and a message hold one entry whatever its length.
+        if self.command_bytes_max > 1 << 30 {
+            return bad("command_bytes_max", "must be at most 1 GiB");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Lease;
+
+    #[test]
+    fn impossible_options_are_refused_by_name() {
+        assert_eq!(NodeOptions::default().check(), Ok(()));
+        type Spoil = fn(&mut NodeOptions);
+        let spoilers: [(&str, Spoil); 9] = [
+            ("tick", |o| o.tick = Duration::ZERO),
+            ("lease", |o| {
+                o.core.lease = Some(Lease {
+                    tick_micros: 1,
+                    drift_per_mille: 1,
+                });
+            }),
+            ("request_timeout", |o| o.request_timeout = Duration::ZERO),
+            ("requests_max", |o| o.requests_max = 0),
+            ("packet_bytes_max", |o| o.packet_bytes_max = 0),
+            ("apply_bytes_max", |o| o.apply_bytes_max = 0),
+            ("command_bytes_max", |o| o.command_bytes_max = usize::MAX),
+            ("compact_entries_min", |o| o.compact_entries_min = 0),
+            ("disk_hang_max", |o| o.disk_hang_max = Duration::ZERO),
+        ];
+        for (name, spoil) in spoilers {
+            let mut options = NodeOptions::default();
+            spoil(&mut options);
+            assert_eq!(options.check().unwrap_err().option, name);
+        }
+    }
+}

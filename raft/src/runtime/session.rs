@@ -1,0 +1,321 @@
+//! Client sessions: a command that is tried again takes effect once (C5; thesis 6.3).
+//!
+//! - SE1: within a session a serial takes effect at most once. Its reply is kept until the client says that it has it.
+//! - SE2: sessions, serials and replies are part of the replicated state: kept in the machine's records with the effects, and in snapshots.
+//! - SE3: a session ends when it is closed, or when replicated time has passed its time to live since its last command: at the same
+//!   place of the log on every node.
+//! - SE4: bounded: [`SESSIONS_MAX`] sessions, [`WINDOW`] serials without acknowledgement in each, replies of [`REPLY_KEPT_MAX`] bytes.
+//!
+//! ```text
+//! record 's' session u64 big-endian                        ttl u64, last used u64, floor u64
+//! record 'r' session u64 big-endian, serial u64 big-endian   index u64, kept u8 (0: too long to keep), payload
+//! ```
+
+use super::error::{Outcome, ProposeError, Reply, SessionError};
+use super::machine::Record;
+use super::request::Request;
+use crate::codec::{Decoder, Malformed};
+use crate::core::Index;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Sessions at one time, at most.
+pub const SESSIONS_MAX: usize = 65_536;
+/// Serials of a session that are not acknowledged, at most.
+pub const WINDOW: u64 = 256;
+/// Longest reply that is kept for a retry; of a longer one the retry learns that it was executed.
+pub const REPLY_KEPT_MAX: usize = 64 << 10;
+/// Shortest and longest time to live.
+const TTL_MICROS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 3600 * 1_000_000;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Session {
+    ttl: u64,
+    used: u64,
+    floor: u64,
+    replies: BTreeMap<u64, (Index, Option<Bytes>)>,
+}
+
+impl Session {
+    fn deadline(&self) -> u64 {
+        self.used.saturating_add(self.ttl)
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sessions {
+    sessions: BTreeMap<u64, Session>,
+    deadlines: BTreeSet<(u64, u64)>,
+}
+
+/// What to do with a command.
+pub(super) enum Verdict {
+    /// It is new.
+    Execute,
+    /// It was executed before, or can't be.
+    Answer(Outcome),
+}
+
+fn session_key(id: u64) -> Bytes {
+    let mut key = vec![b's'];
+    key.extend_from_slice(&id.to_be_bytes());
+    key.into()
+}
+
+fn reply_key(id: u64, serial: u64) -> Bytes {
+    let mut key = vec![b'r'];
+    key.extend_from_slice(&id.to_be_bytes());
+    key.extend_from_slice(&serial.to_be_bytes());
+    key.into()
+}
+
+fn be(key: &[u8], at: usize) -> Option<u64> {
+    let bytes = key.get(at..at + 8)?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+impl Sessions {
+    /// Takes a record that was kept. False for one that is none of these.
+    pub(super) fn load(&mut self, key: &Bytes, value: &Bytes) -> Result<bool, Malformed> {
+        let mut d = Decoder::new(value.clone());
+        let Some(id) = be(key, 1) else {
+            return Ok(false);
+        };
+        match key[0] {
+            b's' => {
+                let session = self.sessions.entry(id).or_default();
+                session.ttl = d.u64("a time to live")?;
+                session.used = d.u64("a time")?;
+                session.floor = d.u64("a serial")?;
+                self.deadlines.insert((session.deadline(), id));
+            }
+            b'r' => {
+                let serial = be(key, 9).ok_or_else(|| d.malformed("a serial"))?;
+                let index = Index(d.u64("an index")?);
+                let kept = d.bool("whether it was kept")?;
+                let reply = d.bytes(d.left(), "a reply")?;
+                let session = self.sessions.entry(id).or_default();
+                session
+                    .replies
+                    .insert(serial, (index, kept.then_some(reply)));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn put(&self, id: u64, records: &mut Vec<Record>) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let mut value = Vec::with_capacity(24);
+        for field in [session.ttl, session.used, session.floor] {
+            value.extend_from_slice(&field.to_le_bytes());
+        }
+        records.push((session_key(id), Some(value.into())));
+    }
+
+    fn remove(&mut self, id: u64, records: &mut Vec<Record>) -> bool {
+        let Some(session) = self.sessions.remove(&id) else {
+            return false;
+        };
+        self.deadlines.remove(&(session.deadline(), id));
+        for serial in session.replies.keys() {
+            records.push((reply_key(id, *serial), None));
+        }
+        records.push((session_key(id), None));
+        true
+    }
+
+    /// SE3.
+    pub(super) fn expire(&mut self, time: u64, records: &mut Vec<Record>) {
+        while let Some((deadline, id)) = self.deadlines.first().copied()
+            && deadline < time
+        {
+            self.remove(id, records);
+        }
+    }
+
+    pub(super) fn open(
+        &mut self,
+        at: Index,
+        time: u64,
+        request: &Request,
+        records: &mut Vec<Record>,
+    ) -> Outcome {
+        if self.sessions.len() >= SESSIONS_MAX {
+            return Err(ProposeError::Session(SessionError::TooMany));
+        }
+        let ttl = Decoder::new(request.payload.clone()).u64("a time to live");
+        let ttl = ttl
+            .unwrap_or(0)
+            .clamp(*TTL_MICROS.start(), *TTL_MICROS.end());
+        let session = Session {
+            ttl,
+            used: time,
+            floor: 1,
+            replies: BTreeMap::new(),
+        };
+        self.deadlines.insert((session.deadline(), at.0));
+        self.sessions.insert(at.0, session);
+        self.put(at.0, records);
+        Ok(Reply {
+            index: at,
+            payload: Bytes::copy_from_slice(&at.0.to_le_bytes()),
+        })
+    }
+
+    pub(super) fn close(&mut self, at: Index, id: u64, records: &mut Vec<Record>) -> Outcome {
+        match self.remove(id, records) {
+            true => Ok(Reply {
+                index: at,
+                payload: Bytes::new(),
+            }),
+            false => Err(ProposeError::Session(SessionError::Unknown)),
+        }
+    }
+
+    /// Looks at a command before it is executed.
+    pub(super) fn before(
+        &mut self,
+        time: u64,
+        request: &Request,
+        records: &mut Vec<Record>,
+    ) -> Verdict {
+        if request.session == 0 {
+            return Verdict::Execute;
+        }
+        let refuse = |error| Verdict::Answer(Err(ProposeError::Session(error)));
+        let Some(session) = self.sessions.get_mut(&request.session) else {
+            return refuse(SessionError::Unknown);
+        };
+        self.deadlines
+            .remove(&(session.deadline(), request.session));
+        session.used = time;
+        self.deadlines.insert((session.deadline(), request.session));
+        // What the client has it does not ask for again.
+        let floor = request.floor.min(session.floor.saturating_add(WINDOW));
+        session.floor = session.floor.max(floor);
+        let keep = session.replies.split_off(&session.floor);
+        for serial in std::mem::replace(&mut session.replies, keep).into_keys() {
+            records.push((reply_key(request.session, serial), None));
+        }
+        let verdict = match session.replies.get(&request.serial) {
+            Some((index, Some(reply))) => Verdict::Answer(Ok(Reply {
+                index: *index,
+                payload: reply.clone(),
+            })),
+            Some((index, None)) => Verdict::Answer(Err(ProposeError::Committed {
+                index: *index,
+                why: "its reply was too long to be kept".into(),
+            })),
+            None if request.serial < session.floor || request.serial - session.floor >= WINDOW => {
+                refuse(SessionError::Serial)
+            }
+            None => Verdict::Execute,
+        };
+        self.put(request.session, records);
+        verdict
+    }
+
+    /// Keeps the reply of what was executed.
+    pub(super) fn after(
+        &mut self,
+        at: Index,
+        request: &Request,
+        reply: &Bytes,
+        records: &mut Vec<Record>,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&request.session) {
+            let kept = (reply.len() <= REPLY_KEPT_MAX).then(|| reply.clone());
+            let mut value = at.0.to_le_bytes().to_vec();
+            value.push(u8::from(kept.is_some()));
+            value.extend_from_slice(kept.as_deref().unwrap_or_default());
+            session.replies.insert(request.serial, (at, kept));
+            records.push((
+                reply_key(request.session, request.serial),
+                Some(value.into()),
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::Kind;
+    use super::*;
+
+    fn command(session: u64, serial: u64, floor: u64) -> Request {
+        Request {
+            session,
+            serial,
+            floor,
+            ..Request::plain(Kind::Command, Bytes::from_static(b"x"))
+        }
+    }
+
+    fn open(sessions: &mut Sessions, records: &mut Vec<Record>) {
+        let ttl = Bytes::copy_from_slice(&1_000_000u64.to_le_bytes());
+        let request = Request::plain(Kind::Open, ttl);
+        sessions.open(Index(5), 100, &request, records).unwrap();
+    }
+
+    fn run(sessions: &mut Sessions, request: &Request, records: &mut Vec<Record>) -> Outcome {
+        match sessions.before(200, request, records) {
+            Verdict::Execute => {
+                let reply = Bytes::from(format!("reply {}", request.serial));
+                let index = Index(10 + request.serial);
+                sessions.after(index, request, &reply, records);
+                Ok(Reply {
+                    index,
+                    payload: reply,
+                })
+            }
+            Verdict::Answer(outcome) => outcome,
+        }
+    }
+
+    /// C5, and that records restore what was (SE2).
+    #[test]
+    fn a_serial_takes_effect_once_and_its_reply_outlives_a_restart() {
+        let (mut sessions, mut records) = (Sessions::default(), Vec::new());
+        open(&mut sessions, &mut records);
+        let first = run(&mut sessions, &command(5, 1, 1), &mut records);
+        assert_eq!(first.as_ref().unwrap().index, Index(11));
+        assert_eq!(run(&mut sessions, &command(5, 1, 1), &mut records), first);
+        run(&mut sessions, &command(5, 2, 1), &mut records).unwrap();
+        let mut kept = BTreeMap::new();
+        for (key, value) in records {
+            match value {
+                Some(value) => kept.insert(key, value),
+                None => kept.remove(&key),
+            };
+        }
+        let mut again = Sessions::default();
+        for (key, value) in &kept {
+            assert_eq!(again.load(key, value), Ok(true));
+        }
+        assert_eq!(again, sessions);
+        assert_eq!(run(&mut again, &command(5, 1, 1), &mut Vec::new()), first);
+    }
+
+    #[test]
+    fn what_was_acknowledged_or_is_too_far_ahead_is_refused() {
+        let (mut sessions, mut records) = (Sessions::default(), Vec::new());
+        open(&mut sessions, &mut records);
+        for serial in 1..=3 {
+            run(&mut sessions, &command(5, serial, serial), &mut records).unwrap();
+        }
+        let refused = Err(ProposeError::Session(SessionError::Serial));
+        assert_eq!(run(&mut sessions, &command(5, 2, 1), &mut records), refused);
+        let far = command(5, 3 + WINDOW, 1);
+        assert_eq!(run(&mut sessions, &far, &mut records), refused);
+        let unknown = Err(ProposeError::Session(SessionError::Unknown));
+        assert_eq!(run(&mut sessions, &command(6, 1, 1), &mut records), unknown);
+        sessions.expire(1_000_200, &mut records);
+        assert!(run(&mut sessions, &command(5, 4, 3), &mut records).is_ok());
+        sessions.expire(1_000_201, &mut records);
+        assert_eq!(run(&mut sessions, &command(5, 5, 3), &mut records), unknown);
+        assert_eq!(sessions, Sessions::default());
+    }
+}

@@ -1,0 +1,137 @@
+//! What the threads of a node share, and say to each other.
+//!
+//! Queues: clients' requests and packets are bounded and refuse or lose what is too much; what the node's own threads say to each other is
+//! bounded by what the driver lets be on its way (uncommitted bytes, bytes being applied, one fetch and one snapshot per peer).
+
+use super::about::About;
+use super::error::{LeaderHint, Outcome, ReadError};
+use super::machine::Arriving;
+use super::status::{Stages, Status};
+use crate::core::{Change, Entry, Index, LogId, Membership, NodeId, SnapshotMeta, Term};
+use crate::transport::{Content, Packet, Sender, Transport};
+use crossbeam_channel::Sender as Channel;
+use esker_sync::oneshot::Promise;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// What clients ask for.
+pub(super) enum Request {
+    Propose {
+        request: Vec<u8>,
+        promise: Promise<Outcome>,
+        deadline: Instant,
+        /// Send it to the leader where this node is none.
+        forward: bool,
+    },
+    Read {
+        promise: Promise<Result<Index, ReadError>>,
+        deadline: Instant,
+    },
+    Change {
+        change: Change,
+        promise: Promise<Outcome>,
+        deadline: Instant,
+    },
+    AddVoter {
+        node: NodeId,
+        about: About,
+        promise: Promise<Outcome>,
+        deadline: Instant,
+    },
+    Transfer(NodeId),
+    Campaign,
+    Checkpoint(Promise<Result<Index, String>>),
+    Status(Promise<Status>),
+}
+
+/// What the node's own threads report to the driver.
+pub(super) enum Event {
+    Synced(u64),
+    Applied {
+        to: LogId,
+        durable: Index,
+    },
+    Fetched {
+        to: NodeId,
+        entries: Vec<Entry>,
+    },
+    SnapshotSent {
+        to: NodeId,
+        last: Option<Index>,
+    },
+    SnapshotArrived {
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+        arrived: Box<dyn Arriving>,
+    },
+    /// The log or the state machine can't go on.
+    Failed(String),
+    Stop,
+}
+
+pub(super) struct Shared {
+    pub(super) me: Sender,
+    pub(super) transport: OnceLock<Arc<dyn Transport>>,
+    pub(super) events: Channel<Event>,
+    pub(super) requests: Channel<Request>,
+    /// Bytes of packets that wait for the driver.
+    pub(super) packet_bytes: AtomicUsize,
+    pub(super) disk_full: AtomicBool,
+    term: AtomicU64,
+    leader: Mutex<Option<LeaderHint>>,
+    pub(super) stages: Stages,
+    /// Why the node has stopped.
+    pub(super) down: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(super) fn new(me: Sender, events: Channel<Event>, requests: Channel<Request>) -> Shared {
+        Shared {
+            me,
+            transport: OnceLock::new(),
+            events,
+            requests,
+            packet_bytes: AtomicUsize::new(0),
+            disk_full: AtomicBool::new(false),
+            term: AtomicU64::new(0),
+            leader: Mutex::new(None),
+            stages: Stages::default(),
+            down: Mutex::new(None),
+        }
+    }
+
+    /// To the driver; nobody listens any more when it has ended.
+    pub(super) fn report(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    pub(super) fn send(&self, to: NodeId, content: Content) {
+        if let Some(transport) = self.transport.get() {
+            let from = self.me;
+            transport.send(Packet { from, to, content });
+        }
+    }
+
+    pub(super) fn term(&self) -> Term {
+        // Relaxed: a newer term reaches whoever it matters to in a message.
+        Term(self.term.load(Ordering::Relaxed))
+    }
+
+    /// Who leads, as far as the driver knew a moment ago.
+    pub(super) fn hint(&self) -> Option<LeaderHint> {
+        self.leader.lock().clone()
+    }
+
+    pub(super) fn changed(&self, term: Term, leader: Option<NodeId>, membership: &Membership) {
+        self.term.store(term.0, Ordering::Relaxed);
+        *self.leader.lock() = leader.map(|node| LeaderHint {
+            node,
+            client: (membership.about.get(&node))
+                .and_then(|about| About::decode(about).ok())
+                .map_or_else(String::new, |about| about.client),
+        });
+    }
+}

@@ -1,0 +1,132 @@
+//! How members reach each other.
+//!
+//! - TR1: a packet may be lost, repeated, late, or out of order; nobody above assumes otherwise. [`Transport::send`] never blocks: what
+//!   there is no room for is lost.
+//! - TR2: a packet names its cluster, its group, and its sender with the life of the sender's process and the identity of its disk; a
+//!   receiver drops what is not for it.
+//! - TR3 (E2): bytes of the network are decoded by [`wire`], which takes any.
+
+mod memory;
+pub mod wire;
+
+pub use memory::{MemoryNetwork, MemoryTransport};
+
+use crate::core::{Message, NodeId, SnapshotMeta, Term};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Who sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// The cluster's number.
+    pub cluster: u64,
+    /// The group in it.
+    pub group: u64,
+    /// The node.
+    pub node: NodeId,
+    /// Identity of its disk: [`crate::log::Recovered::disk`].
+    pub disk: u64,
+    /// The life of its process: another at each start.
+    pub epoch: u64,
+}
+
+/// A file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Its name: no path.
+    pub name: String,
+    /// Its length.
+    pub len: u64,
+    /// Tells one content from another, so that a file that is there already need not be sent. 0: not known, always sent.
+    pub check: u64,
+}
+
+/// What a packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A message of the core.
+    Raft(Message),
+    /// A leader has a snapshot; the receiver asks for what it lacks of it.
+    Offer {
+        /// The leader's term.
+        term: Term,
+        /// Names the transfer.
+        id: u64,
+        /// What it stands for.
+        meta: SnapshotMeta,
+        /// Its files.
+        files: Vec<SnapshotFile>,
+    },
+    /// "Send me this piece."
+    Want {
+        /// Of the transfer.
+        id: u64,
+        /// Which of the files.
+        file: u32,
+        /// From here on.
+        offset: u64,
+        /// So many bytes.
+        len: u32,
+    },
+    /// A piece; guarded by a checksum of its own from disk to disk.
+    Chunk {
+        /// Of the transfer.
+        id: u64,
+        /// Which of the files.
+        file: u32,
+        /// From here on.
+        offset: u64,
+        /// crc32 of the bytes.
+        crc: u32,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The receiver has it whole, or gives up; or the sender does not have it any more.
+    End {
+        /// Of the transfer.
+        id: u64,
+        /// It arrived whole.
+        whole: bool,
+    },
+    /// A command for the leader, from a node that does not lead.
+    Forward {
+        /// The sender's name for it.
+        id: u64,
+        /// The request, as it would stand in the log.
+        request: Bytes,
+    },
+    /// What became of it.
+    Forwarded {
+        /// See [`Content::Forward`].
+        id: u64,
+        /// See the runtime.
+        outcome: Bytes,
+    },
+}
+
+/// A packet. See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Who sends it.
+    pub from: Sender,
+    /// To whom.
+    pub to: NodeId,
+    /// What.
+    pub content: Content,
+}
+
+/// Takes what arrives. Never blocks: what there is no room for is lost.
+pub type Inbound = Arc<dyn Fn(Packet) + Send + Sync>;
+
+/// Sends packets. See the module.
+pub trait Transport: Send + Sync {
+    /// Sends, or loses it.
+    fn send(&self, packet: Packet);
+
+    /// Where members are, by their address in the membership; those that are not named any more are let go.
+    fn members(&self, addresses: &BTreeMap<NodeId, String>);
+
+    /// Stops; joins its threads. A second time it does nothing.
+    fn close(&self);
+}

@@ -1,0 +1,385 @@
+//! The runtime: real threads, with disks, state machines and a network in memory.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Cluster, LONG, eventually, options, put};
+use esker_raft::core::{Index, NodeId, RoleName};
+use esker_raft::runtime::*;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_single_node_commits_by_itself_and_grows_to_three_without_a_restart() {
+    let mut cluster = Cluster::new(1, options());
+    let leader = cluster.leader();
+    let handle = cluster.handle(leader);
+    assert_eq!(handle.propose("a=1").unwrap().payload, Bytes::new());
+    assert_eq!(handle.propose("a=2").unwrap().payload, "1");
+    for id in [2, 3] {
+        cluster.add(id);
+        eventually("the change before", || {
+            handle.add_voter(NodeId(id), &Cluster::about(id)).ok()
+        });
+        eventually("a voter", || {
+            let membership = handle.status()?.membership;
+            (membership.voters.contains(&NodeId(id)) && !membership.is_joint()).then_some(())
+        });
+    }
+    put(&cluster, 3, "b=3");
+    cluster.agree();
+    assert_eq!(cluster.members[&3].machine.get(b"a"), Some("2".into()));
+}
+
+/// RT1.
+#[test]
+fn a_follower_refuses_with_a_hint_or_forwards() {
+    let cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    let follower = leader % 3 + 1;
+    let handle = cluster.handle(follower);
+    eventually("the follower to know its leader", || handle.leader());
+    match handle.propose("a=1") {
+        Err(ProposeError::NotAppended { leader: hint, .. }) => {
+            let hint = hint.expect("it knows who leads");
+            assert_eq!(hint.node, NodeId(leader));
+            assert_eq!(hint.client, format!("client-{leader}"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(handle.propose_anywhere("a=1").is_ok());
+    cluster.agree();
+}
+
+/// C3.
+#[test]
+fn c3_a_read_behind_a_barrier_sees_what_was_written_before_on_any_node() {
+    let cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    for n in 0..20 {
+        put(&cluster, leader, &format!("a={n}"));
+        for id in 1..=3 {
+            eventually("a read", || cluster.handle(id).read_barrier(LONG).ok());
+            assert_eq!(
+                cluster.members[&id].machine.get(b"a"),
+                Some(n.to_string().into())
+            );
+        }
+    }
+}
+
+/// A planned transfer costs no failed write with a retrying client.
+#[test]
+fn leadership_is_handed_over_under_load_and_each_command_takes_effect_once() {
+    let cluster = Cluster::new(3, options());
+    let mut leader = cluster.leader();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|n| {
+                let handle = cluster.handle(n % 3 + 1);
+                scope.spawn(move || {
+                    let mut session = eventually("a session", || handle.open_session(LONG).ok());
+                    for _ in 0..100 {
+                        session.execute("+count", LONG).expect("executed");
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..4 {
+            let to = leader % 3 + 1;
+            cluster.handle(leader).transfer(NodeId(to)).unwrap();
+            eventually("a new leader", || {
+                let status = cluster.handle(to).status()?;
+                (status.role == RoleName::Leader).then_some(())
+            });
+            leader = to;
+        }
+        clients.into_iter().for_each(|c| c.join().unwrap());
+    });
+    cluster.agree();
+    assert_eq!(
+        cluster.members[&1].machine.get(b"count"),
+        Some("400".into())
+    );
+}
+
+/// C5, C2: power cuts of leaders under load, with lost and repeated packets; what was acknowledged is there, once.
+#[test]
+fn c5_commands_take_effect_once_whatever_is_cut_and_lost() {
+    let mut cluster = Cluster::new(3, options());
+    cluster.leader();
+    cluster.network.disturb(50, 50);
+    let handles: Vec<_> = (1..=3).map(|id| cluster.handle(id)).collect();
+    let mut session = eventually("a session", || handles[0].open_session(LONG).ok());
+    let mut done = 0u64;
+    for round in 0..6 {
+        for _ in 0..20 {
+            let mut outcome = session.execute("+count", Duration::from_secs(2));
+            while let Err(error) = outcome {
+                assert!(!matches!(error, ProposeError::Session(_)), "{error}");
+                // The node of the session may be down.
+                let at = cluster.up()[0];
+                session = session.at(&cluster.handle(at));
+                outcome = session.retry("+count", Duration::from_secs(2));
+            }
+            done += 1;
+        }
+        let victim = cluster.leader();
+        cluster.power_cut(victim);
+        if round % 2 == 0 {
+            cluster.start(victim);
+        } else {
+            let at = cluster.up()[0];
+            session = session.at(&cluster.handle(at));
+            session.execute("+count", LONG).expect("two are enough");
+            done += 1;
+            cluster.start(victim);
+        }
+        let at = cluster.up()[0];
+        session = session.at(&cluster.handle(at));
+    }
+    cluster.network.disturb(0, 0);
+    cluster.agree();
+    let count = cluster.members[&1].machine.get(b"count");
+    assert_eq!(count, Some(done.to_string().into()));
+}
+
+/// All nodes restarted at once.
+#[test]
+fn what_was_acknowledged_survives_a_power_cut_of_all() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    for n in 0..50 {
+        put(&cluster, leader, &format!("k{n}={n}"));
+    }
+    for id in 1..=3 {
+        cluster.power_cut(id);
+        assert_eq!(cluster.members[&id].machine.content().len(), 0);
+    }
+    for id in 1..=3 {
+        cluster.start(id);
+    }
+    let leader = cluster.leader();
+    put(&cluster, leader, "after=1");
+    cluster.agree();
+    assert_eq!(cluster.members[&2].machine.content().len(), 51);
+}
+
+/// DR5: a leader gives up when its own disk hangs beyond a bound; the others go on.
+#[test]
+fn a_leader_whose_disk_hangs_gives_up_and_the_others_go_on() {
+    let cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    let disk = cluster.members[&leader].disk.clone();
+    disk.hang(true);
+    let handle = cluster.handle(leader);
+    let stuck = handle.submit(Proposal::new("b=2"));
+    let others: Vec<u64> = cluster
+        .up()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    let next = cluster.leader_of(&others);
+    put(&cluster, next, "c=3");
+    assert!(handle.status().unwrap().role != RoleName::Leader);
+    disk.hang(false);
+    // Whatever became of the stuck one, it was told and all agree on it.
+    match stuck.wait() {
+        Ok(_) | Err(ProposeError::Unknown { .. } | ProposeError::NotAppended { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    cluster.agree();
+}
+
+/// W8 under Raft: disk full and healed.
+#[test]
+fn a_full_disk_is_waited_out() {
+    let cluster = Cluster::new(1, options());
+    let handle = cluster.handle(cluster.leader());
+    cluster.members[&1].disk.fill(true);
+    let waits = handle.submit(Proposal::new("a=1"));
+    eventually("it is noticed", || handle.status()?.disk_full.then_some(()));
+    cluster.members[&1].disk.fill(false);
+    match waits.wait() {
+        Ok(_) => {}
+        // It may have given up leading meanwhile.
+        Err(ProposeError::Unknown { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    eventually("it goes on", || handle.propose("b=2").ok());
+}
+
+/// W6 under Raft: a sync that fails once ends the node; its restart recovers what is really there.
+#[test]
+fn a_sync_that_fails_once_stops_the_node_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    cluster.members[&leader].disk.fail_next_sync();
+    let handle = cluster.handle(leader);
+    let _ = handle.propose("b=2");
+    eventually("it is down", || handle.down());
+    assert!(matches!(
+        handle.propose("c=3"),
+        Err(ProposeError::NotAppended { .. })
+    ));
+    cluster.stop(leader);
+    let others = cluster.up();
+    let next = cluster.leader_of(&others);
+    put(&cluster, next, "d=4");
+    cluster.start(leader);
+    cluster.agree();
+    assert_eq!(cluster.members[&leader].machine.get(b"d"), Some("4".into()));
+}
+
+/// Log purged to the tip with a follower behind: it gets a snapshot, in pieces, over links that lose some.
+#[test]
+fn a_follower_that_is_too_far_behind_gets_a_snapshot_over_a_bad_link() {
+    let mut few = options();
+    few.log_entries_kept = 0;
+    few.compact_entries_min = 1;
+    let mut cluster = Cluster::new(3, few);
+    let leader = cluster.leader();
+    let behind = leader % 3 + 1;
+    cluster.stop(behind);
+    let big = "x".repeat(200_000);
+    for n in 0..20 {
+        put(&cluster, leader, &format!("k{n}={big}"));
+    }
+    let up = cluster.up();
+    for id in &up {
+        cluster.handle(*id).checkpoint().unwrap();
+    }
+    let leader = cluster.leader_of(&up);
+    eventually("the log is purged", || {
+        let status = cluster.handle(leader).status()?;
+        (status.base.index >= Index(20)).then_some(())
+    });
+    cluster.network.disturb(10, 10);
+    cluster.start(behind);
+    eventually("it has caught up", || {
+        (cluster.members[&behind].machine.content().len() == 20).then_some(())
+    });
+    cluster.network.disturb(0, 0);
+    // And goes on behind it, also after a power cut.
+    put(&cluster, leader, "after=1");
+    cluster.agree();
+    cluster.power_cut(behind);
+    cluster.start(behind);
+    put(&cluster, leader, "after=2");
+    cluster.agree();
+}
+
+/// C2: a wiped node that comes back under its old id is heard by nobody until it is removed and added anew.
+#[test]
+fn c2_a_wiped_node_under_its_old_id_has_no_voice() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    let handle = cluster.handle(leader);
+    eventually("the disks are known", || {
+        let membership = handle.status()?.membership;
+        let known = |about: &Bytes| About::decode(about).is_ok_and(|a| a.disk != 0);
+        (membership.about.len() == 3 && membership.about.values().all(known)).then_some(())
+    });
+    cluster.agree();
+    let (wiped, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.stop(wiped);
+    cluster.add(wiped);
+    cluster.stop(other);
+    // Leader and wiped node are no quorum: what the wiped one would acknowledge or vote counts for nothing.
+    let submitted = handle.submit(Proposal {
+        timeout: Some(Duration::from_millis(600)),
+        ..Proposal::new("b=2")
+    });
+    assert!(submitted.wait().is_err());
+    cluster.start(other);
+    let up = [leader, other];
+    let leader = cluster.leader_of(&up);
+    let handle = cluster.handle(leader);
+    eventually("removed", || {
+        handle.remove(NodeId(wiped)).ok()?;
+        Some(())
+    });
+    eventually("added anew", || {
+        handle.add_voter(NodeId(wiped), &Cluster::about(wiped)).ok()
+    });
+    put(&cluster, leader, "c=3");
+    cluster.agree();
+}
+
+/// RT3: every wait ends when the node does.
+#[test]
+fn closing_ends_every_wait() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    let handle = cluster.handle(leader);
+    cluster.network.isolate(NodeId(leader));
+    let waits = handle.submit(Proposal::new("a=1"));
+    let read = std::thread::spawn({
+        let handle = handle.clone();
+        move || handle.read_barrier(LONG)
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    let before = Instant::now();
+    cluster.stop(leader);
+    assert!(matches!(waits.wait(), Err(ProposeError::Unknown { .. })));
+    assert!(read.join().unwrap().is_err());
+    assert!(before.elapsed() < LONG);
+    assert!(handle.status().is_none());
+    assert!(matches!(
+        handle.propose("a=2"),
+        Err(ProposeError::NotAppended { .. })
+    ));
+}
+
+/// RT2: requests beyond the bound are refused as not appended.
+#[test]
+fn a_command_that_is_too_long_is_refused_by_name() {
+    let mut small = options();
+    small.command_bytes_max = 100;
+    let cluster = Cluster::new(1, small);
+    let handle = cluster.handle(cluster.leader());
+    match handle.propose("x".repeat(200)) {
+        Err(ProposeError::NotAppended { why, .. }) => assert!(why.contains("may have 100")),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// C4: one sync per group of writes.
+#[test]
+fn c4_what_gathers_during_a_sync_is_synced_once() {
+    let cluster = Cluster::new(1, options());
+    let handle = cluster.handle(cluster.leader());
+    let disk = &cluster.members[&1].disk;
+    handle.propose("warm=1").unwrap();
+    disk.hang(true);
+    let first = handle.submit(Proposal::new("a=0"));
+    std::thread::sleep(Duration::from_millis(20));
+    let before = disk.syncs();
+    let waits: Vec<_> = (0..100)
+        .map(|n| handle.submit(Proposal::new(format!("a={n}"))))
+        .collect();
+    eventually("they are taken", || {
+        (handle.status()?.last.index >= Index(102)).then_some(())
+    });
+    disk.hang(false);
+    first.wait().unwrap();
+    waits.into_iter().for_each(|w| assert!(w.wait().is_ok()));
+    assert!(
+        disk.syncs() - before <= 2,
+        "{} syncs",
+        disk.syncs() - before
+    );
+}
+
+/// A node joins with an empty disk, and knows nobody until it is added.
+#[test]
+fn one_that_was_not_added_campaigns_never() {
+    let mut cluster = Cluster::new(1, options());
+    cluster.leader();
+    cluster.add(2);
+    std::thread::sleep(Duration::from_millis(500));
+    let status = cluster.handle(2).status().unwrap();
+    assert_eq!((status.term.0, status.role), (0, RoleName::Follower));
+}
