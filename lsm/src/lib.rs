@@ -64,6 +64,6 @@ pub use options::StoreOptions;
 pub use seqno::SeqNo;
 pub use snapshot::Snapshot;
 pub use store::{
-    Checkpoint, Condition, Conditional, Entry, ExternalLog, Found, RoomGuard, Scan, Store,
-    StoreRecovered, StoreStats, Written, remove_checkpoint,
+    Checkpoint, Condition, Conditional, Entry, EntryBatch, ExternalLog, Found, RoomGuard, Scan,
+    Store, StoreRecovered, StoreStats, Written, remove_checkpoint,
 };

@@ -11,8 +11,8 @@ mod common;
 use common::external::{CHECKPOINT, ID, place};
 use common::{DIR, all, options};
 use esker_lsm::{
-    Condition, Conditional, OpenError, SeqNo, Store, StoreError, StoreOptions, WriteBatch,
-    remove_checkpoint,
+    Condition, Conditional, EntryBatch, OpenError, SeqNo, Store, StoreError, StoreOptions,
+    WriteBatch, remove_checkpoint,
 };
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
@@ -357,4 +357,39 @@ fn a_thread_that_applies_is_held_until_the_log_is_synced_and_no_longer() {
     assert_eq!(store.visible(), Lsn(place(200).1.0));
     assert_eq!(all(&store).unwrap().len(), 200);
     store.close().unwrap();
+}
+
+#[test]
+fn entries_applied_as_one_become_visible_and_durable_together() {
+    let media = SimMedia::new(1);
+    let store = open(&media, DIR);
+    let batch = |key: &str| {
+        let mut batch = WriteBatch::new();
+        batch.put(key.as_bytes(), b"1");
+        batch
+    };
+    let (a, b) = (batch("a"), batch("b"));
+    let entry = |index, batch| EntryBatch {
+        first: place(index).0,
+        end: place(index).1,
+        batch,
+    };
+    store.apply_entries(&[entry(1, &a), entry(4, &b)]).unwrap();
+    assert_eq!(store.visible(), Lsn(place(4).1.0));
+    assert_eq!(store.get(b"b").unwrap().seqno, place(4).0);
+    // Nothing between them is durable by itself.
+    store.note_log_synced(place(2).1);
+    assert!(matches!(store.flush(), Err(StoreError::Busy)));
+    assert_eq!(store.durable(), ID.base);
+    store.note_log_synced(place(4).1);
+    store.flush().unwrap();
+    assert_eq!(store.durable(), place(4).1);
+    // Out of order, nothing of them is applied.
+    let refused = store.apply_entries(&[entry(6, &a), entry(5, &b)]);
+    assert!(
+        matches!(refused, Err(StoreError::NotNext { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(store.visible(), Lsn(place(4).1.0));
+    store.apply_entries(&[]).unwrap();
 }

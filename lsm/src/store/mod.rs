@@ -39,6 +39,7 @@ mod write;
 
 pub use checkpoint::{Checkpoint, remove_checkpoint};
 pub use condition::{Condition, Conditional};
+pub use external::EntryBatch;
 pub use journal::ExternalLog;
 pub use read::Found;
 pub use room::RoomGuard;
@@ -267,18 +268,23 @@ impl Store {
         conditions: &[Condition<'_>],
         batch: &WriteBatch,
     ) -> Result<Conditional, StoreError> {
-        Ok(
-            match self.inner.apply_entry(first, end, conditions, batch)? {
-                condition::Verdict::Holds => Conditional::Written(Written {
-                    first,
-                    last: SeqNo((first.0 + batch.len() as u64).max(first.0 + 1) - 1),
-                    end: Lsn(end.0),
-                }),
-                condition::Verdict::Fails { condition, found } => {
-                    Conditional::Refused { condition, found }
-                }
-            },
-        )
+        let entry = EntryBatch { first, end, batch };
+        Ok(match self.inner.apply_entry(conditions, entry)? {
+            condition::Verdict::Holds => Conditional::Written(Written {
+                first,
+                last: SeqNo((first.0 + batch.len() as u64).max(first.0 + 1) - 1),
+                end: Lsn(end.0),
+            }),
+            condition::Verdict::Fails { condition, found } => {
+                Conditional::Refused { condition, found }
+            }
+        })
+    }
+
+    /// External log: applies entries that follow each other as one: they become visible together, and what is found after a restart
+    /// is the state before or behind all of them.
+    pub fn apply_entries(&self, entries: &[EntryBatch<'_>]) -> Result<(), StoreError> {
+        self.inner.apply(entries, &[]).map(drop)
     }
 
     /// External log: it is on stable storage up to here. Nothing above goes into tables (L3), so a caller that does not say so runs out of
