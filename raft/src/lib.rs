@@ -7,6 +7,8 @@
 pub mod codec;
 pub mod core;
 pub mod log;
+#[cfg(feature = "lsm")]
+pub mod machine;
 pub mod runtime;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;

@@ -66,7 +66,20 @@ pub enum Sabotage {
     DamageGivenUpEarly,
     /// Log storage: entries behind damage are put behind whatever is there.
     PrevNotChecked,
+    /// State machine on the store: the entries of a commit are applied one by one.
+    CommitSplit,
+    /// State machine on the store: the name of the store is not synced before the one that it replaces goes.
+    NameNotSynced,
+    /// State machine on the store: files that arrive are believed.
+    HashNotChecked,
 }
+
+/// Those of the state machine on the store, which `tests/lsm_machine` must catch.
+pub const MACHINE: &[Sabotage] = &[
+    Sabotage::CommitSplit,
+    Sabotage::NameNotSynced,
+    Sabotage::HashNotChecked,
+];
 
 /// Those of log storage, which `tests/log_storage.rs` must catch.
 pub const STORAGE: &[Sabotage] = &[

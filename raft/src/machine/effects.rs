@@ -1,0 +1,163 @@
+//! What commands have done since the last commit, over the store: the next command sees it, readers do not.
+//!
+//! - EF1: a key that was written stands in `keys`, with its value or without; it outranks `ranges`. A key in one of `ranges` and not in
+//!   `keys` is gone; any other is as in the store.
+
+use super::{OPS_MAX, USER, key_of};
+use crate::core::Index;
+use crate::runtime::MachineError;
+use bytes::Bytes;
+use esker_lsm::{Store, WriteBatch};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// What is to be written at one index.
+#[derive(Debug)]
+pub(super) struct At {
+    pub index: Index,
+    pub batch: WriteBatch,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    keys: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// `start..end`; no end when it is empty.
+    ranges: Vec<(Vec<u8>, Vec<u8>)>,
+    pub entries: Vec<At>,
+}
+
+impl Overlay {
+    fn covered(&self, key: &[u8]) -> bool {
+        let over = |(start, end): &(Vec<u8>, Vec<u8>)| {
+            start.as_slice() <= key && (end.is_empty() || key < end.as_slice())
+        };
+        self.ranges.iter().any(over)
+    }
+
+    /// Everything is in the store now, or nowhere.
+    pub(super) fn clear(&mut self) {
+        self.keys.clear();
+        self.ranges.clear();
+        self.entries.clear();
+    }
+
+    /// The batch at `index`, which is the last so far or a new one.
+    pub(super) fn batch(&mut self, index: Index) -> &mut WriteBatch {
+        if self.entries.last().is_none_or(|at| at.index != index) {
+            let batch = WriteBatch::new();
+            self.entries.push(At { index, batch });
+        }
+        &mut self.entries.last_mut().expect("just pushed").batch
+    }
+}
+
+/// The state as a command sees it, and what it does to it. Keys are the application's own.
+#[derive(Debug)]
+pub struct Effects<'a> {
+    pub(super) store: &'a Store,
+    pub(super) overlay: &'a mut Overlay,
+    pub(super) index: Index,
+}
+
+/// End of the application's keys.
+pub(super) const USER_END: &[u8] = &[USER + 1];
+
+impl Effects<'_> {
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MachineError> {
+        let key = key_of(USER, key);
+        if let Some(value) = self.overlay.keys.get(&key) {
+            return Ok(value.clone());
+        }
+        if self.overlay.covered(&key) {
+            return Ok(None);
+        }
+        let found = self.store.get(&key);
+        Ok(found
+            .map_err(|e| MachineError::new("reading a key", e))?
+            .value)
+    }
+
+    /// The first `limit` keys from `start` on and below `end` (none: to the last), with their values.
+    pub fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
+        let failed = |e| MachineError::new("scanning keys", e);
+        let start = key_of(USER, start);
+        let end = end.map_or(USER_END.to_vec(), |end| key_of(USER, end));
+        let mut out = Vec::new();
+        if start >= end {
+            return Ok(out);
+        }
+        let bounds = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
+        let snapshot = self.store.snapshot();
+        let mut stored = (self.store.scan(&snapshot, bounds.0, bounds.1))
+            .map_err(failed)?
+            .peekable();
+        let mut written = self.overlay.keys.range::<[u8], _>(bounds).peekable();
+        while out.len() < limit {
+            let below = match (stored.peek(), written.peek()) {
+                (None, None) => break,
+                (Some(Err(_)), _) => true,
+                (Some(Ok(entry)), Some((key, _))) => entry.key[..] < key[..],
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+            };
+            if below {
+                let entry = stored.next().expect("just seen").map_err(failed)?;
+                if !self.overlay.covered(&entry.key) {
+                    out.push((entry.key.slice(1..), entry.value));
+                }
+                continue;
+            }
+            let (key, value) = written.next().expect("just seen");
+            stored.next_if(|e| e.as_ref().is_ok_and(|e| e.key[..] == key[..]));
+            if let Some(value) = value {
+                out.push((Bytes::copy_from_slice(&key[1..]), value.clone()));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        let key = key_of(USER, key);
+        self.overlay.batch(self.index).put(&key, value);
+        let value = Bytes::copy_from_slice(value);
+        self.overlay.keys.insert(key, Some(value));
+    }
+
+    /// Deletes a key.
+    pub fn delete(&mut self, key: &[u8]) {
+        let key = key_of(USER, key);
+        self.overlay.batch(self.index).delete(&key);
+        self.overlay.keys.insert(key, None);
+    }
+
+    /// Deletes every key from `start` on and below `end` (none: to the last).
+    pub fn delete_range(&mut self, start: &[u8], end: Option<&[u8]>) {
+        let start = key_of(USER, start);
+        let end = end.map_or(USER_END.to_vec(), |end| key_of(USER, end));
+        if start >= end {
+            return;
+        }
+        let batch = self.overlay.batch(self.index);
+        batch.delete_range(&start, Bound::Excluded(&end));
+        let keys = &mut self.overlay.keys;
+        let mut behind = keys.split_off(&start);
+        keys.append(&mut behind.split_off(&end));
+        self.overlay.ranges.push((start, end));
+    }
+
+    /// How many operations this command may still do. One that does more stops the node: refuse it before.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let last = self.overlay.entries.last();
+        let done = last.filter(|at| at.index == self.index);
+        OPS_MAX.saturating_sub(done.map_or(0, |at| at.batch.len()))
+    }
+}

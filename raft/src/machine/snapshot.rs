@@ -1,0 +1,431 @@
+//! Snapshots of the store: out, and in.
+//!
+//! Out it is a checkpoint, read file by file. In, files gather in the directory that the store will have once it is installed.
+//!
+//! - SN1: a file is known by name, length and hash. One that is there already, from an attempt before or in the store that runs, is not
+//!   asked for; one of the store is linked.
+//! - SN2: what was received is believed when its hash is right, checked over what is read back before the snapshot counts as whole. What fails is
+//!   removed, so that the next attempt fetches it again.
+//! - SN3: which files an attempt was about stands in `FILES`, so that a partial file of another snapshot is never continued.
+//! - SN4 (E2): names come from a peer: only those that a store's tables have are taken, each once.
+//!
+//! ```text
+//! FILES  magic "ESKRSNAP", format u32 (1), crc32 of what follows; then of each file: name (length u32, text), length u64, hash u64
+//! ```
+
+use crate::codec::{Decoder, put_blob};
+use crate::runtime::{Arriving, SnapshotSource, Staging};
+use crate::sabotage::{self, Sabotage};
+use crate::transport::SnapshotFile;
+use bytes::Bytes;
+use esker_lsm::remove_checkpoint;
+use esker_wal::media::{DirEntry, Media, MediaFile};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+
+const MAGIC: &[u8; 8] = b"ESKRSNAP";
+const FORMAT: u32 = 1;
+const FILES: &str = "FILES";
+const FILES_BYTES_MAX: u64 = 64 << 20;
+pub(super) const TABLES: &str = "tables";
+/// Bytes read at once to hash a file.
+const READ_BYTES: usize = 256 << 10;
+
+/// Hashes of tables of the store that runs, by name: tables never change.
+pub(super) type Hashes = Arc<Mutex<BTreeMap<String, u64>>>;
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// Never 0, which means *not known*.
+fn hash(file: &dyn MediaFile) -> io::Result<u64> {
+    let len = file.len()?;
+    let mut hasher = Xxh3::new();
+    let mut buf = vec![0; READ_BYTES];
+    let mut at = 0;
+    while at < len {
+        let piece = (len - at).min(READ_BYTES as u64) as usize;
+        file.read_exact_at(&mut buf[..piece], at)?;
+        hasher.update(&buf[..piece]);
+        at += piece as u64;
+    }
+    Ok(hasher.digest().max(1))
+}
+
+fn is_table(name: &str) -> bool {
+    let hex = |hex: &str| hex.len() == 16 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    name.strip_suffix(".tbl").is_some_and(hex)
+}
+
+fn is_known(name: &str) -> bool {
+    let hex = |hex: &str| hex.len() == 16 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    name == "CURRENT" || is_table(name) || name.strip_prefix("MANIFEST-").is_some_and(hex)
+}
+
+/// A checkpoint on its way out. Dropped, its files are removed.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    media: Arc<dyn Media>,
+    dir: PathBuf,
+    /// Names and lengths.
+    names: Vec<(String, u64)>,
+    hashes: Hashes,
+    open: Option<(usize, Arc<dyn MediaFile>)>,
+    /// Its directory is its own while it lives.
+    _slot: Slot,
+}
+
+/// One of the directories for snapshots.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub number: usize,
+    taken: Arc<Mutex<BTreeSet<usize>>>,
+}
+
+impl Slot {
+    pub(super) fn take(taken: &Arc<Mutex<BTreeSet<usize>>>) -> Slot {
+        let mut all = taken.lock();
+        let number = (0..).find(|n| !all.contains(n)).expect("some are free");
+        all.insert(number);
+        Slot {
+            number,
+            taken: taken.clone(),
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.taken.lock().remove(&self.number);
+    }
+}
+
+impl Outgoing {
+    pub(super) fn new(
+        media: Arc<dyn Media>,
+        dir: PathBuf,
+        files: Vec<(PathBuf, u64)>,
+        hashes: Hashes,
+        slot: Slot,
+    ) -> Outgoing {
+        let name = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
+        Outgoing {
+            media,
+            dir,
+            names: files.iter().map(|(p, len)| (name(p), *len)).collect(),
+            hashes,
+            open: None,
+            _slot: slot,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(TABLES).join(name)
+    }
+
+    fn hash_of(&self, name: &str) -> io::Result<u64> {
+        if let Some(known) = self.hashes.lock().get(name) {
+            return Ok(*known);
+        }
+        let found = hash(&*self.media.open(&self.path(name))?)?;
+        if is_table(name) {
+            self.hashes.lock().insert(name.to_owned(), found);
+        }
+        Ok(found)
+    }
+}
+
+impl SnapshotSource for Outgoing {
+    fn files(&self) -> Vec<SnapshotFile> {
+        (self.names.iter())
+            .map(|(name, len)| SnapshotFile {
+                name: name.clone(),
+                len: *len,
+                // Unknown, it is sent in any case, and what can't be read fails then.
+                check: self.hash_of(name).unwrap_or(0),
+            })
+            .collect()
+    }
+
+    fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let (name, _) = (self.names.get(file)).ok_or_else(|| invalid("no such file"))?;
+        if self.open.as_ref().is_none_or(|(at, _)| *at != file) {
+            self.open = Some((file, self.media.open(&self.path(name))?));
+        }
+        let (_, open) = self.open.as_ref().expect("just opened");
+        open.read_exact_at(into, offset)
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.open = None;
+        if let Err(error) = remove_checkpoint(&*self.media, &self.dir) {
+            tracing::debug!(%error, "a snapshot that was sent is left behind; the next removes it");
+        }
+    }
+}
+
+/// Where the store that runs is, for those who look for files in it.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub current: PathBuf,
+    pub staging: PathBuf,
+}
+
+/// Takes snapshots in. See the module.
+#[derive(Debug)]
+pub(super) struct StagingDir {
+    pub media: Arc<dyn Media>,
+    pub places: Arc<Mutex<Places>>,
+    pub hashes: Hashes,
+}
+
+impl StagingDir {
+    /// Links the tables of the store that runs which the snapshot has too. Their names are the same: a table's checksums are bound to
+    /// its number.
+    fn link_equal(&self, current: &Path, to: &Path, files: &[SnapshotFile]) -> io::Result<()> {
+        let from = current.join(TABLES);
+        let listed = self.media.list(&from)?;
+        for file in files.iter().filter(|f| f.check != 0 && is_table(&f.name)) {
+            let here = |e: &&DirEntry| (&e.name, e.len) == (&file.name, file.len);
+            let (path, target) = (from.join(&file.name), to.join(&file.name));
+            if !listed.iter().any(|e| here(&e)) || self.media.exists(&target)? {
+                continue;
+            }
+            let known = self.hashes.lock().get(&file.name).copied();
+            let found = match known {
+                Some(known) => known,
+                None => match self.media.open(&path).and_then(|f| hash(&*f)) {
+                    Ok(found) => found,
+                    // Compacted away meanwhile.
+                    Err(_) => continue,
+                },
+            };
+            if found != file.check {
+                continue;
+            }
+            match self.media.hard_link(&path, &target) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What an attempt before was about.
+    fn begun(&self, dir: &Path) -> Vec<SnapshotFile> {
+        let read = || -> io::Result<Bytes> {
+            let file = self.media.open(&dir.join(FILES))?;
+            let len = file.len()?;
+            if len > FILES_BYTES_MAX {
+                return Err(invalid("too long"));
+            }
+            let mut bytes = vec![0; len as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes.into())
+        };
+        // Whatever is wrong with it: then nothing was begun.
+        read().ok().and_then(decode).unwrap_or_default()
+    }
+
+    fn note(&self, dir: &Path, files: &[SnapshotFile]) -> io::Result<()> {
+        let path = dir.join(FILES);
+        remove(&*self.media, &path)?;
+        let file = self.media.create(&path, 0)?;
+        file.write_all_at(&encode(files), 0)?;
+        file.sync()?;
+        self.media.sync_dir(dir)
+    }
+}
+
+fn encode(files: &[SnapshotFile]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for file in files {
+        put_blob(&mut body, file.name.as_bytes());
+        body.extend_from_slice(&file.len.to_le_bytes());
+        body.extend_from_slice(&file.check.to_le_bytes());
+    }
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(&FORMAT.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    out.extend_from_slice(&body);
+    out
+}
+
+fn decode(bytes: Bytes) -> Option<Vec<SnapshotFile>> {
+    let body = bytes.get(16..)?;
+    let crc = crc32fast::hash(body).to_le_bytes();
+    if &bytes[..8] != MAGIC || bytes[8..12] != FORMAT.to_le_bytes() || bytes[12..16] != crc {
+        return None;
+    }
+    let mut d = Decoder::new(bytes.slice(16..));
+    let mut files = Vec::new();
+    while d.left() > 0 {
+        let name = d.blob("a name").ok()?;
+        files.push(SnapshotFile {
+            name: String::from_utf8(name.to_vec()).ok()?,
+            len: d.u64("a length").ok()?,
+            check: d.u64("a hash").ok()?,
+        });
+    }
+    Some(files)
+}
+
+fn remove(media: &dyn Media, path: &Path) -> io::Result<()> {
+    match media.remove(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+impl Staging for StagingDir {
+    fn begin(&self, files: &[SnapshotFile]) -> io::Result<Box<dyn Arriving>> {
+        // SN4.
+        let mut names = BTreeSet::new();
+        for file in files {
+            if !is_known(&file.name) || !names.insert(&file.name) {
+                return Err(invalid(format!("{:?} is no file of a snapshot", file.name)));
+            }
+        }
+        let (current, dir) = {
+            let places = self.places.lock();
+            (places.current.clone(), places.staging.clone())
+        };
+        let tables = dir.join(TABLES);
+        self.media.create_dir_all(&tables)?;
+        let before = self.begun(&dir);
+        let resumed = |name: &str| {
+            let now = files.iter().find(|f| f.name == name);
+            now.is_some_and(|f| f.check != 0 && before.contains(f))
+        };
+        for entry in self.media.list(&tables)? {
+            if !entry.is_dir && !resumed(&entry.name) {
+                remove(&*self.media, &tables.join(&entry.name))?;
+            }
+        }
+        // Before a byte of a new one: what is there is of this one, or gone.
+        self.media.sync_dir(&tables)?;
+        self.note(&dir, files)?;
+        self.link_equal(&current, &tables, files)?;
+        let mut held = Vec::new();
+        for file in files {
+            let path = tables.join(&file.name);
+            let there = match self.media.exists(&path)? {
+                true => self.media.open(&path)?.len()?,
+                false => 0,
+            };
+            if there > file.len {
+                remove(&*self.media, &path)?;
+            }
+            held.push(if there > file.len { 0 } else { there });
+        }
+        Ok(Box::new(Incoming {
+            media: self.media.clone(),
+            dir,
+            files: files.to_vec(),
+            checked: vec![false; held.len()],
+            held,
+            open: None,
+            whole: false,
+        }))
+    }
+}
+
+/// A snapshot on its way in.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    media: Arc<dyn Media>,
+    pub dir: PathBuf,
+    files: Vec<SnapshotFile>,
+    held: Vec<u64>,
+    /// Right and synced.
+    checked: Vec<bool>,
+    open: Option<(usize, Arc<dyn MediaFile>)>,
+    pub whole: bool,
+}
+
+impl Incoming {
+    fn path(&self, file: usize) -> PathBuf {
+        self.dir.join(TABLES).join(&self.files[file].name)
+    }
+
+    /// SN2.
+    fn check(&mut self, at: usize) -> io::Result<()> {
+        let (file, path) = (&self.files[at], self.path(at));
+        if file.len == 0 && !self.media.exists(&path)? {
+            self.media.create(&path, 0)?;
+        }
+        let open = self.media.open_rw(&path)?;
+        let unchecked = file.check == 0 || sabotage::on(Sabotage::HashNotChecked);
+        if open.len()? != file.len || !(unchecked || hash(&*open)? == file.check) {
+            self.held[at] = 0;
+            remove(&*self.media, &path)?;
+            return Err(invalid(format!(
+                "{} did not arrive as it was sent",
+                file.name
+            )));
+        }
+        open.sync()?;
+        self.checked[at] = true;
+        Ok(())
+    }
+}
+
+impl Arriving for Incoming {
+    fn held(&self, file: usize) -> u64 {
+        self.held.get(file).copied().unwrap_or(0)
+    }
+
+    fn write(&mut self, file: usize, bytes: &[u8]) -> io::Result<()> {
+        let Some(held) = self.held.get(file).copied() else {
+            return Err(invalid("no such file"));
+        };
+        if bytes.len() as u64 > self.files[file].len - held {
+            return Err(invalid("more than the file has"));
+        }
+        if self.open.as_ref().is_none_or(|(at, _)| *at != file) {
+            let path = self.path(file);
+            let open = match self.media.exists(&path)? {
+                true => self.media.open_rw(&path)?,
+                false => self.media.create(&path, 0)?,
+            };
+            self.open = Some((file, open));
+        }
+        let (_, open) = self.open.as_ref().expect("just opened");
+        open.write_all_at(bytes, held)?;
+        self.held[file] = held + bytes.len() as u64;
+        if self.held[file] == self.files[file].len {
+            // Now, and not all at the end: the other side waits for a sign.
+            self.open = None;
+            self.check(file)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.open = None;
+        let mut first = Ok(());
+        for file in 0..self.files.len() {
+            if !self.checked[file] {
+                first = first.and(self.check(file));
+            }
+        }
+        first?;
+        self.media.sync_dir(&self.dir.join(TABLES))?;
+        self.whole = true;
+        Ok(())
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}

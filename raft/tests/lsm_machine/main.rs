@@ -1,0 +1,281 @@
+//! The state machine on `esker-lsm` (SM1-SM4, L3, C4).
+//!
+//! `ESKER_SEEDS=500 cargo test -p esker-raft --features lsm --test lsm_machine`; `ESKER_SEED=17` replays one.
+#![cfg(feature = "lsm")]
+#![allow(clippy::print_stderr, reason = "tests tell what they did")]
+#![allow(unreachable_pub, reason = "modules of one test")]
+
+mod cluster;
+mod world;
+
+use bytes::Bytes;
+use esker_lsm::{Condition, WriteBatch};
+use esker_raft::core::Index;
+use esker_raft::machine::{Application, BatchAnswer, Batches, LsmMachine, encode_batch};
+use esker_raft::runtime::{Command, StateMachine};
+use esker_raft::transport::SnapshotFile;
+use esker_wal::Workers;
+use esker_wal::media::sim::SimMedia;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use world::{DIR, ID, Seen, World, content, meta, options, transfer};
+
+fn all(default: u64, run: impl Fn(u64) -> Seen, paths: &[&str]) {
+    let number = |name| std::env::var(name).ok().and_then(|v| v.parse().ok());
+    let one: Option<u64> = number("ESKER_SEED");
+    let seeds = match one {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ESKER_SEEDS").unwrap_or(default),
+    };
+    let mut seen = Seen::new();
+    let mut failed = Vec::new();
+    for seed in seeds {
+        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            Ok(more) => {
+                for (what, n) in more {
+                    *seen.entry(what).or_insert(0) += n;
+                }
+            }
+            Err(_) => {
+                eprintln!("seed {seed}: ESKER_SEED={seed} replays it");
+                failed.push(seed);
+            }
+        }
+    }
+    eprintln!("{seen:?}");
+    assert!(failed.is_empty(), "seeds {failed:?}");
+    for path in paths.iter().filter(|_| one.is_none()) {
+        assert!(seen.contains_key(path), "never seen: {path}");
+    }
+}
+
+#[test]
+fn after_a_crash_the_state_is_as_of_a_commit_and_commands_take_effect_once() {
+    let paths = [
+        "applied again",
+        "cut while opening",
+        "power cut at a call",
+        "snapshot",
+    ];
+    all(60, world::run, &paths);
+}
+
+#[test]
+fn a_snapshot_arrives_whole_over_any_link_and_is_installed_at_once_or_not_at_all() {
+    let paths = [
+        "a file was resumed",
+        "a file was there already",
+        "a spoiled file was noticed",
+        "power cut on the way",
+        "power cut while installing",
+        "the link was cut",
+    ];
+    all(40, world::run_transfers, &paths);
+}
+
+/// A crash after each step of installing a snapshot.
+#[test]
+fn a_power_cut_at_any_call_of_an_installation_leaves_the_old_state_or_the_new() {
+    let all: Vec<bool> = (1..).map_while(world::cut_installation).collect();
+    eprintln!("{} calls", all.len());
+    assert!(all.contains(&true) && all.contains(&false), "{all:?}");
+}
+
+#[cfg(feature = "sabotage")]
+#[test]
+fn broken_builds_are_each_caught_within_200_seeds() {
+    use esker_raft::sabotage::{MACHINE, Sabotage};
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    for sabotage in MACHINE {
+        let caught = (0..200).find(|seed| {
+            Sabotage::set(Some(*sabotage));
+            let run = || (world::run(*seed), world::run_transfers(*seed));
+            let caught = catch_unwind(AssertUnwindSafe(run)).is_err();
+            Sabotage::set(None);
+            caught
+        });
+        match caught {
+            Some(seed) => eprintln!("{sabotage:?}: caught after {} seeds", seed + 1),
+            None => missed.push(sabotage),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+#[test]
+fn files_that_the_receiver_has_are_not_sent_again() {
+    let (mut from, mut to) = (World::new(1), World::new(2));
+    (from.quiet, to.quiet) = (true, true);
+    from.try_open().unwrap();
+    to.try_open().unwrap();
+    from.propose(400);
+    from.catch_up();
+    let first = transfer(&mut from, &mut to, false);
+    assert_eq!(first.bytes, first.all);
+    from.propose(10);
+    from.catch_up();
+    let second = transfer(&mut from, &mut to, false);
+    assert!(to.seen.contains_key("a file was there already"));
+    assert!(
+        second.bytes < second.all,
+        "{} of {} bytes",
+        second.bytes,
+        second.all
+    );
+}
+
+#[test]
+fn a_snapshot_stays_as_it_was_and_is_removed_when_nobody_needs_it() {
+    let mut world = World::new(1);
+    world.try_open().unwrap();
+    world.propose(200);
+    world.catch_up();
+    let mut one = world.machine().snapshot().unwrap();
+    let files = one.files();
+    world.propose(200);
+    world.catch_up();
+    let two = world.machine().snapshot().unwrap();
+    world.machine().store().compact_all().unwrap();
+    for (at, file) in files.iter().enumerate() {
+        let mut bytes = vec![0; file.len as usize];
+        one.read(at, 0, &mut bytes).unwrap();
+        let hash = xxhash(&bytes);
+        assert_eq!(hash, file.check, "{}", file.name);
+    }
+    let left = |world: &World| {
+        let of = |p: &std::path::PathBuf| p.to_string_lossy().contains("snapshot-");
+        world.media.image().into_keys().filter(of).count()
+    };
+    assert!(left(&world) > 0);
+    drop((one, two));
+    assert_eq!(left(&world), 0);
+}
+
+fn xxhash(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+/// E2: names come from a peer.
+#[test]
+fn a_snapshot_with_files_of_other_names_is_refused() {
+    let mut world = World::new(1);
+    world.try_open().unwrap();
+    let staging = world.machine().staging();
+    let file = |name: &str| SnapshotFile {
+        name: name.to_owned(),
+        len: 10,
+        check: 1,
+    };
+    let before = world.media.image();
+    for name in [
+        "../STORE",
+        "LOCK",
+        "",
+        "0123.tbl",
+        "MANIFEST-",
+        "a/0000000000000001.tbl",
+    ] {
+        assert!(staging.begin(&[file(name)]).is_err(), "{name:?}");
+    }
+    let twice = [file("CURRENT"), file("CURRENT")];
+    assert!(staging.begin(&twice).is_err());
+    assert!(world.media.image() == before);
+    // More than a file has is refused, too.
+    let mut arriving = staging.begin(&[file("CURRENT")]).unwrap();
+    assert!(arriving.write(0, &[0; 11]).is_err());
+    assert!(arriving.write(1, &[0; 1]).is_err());
+    assert!(arriving.finish().is_err());
+    let refused = world.machine().install(arriving, &meta(1));
+    assert!(refused.is_err(), "not whole");
+    assert_eq!(world.judge(), 0);
+}
+
+#[test]
+fn readers_follow_when_a_snapshot_is_installed_and_old_views_end_with_an_error() {
+    let (mut from, mut to) = (World::new(1), World::new(2));
+    from.try_open().unwrap();
+    to.try_open().unwrap();
+    from.propose(100);
+    from.catch_up();
+    let reader = to.machine().reader();
+    let old = reader.snapshot();
+    assert_eq!(reader.applied(), Index(0));
+    transfer(&mut from, &mut to, false);
+    assert_eq!(reader.applied(), Index(100));
+    assert_eq!(content(&reader).unwrap(), to.state(100));
+    assert!(old.get(b"k01").is_err());
+}
+
+#[test]
+fn a_command_sees_what_the_ones_before_it_did_and_readers_do_not_before_the_commit() {
+    let media = SimMedia::new(1);
+    let mut machine = open(&media, Batches);
+    let reader = machine.reader();
+    let mut batch = WriteBatch::new();
+    batch.put(b"token", b"7");
+    batch.put(b"a", b"1");
+    assert_eq!(apply(&mut machine, 1, &[], &batch), BatchAnswer::Written);
+    assert_eq!(reader.get(b"a").unwrap(), None);
+    // A fencing token: only the current one's holder writes.
+    let token = |expected| Condition {
+        key: b"token",
+        expected,
+    };
+    batch.clear();
+    batch.delete_range(b"a", std::ops::Bound::Unbounded);
+    batch.put(b"token", b"8");
+    let refused = BatchAnswer::Refused {
+        condition: 0,
+        found: Some(Bytes::from_static(b"7")),
+    };
+    assert_eq!(
+        apply(&mut machine, 2, &[token(Some(b"6"))], &batch),
+        refused
+    );
+    let written = apply(&mut machine, 3, &[token(Some(b"7"))], &batch);
+    assert_eq!(written, BatchAnswer::Written);
+    let refused = BatchAnswer::Refused {
+        condition: 0,
+        found: Some(Bytes::from_static(b"8")),
+    };
+    assert_eq!(apply(&mut machine, 4, &[token(None)], &batch), refused);
+    machine.commit(Index(4), Vec::new()).unwrap();
+    assert_eq!(reader.get(b"a").unwrap(), None);
+    assert_eq!(reader.get(b"token").unwrap().unwrap(), "8");
+    assert_eq!(reader.applied(), Index(4));
+    // SM4: what is no command is answered, and the machine goes on.
+    for payload in [
+        &b""[..],
+        b"\x02",
+        b"\x01\xff\xff\xff\xff",
+        b"\x01\0\0\0\0\x07",
+    ] {
+        let answer = run(&mut machine, 5, Bytes::from_static(payload));
+        assert!(matches!(answer, BatchAnswer::NoCommand(_)), "{answer:?}");
+    }
+    machine.commit(Index(5), Vec::new()).unwrap();
+    assert_eq!(reader.get(b"token").unwrap().unwrap(), "8");
+}
+
+fn open<A: Application>(media: &SimMedia, app: A) -> LsmMachine<A> {
+    LsmMachine::open(Path::new(DIR), ID, options(media, Workers::Stepped), app).unwrap()
+}
+
+fn run<A: Application>(machine: &mut LsmMachine<A>, index: u64, payload: Bytes) -> BatchAnswer {
+    let command = Command {
+        index: Index(index),
+        time: 0,
+        payload,
+    };
+    BatchAnswer::decode(machine.apply(command).unwrap()).unwrap()
+}
+
+fn apply<A: Application>(
+    machine: &mut LsmMachine<A>,
+    index: u64,
+    conditions: &[Condition<'_>],
+    batch: &WriteBatch,
+) -> BatchAnswer {
+    run(machine, index, encode_batch(conditions, batch))
+}
