@@ -8,6 +8,8 @@
 
 mod memory;
 pub mod wire;
+#[cfg(feature = "zmq")]
+pub mod zmq;
 
 pub use memory::{MemoryNetwork, MemoryTransport};
 

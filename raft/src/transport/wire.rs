@@ -81,6 +81,15 @@ pub fn encode(packet: &Packet) -> Vec<u8> {
     out
 }
 
+/// About as many bytes as it takes.
+#[cfg_attr(
+    not(feature = "zmq"),
+    expect(dead_code, reason = "of the transport over ZeroMQ")
+)]
+pub(super) fn size_hint(packet: &Packet) -> usize {
+    HEADER_LEN + body_hint(&packet.content)
+}
+
 fn body_hint(content: &Content) -> usize {
     match content {
         Content::Raft(Message {
