@@ -4,12 +4,15 @@
 use esker_loom_tests::{assert_caught, model};
 use esker_sync::bell::Bell;
 use esker_sync::interrupt::Interrupt;
+use esker_sync::oneshot::{NoValue, Promise, oneshot};
 use esker_sync::shim::{Arc, Condvar, Mutex};
 use esker_sync::stop::StopToken;
 use esker_sync::watermark::{Place, WaitEnd, Watermark};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
-use std::task::{Poll, Wake, Waker};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
 
 /// A waiter is woken by the advance that reaches its target, whoever advances (WM2).
 #[test]
@@ -79,7 +82,7 @@ fn waker() -> Waker {
 }
 
 /// Polls until ready, asleep between.
-fn block_on(mut poll: impl FnMut(&Waker) -> Poll<WaitEnd>) -> WaitEnd {
+fn block_on<T>(mut poll: impl FnMut(&Waker) -> Poll<T>) -> T {
     let waker = waker();
     loop {
         if let Poll::Ready(end) = poll(&waker) {
@@ -292,7 +295,7 @@ fn broken_a_stop_that_notifies_before_it_marks_is_slept_through() {
 /// An interrupt ends the wait that it finds or that comes later, and what was done before it is seen (IN1, IN2).
 #[test]
 fn an_interrupt_ends_the_wait_of_its_reader() {
-    loom::model(|| {
+    model(|| {
         let mark = Arc::new(Watermark::new(0));
         let interrupt = Arc::new(Interrupt::default());
         let why = Arc::new(AtomicBool::new(false));
@@ -323,7 +326,7 @@ fn twin_an_interrupt_that_looks_for_the_waiter_first_is_slept_through() {
 #[test]
 #[ignore = "a broken twin, run by the test above"]
 fn broken_an_interrupt_that_looks_for_the_waiter_first_is_slept_through() {
-    loom::model(|| {
+    model(|| {
         // The interrupt, reduced: its flag, and who waits.
         let shared = Arc::new((AtomicBool::new(false), Mutex::new(None::<thread::Thread>)));
         let raiser = {
@@ -443,5 +446,62 @@ fn broken_a_stop_tested_before_the_mutex_loses_a_callback() {
         }
         stopper.join().unwrap();
         assert_eq!(shared.1.lock().1, 1, "a callback was lost");
+    });
+}
+
+/// A promise ends its waiter's wait once, kept or dropped, thread or task (OS1).
+fn promises(end: fn(Promise<u8>), seen: Result<u8, NoValue>) {
+    model(move || {
+        let (promise, pending) = oneshot();
+        let thread = thread::spawn(move || end(promise));
+        assert_eq!(pending.wait(None), seen);
+        thread.join().unwrap();
+    });
+    model(move || {
+        let (promise, mut pending) = oneshot();
+        let thread = thread::spawn(move || end(promise));
+        let ended = block_on(|waker| Pin::new(&mut pending).poll(&mut Context::from_waker(waker)));
+        assert_eq!(ended, seen);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_promise_that_is_kept_reaches_its_waiter() {
+    promises(|promise| promise.keep(7), Ok(7));
+}
+
+#[test]
+fn a_promise_that_is_dropped_is_seen_as_broken() {
+    promises(drop, Err(NoValue::Broken));
+}
+
+/// Twin: the value is put there without the mutex that its waiter holds between looking and sleeping.
+#[test]
+fn twin_a_promise_kept_beside_the_mutex_is_slept_through() {
+    assert_caught(
+        "broken_a_promise_kept_beside_the_mutex_is_slept_through",
+        &["deadlock"],
+    );
+}
+
+#[test]
+#[ignore = "a broken twin, run by the test above"]
+fn broken_a_promise_kept_beside_the_mutex_is_slept_through() {
+    model(|| {
+        let shared = Arc::new((AtomicBool::new(false), Mutex::new(()), Condvar::new()));
+        let keeper = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.0.store(true, Ordering::Release);
+                shared.2.notify_one();
+            })
+        };
+        let mut guard = shared.1.lock();
+        while !shared.0.load(Ordering::Acquire) {
+            esker_sync::shim::wait_until(&shared.2, &mut guard, None);
+        }
+        drop(guard);
+        keeper.join().unwrap();
     });
 }
