@@ -18,8 +18,8 @@ use super::request::{is_request, stamp};
 use super::shared::{Event, Request, Shared};
 use super::status::Status;
 use crate::core::{
-    Abstain, Answer, Change, Core, Entry, Envelope, Index, Input, LogId, NodeId, Outputs, Refusal,
-    RoleName, SnapshotMeta, Token, Write,
+    Abstain, Answer, Body, Change, Core, Entry, Envelope, Index, Input, LogId, NodeId, Outputs,
+    Refusal, RoleName, SnapshotMeta, Token, Write,
 };
 use crate::transport::{Content, Packet};
 use bytes::Bytes;
@@ -309,7 +309,7 @@ impl Driver {
                 self.arrived = Some(arrived);
                 let message = crate::core::Message {
                     term,
-                    body: crate::core::Body::Snapshot(meta),
+                    body: Body::Snapshot(meta),
                 };
                 self.step(Input::Message { from, message });
                 // Where it was not taken it is of no use.
@@ -338,6 +338,8 @@ impl Driver {
             _ => {}
         }
         match packet.content {
+            // It says that a snapshot has arrived here, which nobody else can know.
+            Content::Raft(message) if matches!(message.body, Body::Snapshot(_)) => {}
             Content::Raft(message) => self.step(Input::Message { from, message }),
             Content::Forward { id, request } => {
                 let replier = Replier::Remote(from, id);

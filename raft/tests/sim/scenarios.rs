@@ -342,10 +342,207 @@ fn a_late_answer_to_a_heartbeat_and_the_lease() -> Outcome {
     play.cluster.ask(1)
 }
 
+/// Thesis 9.6: who comes back from a partition, with a shorter log, disturbs nobody and wins nothing.
+fn a_node_back_from_a_partition() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    play.propose(1, 3)?;
+    play.settle(&[1, 2])?;
+    let term = play.cluster.core(1).term();
+    // 3 alone asks for votes again and again.
+    for _ in 0..5 {
+        play.forget_leader(&[3])?;
+        play.step(3, Input::Campaign)?;
+    }
+    if play.cluster.core(3).term() != term {
+        return Err("the term of a node that nobody hears grew".into());
+    }
+    // It is back: its question reaches all, also when they have forgotten their leader.
+    play.settle(&[2, 3])?;
+    play.forget_leader(&[2])?;
+    play.step(3, Input::Campaign)?;
+    play.settle(&[2, 3])?;
+    if play.leads(3) || play.cluster.core(2).term() != term {
+        return Err("a shorter log won, or disturbed the others".into());
+    }
+    play.step(1, Input::Tick)?;
+    play.step(1, Input::Tick)?;
+    play.settle(&[1, 2, 3])?;
+    match play.leads(1) && play.cluster.core(3).leader() == Some(NodeId(1)) {
+        true => Ok(()),
+        false => Err("the leader was disturbed".into()),
+    }
+}
+
+/// Section 6: a membership that is not committed goes with the entry that brought it, and the one before it decides again.
+fn a_membership_is_rolled_back() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    let alone = Change::SetVoters([NodeId(1)].into());
+    play.step(1, Input::Change(1, alone))?;
+    play.cluster.synced(1)?;
+    if !play.cluster.core(1).membership().is_joint() {
+        return Err("a membership is in force from when it is in the log".into());
+    }
+    play.drop_mail();
+    play.elect(2, &[3])?;
+    play.settle(&[1, 2, 3])?;
+    let old = Membership::of((1..=3).map(NodeId));
+    match *play.cluster.core(1).membership() == old {
+        true => Ok(()),
+        false => Err("the membership was not rolled back".into()),
+    }
+}
+
+/// Thesis 4.2.2: a leader that is not in the new membership leads until that is committed, and not after it.
+fn a_removed_leader_steps_down() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    let without = Change::SetVoters([NodeId(2), NodeId(3)].into());
+    play.step(1, Input::Change(1, without))?;
+    play.cluster.synced(1)?;
+    // 2 alone is no majority of the new half.
+    play.settle(&[1, 2])?;
+    if !play.leads(1) || !play.cluster.core(1).membership().is_joint() {
+        return Err("it left the joint membership by one half".into());
+    }
+    // What 3 was sent is lost; heartbeats find out.
+    for _ in 0..6 {
+        play.step(1, Input::Tick)?;
+        play.settle(&[1, 2, 3])?;
+    }
+    if play.leads(1) {
+        return Err("it still leads".into());
+    }
+    play.elect(2, &[3])?;
+    play.settle(&[2, 3])
+}
+
+/// Section 7: a snapshot ends inside of a suffix that conflicts with it; nothing of the suffix is left.
+fn a_snapshot_inside_a_conflicting_suffix() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    // 1 has nine entries that nobody else has.
+    play.propose(1, 9)?;
+    play.cluster.synced(1)?;
+    play.drop_mail();
+    play.elect(2, &[3])?;
+    play.propose(2, 4)?;
+    play.settle(&[2, 3])?;
+    let last = play.cluster.core(2).last();
+    let term = play.cluster.core(2).term();
+    let meta = SnapshotMeta {
+        last,
+        membership: Membership::of((1..=3).map(NodeId)),
+    };
+    let message = Message {
+        term,
+        body: Body::Snapshot(meta),
+    };
+    let from = NodeId(2);
+    play.step(1, Input::Message { from, message })?;
+    let core = play.cluster.core(1);
+    if (core.last(), core.base(), core.committed()) != (last, last, last.index) {
+        return Err("something of the suffix is left".into());
+    }
+    // Not acknowledged before it is synced (C2).
+    if play
+        .mail()
+        .iter()
+        .any(|(f, _, m)| *f == 1 && matches!(m.body, Body::Appended { .. }))
+    {
+        return Err("a snapshot was acknowledged before it was synced".into());
+    }
+    play.step(2, Input::Tick)?;
+    play.step(2, Input::Tick)?;
+    play.propose(2, 1)?;
+    play.settle(&[1, 2, 3])?;
+    match play.cluster.core(1).last() == play.cluster.core(2).last() {
+        true => Ok(()),
+        false => Err("the log does not go on behind the snapshot".into()),
+    }
+}
+
+/// Thesis 6.4: the answer to a question of before is no answer to the one of now.
+fn a_late_answer_to_a_follower_that_reads() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    play.cluster.ask(3)?;
+    play.deliver(3, 1, |_| true)?;
+    for _ in 0..4 {
+        play.deliver(1, 2, |_| true)?;
+        play.cluster.synced(2)?;
+        play.deliver(2, 1, |_| true)?;
+    }
+    let (late, _): (Vec<_>, Vec<_>) = std::mem::take(play.mail())
+        .into_iter()
+        .partition(|(_, _, m)| matches!(m.body, Body::ReadAt { .. }));
+    if late.len() != 1 {
+        return Err(format!("{SET_UP} {} answers", late.len()));
+    }
+    // 3 gives up on it and asks anew, after more was committed.
+    for _ in 0..9 {
+        play.step(3, Input::Tick)?;
+    }
+    play.propose(1, 3)?;
+    play.settle(&[1, 2])?;
+    play.drop_mail();
+    let heartbeats = |m: &Message| matches!(m.body, Body::Heartbeat { .. });
+    play.step(1, Input::Tick)?;
+    play.step(1, Input::Tick)?;
+    play.deliver(1, 3, heartbeats)?;
+    play.step(3, Input::Tick)?;
+    play.cluster.ask(3)?;
+    *play.mail() = late;
+    play.deliver(1, 3, |_| true)
+}
+
+/// Section 8, thesis 6.4: a new leader answers no read before it has committed an entry of its term.
+fn a_read_before_the_term_has_an_entry() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    play.propose(1, 2)?;
+    // 2 has the entries and does not know that they are committed.
+    play.deliver(1, 2, |_| true)?;
+    play.cluster.synced(1)?;
+    play.cluster.synced(2)?;
+    play.deliver(2, 1, |_| true)?;
+    play.drop_mail();
+    play.elect(2, &[3])?;
+    play.cluster.ask(2)?;
+    for _ in 0..3 {
+        let heartbeats = |m: &Message| matches!(m.body, Body::Heartbeat { .. });
+        play.deliver(2, 3, heartbeats)?;
+        play.deliver(3, 2, |_| true)?;
+    }
+    Ok(())
+}
+
 type Scenario = fn() -> Outcome;
 
 /// All, by name.
 pub(crate) const ALL: &[(&str, Scenario)] = &[
+    ("a node back from a partition", a_node_back_from_a_partition),
+    ("a membership is rolled back", a_membership_is_rolled_back),
+    ("a removed leader steps down", a_removed_leader_steps_down),
+    (
+        "a snapshot inside a conflicting suffix",
+        a_snapshot_inside_a_conflicting_suffix,
+    ),
+    (
+        "a late answer to a follower that reads",
+        a_late_answer_to_a_follower_that_reads,
+    ),
+    (
+        "a read before the term has an entry",
+        a_read_before_the_term_has_an_entry,
+    ),
     (
         "a late answer to a heartbeat, and the lease",
         a_late_answer_to_a_heartbeat_and_the_lease,
