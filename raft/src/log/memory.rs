@@ -66,6 +66,8 @@ struct State {
     /// What a process sees, and what power loss leaves.
     written: Content,
     synced: Content,
+    /// What the one is ahead of the other.
+    unsynced: Vec<Write>,
     syncs: u64,
     hangs: bool,
     full: bool,
@@ -98,6 +100,7 @@ impl MemoryDisk {
         state.failed = None;
         self.0.1.notify_all();
         // As W6 has it: what is kept is made durable before anything follows it.
+        state.unsynced.clear();
         state.synced = state.written.clone();
         let content = &state.written;
         let mut log = LogView::new(content.snapshot.clone(), tail_bytes_max);
@@ -126,6 +129,7 @@ impl MemoryDisk {
     pub fn lose_power(&self) {
         let mut state = self.0.0.lock();
         state.life += 1;
+        state.unsynced.clear();
         state.written = state.synced.clone();
         state.hangs = false;
         self.0.1.notify_all();
@@ -206,6 +210,7 @@ impl LogStore for MemoryLog {
         for write in writes {
             state.written.write(write);
         }
+        state.unsynced.extend_from_slice(writes);
         Ok(())
     }
 
@@ -217,18 +222,28 @@ impl LogStore for MemoryLog {
         }
         self.check(&state)?;
         if std::mem::take(&mut state.fail_next_sync) {
+            state.unsynced.clear();
             state.written = state.synced.clone();
             let error = LogError::Failed("the disk in memory was told to fail".into());
             state.failed = Some(error.clone());
             return Err(error);
         }
         state.syncs += 1;
-        if let Abstain::Until(index) = state.written.abstain
-            && state.written.last() >= index
-        {
-            state.written.abstain = Abstain::No;
+        let State {
+            written,
+            synced,
+            unsynced,
+            ..
+        } = &mut *state;
+        for write in unsynced.drain(..) {
+            synced.write(&write);
         }
-        state.synced = state.written.clone();
+        if let Abstain::Until(index) = written.abstain
+            && written.last() >= index
+        {
+            written.abstain = Abstain::No;
+            synced.abstain = Abstain::No;
+        }
         Ok(())
     }
 
@@ -247,6 +262,7 @@ impl LogStore for MemoryLog {
     fn close(&mut self) -> Result<(), LogError> {
         let mut state = self.disk.0.0.lock();
         if state.life == self.life && state.failed.is_none() {
+            state.unsynced.clear();
             state.synced = state.written.clone();
         }
         Ok(())
