@@ -105,6 +105,14 @@ fn parts() -> Vec<Part> {
             ],
         },
         Part {
+            name: "raft",
+            what: "tests of raft, the state machine on lsm among them",
+            steps: vec![
+                Step::Tests(&["raft"]),
+                cargo("test --locked -p esker-raft --features lsm --test lsm_machine"),
+            ],
+        },
+        Part {
             name: "replication",
             what: "tests of replication and of our build of libzmq",
             steps: vec![Step::Tests(&["replication", "replication/zmq-sys"])],

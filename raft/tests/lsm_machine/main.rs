@@ -18,7 +18,7 @@ use esker_wal::Workers;
 use esker_wal::media::sim::SimMedia;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use world::{DIR, ID, Seen, World, content, meta, options, transfer};
+use world::{App, DIR, ID, Map, Seen, Todo, World, content, meta, options, transfer};
 
 fn all(default: u64, run: impl Fn(u64) -> Seen, paths: &[&str]) {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse().ok());
@@ -256,6 +256,76 @@ fn a_command_sees_what_the_ones_before_it_did_and_readers_do_not_before_the_comm
     }
     machine.commit(Index(5), Vec::new()).unwrap();
     assert_eq!(reader.get(b"token").unwrap().unwrap(), "8");
+}
+
+/// The same on files of the operating system.
+#[test]
+fn a_node_s_log_and_state_live_in_real_files() {
+    use esker_raft::core::{Entry, EntryKind, NodeId, Write};
+    use esker_raft::log::{Identity, LogStore, WalLog, WalLogOptions};
+    let dir = tempfile::tempdir().unwrap();
+    let who = Identity {
+        cluster: 1,
+        group: 1,
+        node: NodeId(1),
+    };
+    let entries: Vec<_> = (1..=20)
+        .map(|n| Entry {
+            id: meta(n).last,
+            kind: EntryKind::Command(Todo::Count(format!("n{}", n % 3)).encode()),
+        })
+        .collect();
+    let mut wal = WalLogOptions::default();
+    wal.log.segment_bytes = 1 << 20;
+    let (mut log, found) = WalLog::open(&dir.path().join("log"), who, wal.clone()).unwrap();
+    assert!(found.empty);
+    log.write(&[Write::Append(entries.clone())]).unwrap();
+    log.sync().unwrap();
+    log.close().unwrap();
+    let (log, found) = WalLog::open(&dir.path().join("log"), who, wal).unwrap();
+    assert_eq!(found.log.last(), meta(20).last);
+    let found = log.reader().entries(Index(1), Index(20), 1 << 20).unwrap();
+    assert_eq!(found, entries);
+
+    let state = |name: &str| {
+        let options = esker_lsm::StoreOptions::default();
+        LsmMachine::open(&dir.path().join(name), ID, options, App).unwrap()
+    };
+    let mut one = state("one");
+    let mut model = Map::new();
+    for entry in &found {
+        let index = entry.id.index;
+        let EntryKind::Command(payload) = entry.kind.clone() else {
+            unreachable!("as written");
+        };
+        let command = Command {
+            index,
+            time: 0,
+            payload,
+        };
+        one.apply(command).unwrap();
+        one.commit(index, Vec::new()).unwrap();
+        Todo::Count(format!("n{}", index.0 % 3)).apply(&mut model);
+    }
+    let mut two = state("two");
+    let mut source = one.snapshot().unwrap();
+    let files = source.files();
+    let mut arriving = two.staging().begin(&files).unwrap();
+    for (at, file) in files.iter().enumerate() {
+        let mut bytes = vec![0; file.len as usize];
+        source.read(at, 0, &mut bytes).unwrap();
+        arriving.write(at, &bytes).unwrap();
+    }
+    arriving.finish().unwrap();
+    two.install(arriving, &meta(20)).unwrap();
+    assert_eq!(content(&two.reader()).unwrap(), model);
+    two.close().unwrap();
+    drop(two);
+    let two = state("two");
+    assert_eq!(
+        (two.durable(), content(&two.reader()).unwrap()),
+        (Index(20), model)
+    );
 }
 
 fn open<A: Application>(media: &SimMedia, app: A) -> LsmMachine<A> {

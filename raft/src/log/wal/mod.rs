@@ -178,7 +178,6 @@ impl WalLog {
             other => OpenError::Wal(other),
         })?;
         let mut state = State::new(options.tail_bytes_max, options.anchor_bytes.max(1));
-        state.rootless = log.oldest() > Lsn::ZERO;
         let replayed = replay(dir, &log, identity.group, &mut state);
         let complete = match replayed {
             Ok(complete) => complete,
@@ -190,13 +189,13 @@ impl WalLog {
         };
         if !found.damaged.is_empty() || !log.damaged().is_empty() || !complete {
             tracing::error!(
-                dir = %dir.display(), damaged = ?log.damaged(), abstain = ?state.abstain, end = %state.view.last(),
+                dir = %dir.display(), damaged = ?log.damaged(), abstain = ?state.abstain, end = %state.view().last(),
                 "the Raft log is damaged"
             );
         }
         let recovered = Recovered {
             hard: state.hard,
-            log: state.view.clone(),
+            log: state.view().clone(),
             abstain: state.abstain,
             empty: !state.touched && log.damaged().is_empty(),
             disk: log.node_id().0 as u64,
@@ -250,7 +249,7 @@ impl WalLog {
         Head {
             group: self.group,
             hard: state.hard,
-            last: state.view.last(),
+            last: state.view().last(),
             abstain: state.abstain,
         }
     }
@@ -258,8 +257,8 @@ impl WalLog {
     /// Checks that the writes can follow what is there, before anything of them is written.
     fn check_writes(&self, writes: &[Write]) -> Result<(), LogError> {
         let state = self.shared.state.read();
-        let base = state.view.base().index;
-        let mut end = state.view.last().index;
+        let base = state.view().base().index;
+        let mut end = state.view().last().index;
         let mut base = base;
         for write in writes {
             match write {
@@ -338,13 +337,23 @@ impl LogStore for WalLog {
         if let Err(error) = self.check_writes(writes) {
             return self.fail(error);
         }
-        let mut pieces = Pieces::new(writes);
-        let mut first = true;
+        let mut parts = Vec::new();
+        for write in writes {
+            match write {
+                Write::HardState(hard) => parts.push(Part::Hard(*hard)),
+                Write::Snapshot(meta) => parts.push(Part::Snapshot(meta)),
+                Write::Append(entries) => parts.extend(entries.iter().map(Part::Entry)),
+            }
+        }
+        let mut rest = &parts[..];
         // What stands behind each piece is known only once the one before is in the state.
-        while let Some(piece) = pieces.next() {
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(piece(rest));
+            let first = rest.len() == parts.len();
+            rest = behind;
             let mut head = self.head();
             let mut encoder = Encoder::new(std::mem::take(&mut self.buf));
-            for part in &piece {
+            for part in piece {
                 match part {
                     Part::Hard(hard) => head.hard = *hard,
                     Part::Snapshot(meta) => {
@@ -352,7 +361,7 @@ impl LogStore for WalLog {
                         head.last = meta.last;
                     }
                     Part::Entry(entry) => {
-                        let prev = self.name_before(&piece, entry, head.last);
+                        let prev = self.name_before(piece, entry, head.last);
                         encoder.entry(prev, entry);
                         head.last = entry.id;
                     }
@@ -371,7 +380,6 @@ impl LogStore for WalLog {
                     return self.fail(error);
                 }
             };
-            first = false;
             self.note(lsn, piece);
         }
         Ok(())
@@ -395,11 +403,11 @@ impl LogStore for WalLog {
 
     fn compact(&mut self, to: &SnapshotMeta) -> Result<(), LogError> {
         self.check()?;
-        if to.last.index <= self.shared.state.read().view.base().index {
+        if to.last.index <= self.shared.state.read().view().base().index {
             return Ok(());
         }
         let mut head = self.head();
-        if !self.shared.state.read().view.holds(to.last) {
+        if !self.shared.state.read().view().holds(to.last) {
             head.last = to.last;
         }
         let mut encoder = Encoder::new(std::mem::take(&mut self.buf));
@@ -456,39 +464,18 @@ enum Part<'a> {
     Entry(&'a Entry),
 }
 
-/// Cuts writes into frames.
-struct Pieces<'a> {
-    parts: std::iter::Peekable<Box<dyn Iterator<Item = Part<'a>> + 'a>>,
-}
-
-impl<'a> Pieces<'a> {
-    fn new(writes: &'a [Write]) -> Pieces<'a> {
-        let parts = writes.iter().flat_map(|write| match write {
-            Write::HardState(hard) => vec![Part::Hard(*hard)],
-            Write::Snapshot(meta) => vec![Part::Snapshot(meta)],
-            Write::Append(entries) => entries.iter().map(Part::Entry).collect(),
-        });
-        let parts: Box<dyn Iterator<Item = Part<'a>> + 'a> = Box::new(parts);
-        Pieces {
-            parts: parts.peekable(),
-        }
-    }
-
-    /// What goes into the next frame.
-    fn next(&mut self) -> Option<Vec<Part<'a>>> {
-        let mut piece = Vec::new();
-        let mut bytes = 0;
-        while let Some(part) = self.parts.peek() {
-            if let Part::Entry(entry) = part {
-                bytes += entry.weight();
-                if bytes > FRAME_BYTES && !piece.is_empty() {
-                    break;
-                }
+/// How many of the parts go into the next frame.
+fn piece(parts: &[Part<'_>]) -> usize {
+    let mut bytes = 0;
+    for (at, part) in parts.iter().enumerate() {
+        if let Part::Entry(entry) = part {
+            bytes += entry.weight();
+            if bytes > FRAME_BYTES && at > 0 {
+                return at;
             }
-            piece.extend(self.parts.next());
         }
-        (!piece.is_empty()).then_some(piece)
     }
+    parts.len()
 }
 
 impl WalLog {
@@ -508,22 +495,21 @@ impl WalLog {
                 _ => {}
             }
         }
-        let in_log = || self.shared.state.read().view.id(before);
+        let in_log = || self.shared.state.read().view().id(before);
         found.or_else(in_log).expect("checked before")
     }
 
     /// Puts what was written into the state.
-    fn note(&self, lsn: Lsn, piece: Vec<Part<'_>>) {
+    fn note(&self, lsn: Lsn, piece: &[Part<'_>]) {
         let mut state = self.shared.state.write();
         for part in piece {
             match part {
-                Part::Hard(hard) => state.hard = hard,
-                Part::Snapshot(meta) => state.begin_behind(lsn, meta.clone()),
+                Part::Hard(hard) => state.hard = *hard,
+                Part::Snapshot(meta) => state.begin_behind(lsn, (*meta).clone()),
                 Part::Entry(entry) => {
-                    let before = state.view.id(entry.id.index.before());
+                    let before = state.view().id(entry.id.index.before());
                     let prev = before.expect("checked before");
-                    let appended = state.append(lsn, prev, [entry.clone()]);
-                    debug_assert!(appended);
+                    state.append(lsn, prev, vec![(*entry).clone()]);
                 }
             }
         }
@@ -585,11 +571,6 @@ fn replay(dir: &Path, log: &Log, group: u64, state: &mut State) -> Result<bool, 
         };
         complete = state.replay(lsn, &head, records);
     }
-    if state.headless || state.rootless {
-        // The record of the base is lost, and with it who the members were.
-        complete = false;
-        state.begin_behind(log.oldest(), SnapshotMeta::default());
-    }
     if !complete && !sabotage::on(Sabotage::DamageCut) {
         state.abstain = match state.abstain {
             Abstain::No => Abstain::Until(highest),
@@ -631,7 +612,7 @@ impl LogReader for Shared {
     fn entries(&self, from: Index, to: Index, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
         let (mut at, to) = {
             let state = self.state.read();
-            let view = &state.view;
+            let view = state.view();
             let to = to.min(view.last().index);
             if from <= view.base().index || from > to {
                 return Ok(Vec::new());
@@ -649,7 +630,7 @@ impl LogReader for Shared {
         at = at.max(self.log.oldest());
         let mut reader = match self.log.reader(at, ReadLimit::Published) {
             Ok(reader) => reader,
-            Err(_) if from <= self.state.read().view.base().index => return Ok(Vec::new()),
+            Err(_) if from <= self.state.read().view().base().index => return Ok(Vec::new()),
             Err(error) => return Err(log_error(error)),
         };
         let mut out: Vec<Entry> = Vec::new();
@@ -677,7 +658,7 @@ impl LogReader for Shared {
                 };
                 for entry in entries {
                     // Another of this index is dead (ST1).
-                    if entry.id.index != next || !state.view.holds(entry.id) {
+                    if entry.id.index != next || !state.view().holds(entry.id) {
                         continue;
                     }
                     bytes += entry.weight();
@@ -693,7 +674,7 @@ impl LogReader for Shared {
             }
         }
         let state = self.state.read();
-        if out.is_empty() && from > state.view.base().index && from <= state.view.last().index {
+        if out.is_empty() && from > state.view().base().index && from <= state.view().last().index {
             return Err(LogError::Damaged(format!("entry {from} can't be read")));
         }
         Ok(out)
