@@ -9,6 +9,7 @@ pub mod cursors;
 mod expiry;
 pub mod keys;
 pub mod locks;
+pub mod state;
 mod txn;
 pub mod value;
 pub mod watch;

@@ -7,8 +7,10 @@
 //! - N4: `newest` is at or above SeqNo + 1 of each version, and of each tombstone behind a miss, that was read.
 
 use super::Inner;
+use super::cursors::Cursors;
 use super::keys::{CLOCK_KEY, StoredKey, USER_START};
 use super::locks::Held;
+use super::state::{Change, State};
 use super::value::{Head, Value};
 use super::watch::Dirty;
 use bytes::Bytes;
@@ -38,10 +40,30 @@ struct Overlay {
     keys: BTreeMap<Box<[u8]>, Option<Value>>,
 }
 
+/// What a transaction runs on.
+enum Base<'a> {
+    Engine(&'a Inner),
+    /// It gathers changes in place of a batch; it has no overlay, no view and no locks.
+    State {
+        state: &'a mut dyn State,
+        cursors: &'a Cursors,
+        changes: Vec<Change>,
+    },
+}
+
+impl std::fmt::Debug for Base<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Base::Engine(_) => "Engine",
+            Base::State { .. } => "State",
+        })
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Txn<'a> {
-    engine: &'a Inner,
+    base: Base<'a>,
     /// Where reads look; `None` is the latest applied state.
     view: Option<Snapshot>,
     held: Held<'a>,
@@ -72,7 +94,7 @@ impl<'a> Txn<'a> {
         holds_all: bool,
     ) -> Self {
         Txn {
-            engine,
+            base: Base::Engine(engine),
             view,
             held,
             holds_all,
@@ -82,6 +104,37 @@ impl<'a> Txn<'a> {
             newest: 0,
             expired: i64::MIN,
             dirty: Vec::new(),
+        }
+    }
+
+    /// A transaction on state that somebody else keeps. Its end is [`Txn::into_changes`].
+    #[must_use]
+    pub fn on_state(state: &'a mut dyn State, cursors: &'a Cursors) -> Self {
+        let changes = Vec::new();
+        Txn {
+            base: Base::State {
+                state,
+                cursors,
+                changes,
+            },
+            view: None,
+            held: Held::None,
+            holds_all: true,
+            batch: None,
+            overlay: None,
+            now: None,
+            newest: 0,
+            expired: i64::MIN,
+            dirty: Vec::new(),
+        }
+    }
+
+    /// What is to be changed, in this order: all of it, or none. Empty on an engine's transaction.
+    #[must_use]
+    pub fn into_changes(mut self) -> Vec<Change> {
+        match &mut self.base {
+            Base::Engine(_) => Vec::new(),
+            Base::State { changes, .. } => std::mem::take(changes),
         }
     }
 
@@ -96,7 +149,10 @@ impl<'a> Txn<'a> {
         if let Some(now) = self.now {
             return Ok(now);
         }
-        let now = self.engine.clock_now()?;
+        let now = match &mut self.base {
+            Base::Engine(engine) => engine.clock_now()?,
+            Base::State { state, .. } => state.now()?,
+        };
         self.now = Some(now);
         Ok(now)
     }
@@ -104,12 +160,14 @@ impl<'a> Txn<'a> {
     /// Reads a key for the user: counts as a hit or a miss.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, StoreError> {
         let found = self.peek(key)?;
-        let counter = if found.is_some() {
-            &self.engine.hits
-        } else {
-            &self.engine.misses
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if let Base::Engine(engine) = &self.base {
+            let counter = if found.is_some() {
+                &engine.hits
+            } else {
+                &engine.misses
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(found)
     }
 
@@ -130,14 +188,20 @@ impl<'a> Txn<'a> {
                 return Ok(None);
             }
         }
-        let found = match &self.view {
-            None => self.engine.store.get(key)?,
-            Some(view) => self.engine.store.get_at(view, key)?,
+        let found = match &mut self.base {
+            Base::Engine(engine) => {
+                let found = match &self.view {
+                    None => engine.store.get(key)?,
+                    Some(view) => engine.store.get_at(view, key)?,
+                };
+                if found.seqno.0 > 0 {
+                    self.newest = self.newest.max(found.seqno.0 + 1);
+                }
+                found.value
+            }
+            Base::State { state, .. } => state.get(key)?,
         };
-        if found.seqno.0 > 0 {
-            self.newest = self.newest.max(found.seqno.0 + 1);
-        }
-        match found.value {
+        match found {
             Some(stored) => {
                 let value = decode(key, stored)?;
                 self.alive(value)
@@ -162,15 +226,23 @@ impl<'a> Txn<'a> {
     pub fn put(&mut self, key: &[u8], deadline: Option<i64>, parts: &[&[u8]]) {
         let key = StoredKey::new(key);
         let head = Head::new(deadline);
+        let engine = match &mut self.base {
+            Base::Engine(engine) => *engine,
+            Base::State { changes, .. } => {
+                let value = [head.as_bytes(), &parts.concat()].concat();
+                changes.push(Change::Put(key.to_vec(), value));
+                return;
+            }
+        };
         if deadline.is_some() {
-            self.engine.deadlines_in_use();
+            engine.deadlines_in_use();
         }
         let mut stored: SmallVec<[&[u8]; 6]> = SmallVec::new();
         stored.push(head.as_bytes());
         stored.extend_from_slice(parts);
         self.batch().put_parts(&key, &stored);
-        if self.engine.watches.any() {
-            self.engine.watches.collect(&key, &mut self.dirty);
+        if engine.watches.any() {
+            engine.watches.collect(&key, &mut self.dirty);
         }
         if let Some(overlay) = &mut self.overlay {
             overlay
@@ -182,9 +254,16 @@ impl<'a> Txn<'a> {
     /// Deletes a key that is there.
     pub fn delete(&mut self, key: &[u8]) {
         let key = StoredKey::new(key);
+        let engine = match &mut self.base {
+            Base::Engine(engine) => *engine,
+            Base::State { changes, .. } => {
+                changes.push(Change::Delete(key.to_vec()));
+                return;
+            }
+        };
         self.batch().delete(&key);
-        if self.engine.watches.any() {
-            self.engine.watches.collect(&key, &mut self.dirty);
+        if engine.watches.any() {
+            engine.watches.collect(&key, &mut self.dirty);
         }
         if let Some(overlay) = &mut self.overlay {
             overlay.keys.insert((*key).into(), None);
@@ -194,10 +273,17 @@ impl<'a> Txn<'a> {
     /// Deletes all keys. All stripes must be held.
     pub fn clear(&mut self) -> Result<(), StoreError> {
         debug_assert!(self.holds_all, "a flush holds all stripes");
-        if self.engine.watches.any() {
-            for key in self.engine.watches.keys() {
+        let engine = match &mut self.base {
+            Base::Engine(engine) => *engine,
+            Base::State { changes, .. } => {
+                changes.push(Change::Clear);
+                return Ok(());
+            }
+        };
+        if engine.watches.any() {
+            for key in engine.watches.keys() {
                 if self.peek_stored(&key)?.is_some() {
-                    self.engine.watches.collect(&key, &mut self.dirty);
+                    engine.watches.collect(&key, &mut self.dirty);
                 }
             }
         }
@@ -225,14 +311,14 @@ impl<'a> Txn<'a> {
         self.scan_from(start, each)
     }
 
-    fn snapshot(&mut self) -> Snapshot {
+    fn snapshot(&mut self, engine: &Inner) -> Snapshot {
         let snapshot = match &self.view {
             Some(view) => view.clone(),
             // Behind all stripes no write is on its way: the snapshot is not older than what a plain read saw.
-            None if self.holds_all => self.engine.store.snapshot(),
+            None if self.holds_all => engine.store.snapshot(),
             None => {
-                let _all = self.engine.stripes.all();
-                self.engine.store.snapshot()
+                let _all = engine.stripes.all();
+                engine.store.snapshot()
             }
         };
         self.newest = self.newest.max(snapshot.seqno().0);
@@ -266,6 +352,17 @@ impl<'a> Txn<'a> {
                 each(key, Some(value))
             }
         };
+        let engine = match &mut self.base {
+            Base::Engine(engine) => *engine,
+            Base::State { state, .. } => {
+                state.scan(start, &mut |key, stored| {
+                    let value = decode(key, stored)?;
+                    Ok(show(key, &value))
+                })?;
+                self.expired = expired;
+                return Ok(());
+            }
+        };
         let mut ours = overlay.map(|overlay| {
             overlay
                 .keys
@@ -273,8 +370,8 @@ impl<'a> Txn<'a> {
                 .peekable()
         });
         if !overlay.is_some_and(|overlay| overlay.cleared) {
-            let snapshot = self.snapshot();
-            'store: for entry in self.engine.store.scan(&snapshot, start, Bound::Unbounded)? {
+            let snapshot = self.snapshot(engine);
+            'store: for entry in engine.store.scan(&snapshot, start, Bound::Unbounded)? {
                 let entry = entry?;
                 if let Some(ours) = &mut ours {
                     while let Some((key, value)) = ours.next_if(|(key, _)| ***key <= *entry.key) {
@@ -308,11 +405,14 @@ impl<'a> Txn<'a> {
     }
 
     /// Some stored key that is there, by `random`: a place between the first and the last key is drawn, and one of the
-    /// keys next to it on one side. Not uniform.
+    /// keys next to it on one side. Not uniform. On another's state there is none.
     pub fn random_key(&mut self, random: u64) -> Result<Option<Box<[u8]>>, StoreError> {
         const NEAR: usize = 16;
         let mix = random.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut near: Vec<Box<[u8]>> = Vec::new();
+        let Base::Engine(engine) = self.base else {
+            return Ok(None);
+        };
         if self.overlay.is_some() {
             // In EXEC: all keys, as the overlay may hide any of them.
             self.scan(None, |key, value| {
@@ -321,8 +421,8 @@ impl<'a> Txn<'a> {
             })?;
         } else {
             let now = self.now()?;
-            let snapshot = self.snapshot();
-            let store = &self.engine.store;
+            let snapshot = self.snapshot(engine);
+            let store = &engine.store;
             let all = Bound::Included(USER_START);
             let mut ends = store.scan(&snapshot, all, Bound::Unbounded)?;
             let Some(first) = ends.next().transpose()? else {
@@ -404,43 +504,51 @@ impl<'a> Txn<'a> {
 
     /// SCAN's places.
     #[must_use]
-    pub fn cursors(&self) -> &'a super::cursors::Cursors {
-        &self.engine.cursors
+    pub fn cursors(&self) -> &'a Cursors {
+        match &self.base {
+            Base::Engine(engine) => &engine.cursors,
+            Base::State { cursors, .. } => cursors,
+        }
     }
 
     /// Whether anything is to be written.
     #[must_use]
     pub fn has_writes(&self) -> bool {
-        self.batch.as_ref().is_some_and(|batch| !batch.is_empty())
+        match &self.base {
+            Base::Engine(_) => self.batch.as_ref().is_some_and(|batch| !batch.is_empty()),
+            Base::State { changes, .. } => !changes.is_empty(),
+        }
     }
 
     /// Appends the batch, if there is one, and frees the locks. `Busy`: nothing was done.
     pub fn commit(mut self) -> Result<Done, StoreError> {
         let mut touched = Lsn(self.newest);
+        let Base::Engine(engine) = self.base else {
+            return Ok(Done { touched, end: None });
+        };
         let wrote = self.has_writes();
-        let keep_clock = self.view.is_none()
-            && self.expired > self.engine.clock.kept()
-            && self.engine.is_writer();
+        let keep_clock =
+            self.view.is_none() && self.expired > engine.clock.kept() && engine.is_writer();
         if !wrote && !keep_clock {
             return Ok(Done { touched, end: None });
         }
         let mut end = None;
         {
             // Readings reach the store in rising order.
-            let clock_write = keep_clock.then(|| self.engine.clock_write.lock());
+            let clock_write = keep_clock.then(|| engine.clock_write.lock());
             let mut kept = None;
-            if clock_write.is_some() && self.expired > self.engine.clock.kept() {
+            if clock_write.is_some() && self.expired > engine.clock.kept() {
                 let now = self.now()?;
                 self.batch().put(CLOCK_KEY, &now.to_le_bytes());
                 kept = Some(now);
             }
             if wrote || kept.is_some() {
-                match self.engine.store.try_write(self.batch()) {
+                match engine.store.try_write(self.batch()) {
                     Ok(written) => {
                         touched = touched.max(written.end);
                         end = wrote.then_some(written.end);
                         if let Some(now) = kept {
-                            self.engine.clock.observe_kept(now);
+                            engine.clock.observe_kept(now);
                         }
                     }
                     Err(error) if wrote || is_busy(&error) => return Err(error),
