@@ -23,7 +23,8 @@ pub use effects::Effects;
 
 use crate::core::{Index, SnapshotMeta};
 use crate::runtime::{
-    Arriving, Command, MachineError, Record, SnapshotSource, Staging, StateMachine,
+    APPLIED, Arriving, Command, MachineError, Record, SnapshotSource, Staging, StateMachine,
+    time_of,
 };
 use crate::sabotage::{self, Sabotage};
 use arc_swap::ArcSwap;
@@ -132,6 +133,12 @@ impl StateReader {
 }
 
 impl StateSnapshot {
+    /// Replicated time as of this state, in microseconds since 1970; 0 before the first command.
+    pub fn time(&self) -> Result<u64, StoreError> {
+        let found = self.store.get_at(&self.at, &key_of(RECORD, APPLIED))?;
+        Ok(found.value.and_then(|record| time_of(&record)).unwrap_or(0))
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self.store.get_at(&self.at, &key_of(USER, key))?;

@@ -25,6 +25,15 @@ use esker_sync::oneshot::Promise;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Key of the record of what is applied.
+pub(crate) const APPLIED: &[u8] = b"a";
+
+/// Replicated time in that record.
+#[cfg(feature = "lsm")]
+pub(crate) fn time_of(record: &[u8]) -> Option<u64> {
+    record.last_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -111,7 +120,7 @@ impl Applier {
         let bad = |e| MachineError::new("reading the runtime's records", e);
         self.sessions = Sessions::default();
         for (key, value) in records {
-            if *key == *b"a" {
+            if *key == *APPLIED {
                 let mut d = Decoder::new(value);
                 self.applied = d.snapshot_meta().map_err(bad)?;
                 self.time = d.u64("a time").map_err(bad)?;
@@ -210,7 +219,7 @@ impl Applier {
             let mut applied = Vec::new();
             put_snapshot_meta(&mut applied, &self.applied);
             applied.extend_from_slice(&self.time.to_le_bytes());
-            records.push((Bytes::from_static(b"a"), Some(applied.into())));
+            records.push((Bytes::from_static(APPLIED), Some(applied.into())));
             self.machine.commit(self.applied.last.index, records)?;
             for (replier, outcome) in told {
                 replier.tell(&self.shared, outcome);
