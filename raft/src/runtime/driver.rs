@@ -182,6 +182,9 @@ impl Driver {
         for Envelope { to, message } in messages {
             self.shared.send(to, Content::Raft(message));
         }
+        // A follower's membership changes with what is appended to its log, or cut from it.
+        let changed = changed
+            || !writes.is_empty() && self.membership_at.as_ref() != Some(self.core.membership());
         if !writes.is_empty() {
             self.unsynced.push_back((seq, Instant::now()));
             let after = self.installed_by(&writes);

@@ -50,6 +50,24 @@ fn a_follower_refuses_with_a_hint_or_forwards() {
     cluster.agree();
 }
 
+#[test]
+fn a_follower_hears_of_its_leaders_new_address_within_the_term() {
+    let cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    let follower = leader % 3 + 1;
+    let leading = cluster.handle(leader);
+    eventually("a change of address", || {
+        let membership = leading.status()?.membership;
+        let mut about = About::decode(&membership.about[&NodeId(leader)]).ok()?;
+        about.client = "elsewhere".into();
+        leading.describe(NodeId(leader), &about).ok()
+    });
+    eventually("the follower to hear of it", || {
+        let hint = cluster.handle(follower).leader()?;
+        (hint.client == "elsewhere").then_some(())
+    });
+}
+
 /// C3.
 #[test]
 fn c3_a_read_behind_a_barrier_sees_what_was_written_before_on_any_node() {
