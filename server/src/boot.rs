@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Why a start failed, in one line with the remedy.
 #[derive(Debug)]
-struct Failure(String);
+pub(crate) struct Failure(pub(crate) String);
 
 impl From<DataDirError> for Failure {
     fn from(error: DataDirError) -> Failure {
@@ -101,7 +101,7 @@ pub fn replica() -> ExitCode {
     finish(run_replica(&args))
 }
 
-fn leave(exit: &Exit) -> ExitCode {
+pub(crate) fn leave(exit: &Exit) -> ExitCode {
     if exit.code == 0 {
         say(exit.text.trim_end());
     } else {
@@ -110,7 +110,7 @@ fn leave(exit: &Exit) -> ExitCode {
     ExitCode::from(exit.code)
 }
 
-fn finish(result: Result<(), Failure>) -> ExitCode {
+pub(crate) fn finish(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(text)) => {
@@ -120,7 +120,7 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-fn print_version(program: &str) -> ExitCode {
+pub(crate) fn print_version(program: &str) -> ExitCode {
     say(&format!(
         "{program} {} ({})",
         env!("CARGO_PKG_VERSION"),
@@ -130,27 +130,27 @@ fn print_version(program: &str) -> ExitCode {
 }
 
 /// A line for the person who started it. Where nobody listens, nothing is lost.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
-fn complain(line: &str) {
+pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-fn start_tracing(common: &Common) -> Result<(), Failure> {
+pub(crate) fn start_tracing(level: &str, format: LogFormat) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(&common.log_level).map_err(|error| {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
         Failure(format!(
             "--log-level {}: {error}; use error, warn, info, debug or trace",
-            common.log_level
+            level
         ))
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
     // It fails only where a subscriber is set already, which then serves.
-    let _ = match common.log_format {
+    let _ = match format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder
             .with_ansi(io::stderr().is_terminal())
@@ -161,14 +161,14 @@ fn start_tracing(common: &Common) -> Result<(), Failure> {
 }
 
 /// Turns SIGTERM and SIGINT into messages; a second one ends the process at once.
-struct SignalThread {
+pub(crate) struct SignalThread {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
-    received: Receiver<i32>,
+    pub(crate) received: Receiver<i32>,
 }
 
 impl SignalThread {
-    fn start() -> Result<Self, Failure> {
+    pub(crate) fn start() -> Result<Self, Failure> {
         let fail = |error: io::Error| Failure(format!("watching for signals: {error}"));
         let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(fail)?;
         let handle = signals.handle();
@@ -204,7 +204,7 @@ impl Drop for SignalThread {
     }
 }
 
-fn bind(what: &str, flag: &str, addr: SocketAddr) -> Result<TcpListener, Failure> {
+pub(crate) fn bind(what: &str, flag: &str, addr: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(addr).map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::AddrInUse => {
@@ -421,7 +421,7 @@ fn close_store(store: &Store) -> Result<(), Failure> {
 
 fn run_primary(args: &PrimaryArgs) -> Result<(), Failure> {
     let common = &args.common;
-    start_tracing(common)?;
+    start_tracing(&common.log_level, common.log_format)?;
     let signals = SignalThread::start()?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
@@ -489,7 +489,7 @@ fn serve_as_primary(
 
 fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
     let common = &args.common;
-    start_tracing(common)?;
+    start_tracing(&common.log_level, common.log_format)?;
     let signals = SignalThread::start()?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;

@@ -379,7 +379,7 @@ fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// `64MiB`, `1GiB`, `512K`, `100` (bytes).
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text);
     let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -397,7 +397,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// `500ms`, `1s`, `2m`, `1h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let millis: u64 = match unit.to_ascii_lowercase().as_str() {
         "ms" => 1,
@@ -424,7 +424,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 }
 
 /// `127.0.0.1:6380`, `[::1]:6380`, `localhost:6380`, or a port alone, on loopback.
-fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_addr(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }

@@ -1,4 +1,5 @@
-//! `esker-server`: a RESP front end for the Esker store, and the binaries `primary` and `replica`.
+//! `esker-server`: a RESP front end for the Esker store, and the binaries `primary`, `replica` and
+//! `raft-node`.
 //!
 //! From the socket inwards: [`resp`] parses commands and encodes replies; the event loop gathers what
 //! the clients sent, runs it, asks once per turn for the sync it needs, and holds each reply until what it
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod raft_node;
 pub mod resp;
 pub mod roles;
 pub mod server;

@@ -18,6 +18,7 @@ mod keys;
 mod keyspace;
 mod longdouble;
 mod num;
+pub mod replicated;
 mod server;
 mod strings;
 mod table;
@@ -43,14 +44,9 @@ pub fn execute(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Flow {
     let mark = out.len();
     let spec = match table::resolve(argv) {
         Ok(spec) => spec,
-        Err(mut text) => {
+        Err(text) => {
             ctx.session.tx.refused();
-            for byte in &mut text {
-                if matches!(*byte, b'\r' | b'\n') {
-                    *byte = b' ';
-                }
-            }
-            out.raw(&[b"-", &text[..], b"\r\n"].concat());
+            refuse(text, out);
             return Flow::Done;
         }
     };
@@ -75,6 +71,16 @@ pub fn execute(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Flow {
             Flow::Done
         }
     }
+}
+
+/// An error reply with a client's own bytes.
+fn refuse(mut text: Vec<u8>, out: &mut Reply) {
+    for byte in &mut text {
+        if matches!(*byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    out.raw(&[b"-", &text[..], b"\r\n"].concat());
 }
 
 /// The client is gone: forgets its WATCHes.

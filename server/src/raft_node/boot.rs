@@ -1,0 +1,244 @@
+//! From the command line to a running member and back.
+
+use super::{Begin, RaftOptions, RaftServer, ReadMode};
+use crate::boot::{Failure, SignalThread, bind, finish, leave, print_version, say, start_tracing};
+use crate::config::{self, LogFormat, parse_addr, parse_duration, parse_size};
+use clap::Parser;
+use crossbeam_channel::select;
+use signal_hook::consts::SIGINT;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A member of a cluster that elects its leader itself: a replicated store for Redis clients.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "raft-node", disable_version_flag = true)]
+pub struct RaftNodeArgs {
+    /// Directory of the data
+    #[arg(
+        long,
+        env = "ESKER_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./esker-raft"
+    )]
+    pub data_dir: PathBuf,
+
+    /// This node's id, from 1 on; the directory is bound to it
+    #[arg(long, env = "ESKER_ID", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub id: Option<u64>,
+
+    /// Where members reach each other. This node's own is where it listens; the others count with --bootstrap alone, later the cluster knows its members
+    #[arg(long, env = "ESKER_CLUSTER", value_name = "N=tcp://ADDR:PORT", value_delimiter = ',', value_parser = parse_member)]
+    pub cluster: Vec<(u64, String)>,
+
+    /// Number of the cluster, the same on all members: keeps clusters apart
+    #[arg(long, env = "ESKER_CLUSTER_ID", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub cluster_id: u64,
+
+    /// First start of a new cluster, once on each of the members that --cluster names; refused where there is a log already
+    #[arg(long, conflicts_with = "join", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub bootstrap: bool,
+
+    /// On an empty directory: wait until a leader adds this node (RAFT.ADD)
+    #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub join: bool,
+
+    /// Where clients connect
+    #[arg(long, env = "ESKER_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:6391", value_parser = parse_addr)]
+    pub listen: SocketAddr,
+
+    /// What others are told of where this node's clients connect; where it listens if not given
+    #[arg(long, env = "ESKER_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+
+    /// What a read answers
+    #[arg(
+        long,
+        env = "ESKER_READ",
+        value_enum,
+        value_name = "HOW",
+        default_value = "linearizable"
+    )]
+    pub read: ReadMode,
+
+    /// Without a leader for so long, up to twice that, a node campaigns; from 50ms on
+    #[arg(long, env = "ESKER_ELECTION_TIMEOUT", value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
+    pub election_timeout: Duration,
+
+    /// How long a command may take before it is answered with an error
+    #[arg(long, env = "ESKER_REQUEST_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub request_timeout: Duration,
+
+    /// Let members connect from beyond loopback: whoever reaches the port can speak as a member
+    #[arg(long, env = "ESKER_ALLOW_REMOTE_PLAINTEXT", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub allow_remote_plaintext: bool,
+
+    /// Clients at once; each has a thread
+    #[arg(long, env = "ESKER_MAX_CLIENTS", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_clients: u32,
+
+    /// Bytes of a segment file of the log
+    #[arg(long, env = "ESKER_SEGMENT_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub segment_size: u64,
+
+    /// Bytes of a memtable
+    #[arg(long, env = "ESKER_MEMTABLE_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub memtable_size: u64,
+
+    /// Bytes of block cache
+    #[arg(long, env = "ESKER_CACHE_SIZE", value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub cache_size: u64,
+
+    /// How log lines look
+    #[arg(
+        long,
+        env = "ESKER_LOG_FORMAT",
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+
+    /// Which log lines: error, warn, info, debug, trace, or a filter of tracing-subscriber
+    #[arg(
+        long,
+        env = "ESKER_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log_level: String,
+
+    /// TOML file with any of these names as keys; flags and environment outrank it
+    #[arg(long, env = "ESKER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print version
+    #[arg(long, short = 'V')]
+    pub version: bool,
+}
+
+/// `1=tcp://127.0.0.1:5571`
+fn parse_member(text: &str) -> Result<(u64, String), String> {
+    let parsed = text.split_once('=').and_then(|(id, address)| {
+        let id = id.trim().parse().ok().filter(|id| *id > 0)?;
+        address
+            .starts_with("tcp://")
+            .then(|| (id, address.to_owned()))
+    });
+    parsed.ok_or_else(|| "use ID=tcp://ADDRESS:PORT, as in 1=tcp://127.0.0.1:5571".into())
+}
+
+impl RaftNodeArgs {
+    fn options(&self) -> Result<RaftOptions, Failure> {
+        let id = self.id.ok_or_else(|| {
+            Failure("--id is missing: the number of this node in the cluster, from 1 on".into())
+        })?;
+        let mut members = BTreeMap::new();
+        for (id, address) in &self.cluster {
+            if members.insert(*id, address.clone()).is_some() {
+                return Err(Failure(format!(
+                    "--cluster names node {id} twice; name each once"
+                )));
+            }
+        }
+        if self.election_timeout < Duration::from_millis(50) || self.request_timeout.is_zero() {
+            return Err(Failure(
+                "--election-timeout must be at least 50ms, and --request-timeout more than 0"
+                    .into(),
+            ));
+        }
+        Ok(RaftOptions {
+            dir: self.data_dir.clone(),
+            cluster: self.cluster_id,
+            id,
+            members,
+            begin: match (self.bootstrap, self.join) {
+                (true, _) => Begin::Bootstrap,
+                (false, true) => Begin::Join,
+                _ => Begin::No,
+            },
+            advertise: self.advertise.clone(),
+            read: self.read,
+            election_timeout: self.election_timeout,
+            request_timeout: self.request_timeout,
+            allow_remote_plaintext: self.allow_remote_plaintext,
+            clients_max: self.max_clients as usize,
+            segment_bytes: self.segment_size,
+            memtable_bytes: usize::try_from(self.memtable_size).unwrap_or(usize::MAX),
+            cache_bytes: self.cache_size,
+        })
+    }
+}
+
+/// The program `raft-node`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args: RaftNodeArgs = match config::load(std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(exit) => return leave(&exit),
+    };
+    if args.version {
+        return print_version("raft-node");
+    }
+    finish(run(&args))
+}
+
+fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
+    start_tracing(&args.log_level, args.log_format)?;
+    let options = args.options()?;
+    let signals = SignalThread::start()?;
+    let listener = bind("clients", "--listen", args.listen)?;
+    let begin = options.begin;
+    let mut server =
+        RaftServer::start(listener, options).map_err(|error| Failure(error.to_string()))?;
+    say(&format!(
+        "Esker {} raft-node {}, data in {}",
+        env!("CARGO_PKG_VERSION"),
+        args.id.unwrap_or_default(),
+        args.data_dir.display()
+    ));
+    if begin == Begin::Bootstrap {
+        say("cluster:    founded; start this node without --bootstrap from now on");
+    }
+    say(&format!("members:    {}", server.endpoint()));
+    let addr = server.addr();
+    say(&format!(
+        "clients:    {addr}; try redis-cli -h {} -p {}",
+        addr.ip(),
+        addr.port()
+    ));
+    if !addr.ip().is_loopback() {
+        tracing::warn!(%addr, "clients beyond this machine may connect and there are no passwords: keep the port behind a firewall");
+    }
+    let (mut now, mut failed) = (false, None);
+    loop {
+        select! {
+            recv(signals.received) -> signal => {
+                let name = if signal == Ok(SIGINT) { "SIGINT" } else { "SIGTERM" };
+                say(&format!("{name}: draining; once more stops at once"));
+                break;
+            }
+            recv(server.asked()) -> asked => {
+                say("SHUTDOWN: draining");
+                now = asked.unwrap_or(true);
+                break;
+            }
+            default(Duration::from_millis(200)) => {
+                failed = server.handle().down();
+                if failed.is_some() {
+                    break;
+                }
+            }
+        }
+    }
+    server.close(now);
+    match failed {
+        Some(why) => Err(Failure(format!("the node failed: {why}"))),
+        None => {
+            say("closed:     what was acknowledged is on stable storage of a quorum");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! Clients of a node: a thread for each, which reads what has come, runs it, and answers it in one write.
+//!
+//! - RF1: a client's commands take effect in its order. Writes that came together go into the log as one batch, up to a bound; a read
+//!   behind them waits for them.
+//! - RF2 (C3): with `linearizable` a read runs on the state behind a barrier that began after the read had come.
+//! - RF3: what is certainly not executed is tried again until the request's time is over, then answered `CLUSTERDOWN`; what may have been
+//!   executed is never tried again and answered `UNKNOWNOUTCOME`.
+//! - RF4 (E1): a stop shuts the sockets for reading: each client's thread answers what it has, ends, and is joined.
+
+use super::admin;
+use super::app::Reading;
+use crate::commands::replicated::{self, Batch, Class};
+use crate::commands::{self, store_error};
+use crate::engine::cursors::Cursors;
+use crate::resp::{Limits, Parsed, Parser};
+use crate::{Ctx, Flow, Reply, Session};
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use esker_lsm::StoreError;
+use esker_raft::core::NodeId;
+use esker_raft::machine::StateReader;
+use esker_raft::runtime::{NodeHandle, ProposeError, ReadError};
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What a read answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReadMode {
+    /// The latest state: a quorum confirms each read (ReadIndex).
+    #[default]
+    Linearizable,
+    /// What this node has applied, which may be old; answered also without a leader.
+    Stale,
+}
+
+/// A client that takes no reply for so long is cut off.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a stop waits for clients to take their replies.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+/// After so long without an answer a barrier is begun anew.
+const BARRIER_TIME: Duration = Duration::from_secs(1);
+const READ_BYTES: usize = 64 << 10;
+/// Replies that are gathered before they are sent.
+const OUTPUT_BYTES: usize = 1 << 20;
+/// Longest argument. A command has to fit into an entry of the Raft log with what surrounds it.
+const BULK_MAX: usize = 8 << 20;
+/// Longest request.
+pub(super) const REQUEST_MAX: usize = 12 << 20;
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+
+/// What all clients' threads share.
+pub(super) struct Shared {
+    pub(super) node: NodeId,
+    pub(super) handle: NodeHandle,
+    pub(super) reader: StateReader,
+    pub(super) read: ReadMode,
+    /// How long a command may take.
+    pub(super) timeout: Duration,
+    pub(super) clients_max: usize,
+    pub(super) addr: SocketAddr,
+    pub(super) advertise: String,
+    pub(super) run_id: String,
+    pub(super) started: Instant,
+    pub(super) config: Vec<(String, String)>,
+    pub(super) cursors: Cursors,
+    pub(super) stopping: AtomicBool,
+    pub(super) asked: Sender<bool>,
+    pub(super) commands: AtomicU64,
+    pub(super) connections: AtomicU64,
+    /// No other lock is taken under it.
+    pub(super) clients: Mutex<BTreeMap<u64, Client>>,
+}
+
+pub(super) struct Client {
+    stream: TcpStream,
+    pub(super) addr: SocketAddr,
+}
+
+/// The running front end.
+pub(super) struct Front {
+    shared: Arc<Shared>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Front {
+    pub(super) fn start(listener: TcpListener, shared: Arc<Shared>) -> io::Result<Front> {
+        listener.set_nonblocking(true)?;
+        let mut listener = mio::net::TcpListener::from_std(listener);
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        registry.register(&mut listener, LISTENER, Interest::READABLE)?;
+        let waker = Waker::new(registry, STOP)?;
+        let thread = std::thread::Builder::new()
+            .name("esker-accept".into())
+            .spawn({
+                let shared = shared.clone();
+                move || accept(poll, &listener, &shared)
+            })?;
+        Ok(Front {
+            shared,
+            waker,
+            thread: Some(thread),
+        })
+    }
+
+    /// RF4. `now` waits for no client.
+    pub(super) fn close(&mut self, now: bool) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // It fails only when the eventfd is gone, and with it the thread.
+        let _ = self.waker.wake();
+        let how = if now { Shutdown::Both } else { Shutdown::Read };
+        let end = Instant::now() + DRAIN_TIME_MAX;
+        while !thread.is_finished() {
+            let how = if Instant::now() > end {
+                Shutdown::Both
+            } else {
+                how
+            };
+            for client in self.shared.clients.lock().values() {
+                // It fails where the client is gone.
+                let _ = client.stream.shutdown(how);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.join().is_err() {
+            tracing::error!("a thread of the front end panicked; see above");
+        }
+    }
+}
+
+/// Takes clients in, and joins their threads.
+fn accept(mut poll: Poll, listener: &mio::net::TcpListener, shared: &Arc<Shared>) {
+    let mut events = Events::with_capacity(8);
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    let mut next_id = 0;
+    while !shared.stopping.load(Ordering::SeqCst) {
+        match poll.poll(&mut events, None) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::error!(%error, "no further clients are taken");
+                break;
+            }
+        }
+        while !shared.stopping.load(Ordering::SeqCst) {
+            match listener.accept() {
+                Ok((stream, addr)) => {
+                    next_id += 1;
+                    if let Err(error) = admit(stream, addr, next_id, shared, &mut threads) {
+                        tracing::debug!(%addr, %error, "a client was not taken");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Out of file descriptors, say.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        join(&mut threads, JoinHandle::is_finished);
+    }
+    join(&mut threads, |_| true);
+}
+
+fn join(threads: &mut Vec<JoinHandle<()>>, which: impl Fn(&JoinHandle<()>) -> bool) {
+    for thread in threads.extract_if(.., |thread| which(thread)) {
+        if thread.join().is_err() {
+            tracing::error!("a client's thread panicked; see above");
+        }
+    }
+}
+
+fn admit(
+    stream: mio::net::TcpStream,
+    addr: SocketAddr,
+    id: u64,
+    shared: &Arc<Shared>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> io::Result<()> {
+    let mut stream = TcpStream::from(stream);
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(WRITE_TIME_MAX))?;
+    // Relaxed: a count.
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    if shared.clients.lock().len() >= shared.clients_max {
+        return stream.write_all(b"-ERR max number of clients reached\r\n");
+    }
+    let kept = stream.try_clone()?;
+    let local = stream.local_addr()?;
+    shared
+        .clients
+        .lock()
+        .insert(id, Client { stream: kept, addr });
+    let spawned = std::thread::Builder::new()
+        .name("esker-client".into())
+        .spawn({
+            let shared = shared.clone();
+            move || {
+                let _gone = Gone(&shared, id);
+                let session = Session::new(id, addr, local);
+                if let Err(error) = (Serving::new(&shared, session)).serve(stream) {
+                    tracing::debug!(client = id, %addr, %error, "a client is gone");
+                }
+            }
+        });
+    match spawned {
+        Ok(thread) => threads.push(thread),
+        Err(error) => {
+            shared.clients.lock().remove(&id);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Forgets a client, also where its thread panics.
+struct Gone<'a>(&'a Shared, u64);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.clients.lock().remove(&self.1);
+    }
+}
+
+/// Why a read is not answered.
+enum Unread {
+    Barrier(ReadError),
+    Store(StoreError),
+}
+
+/// One client.
+struct Serving<'a> {
+    shared: &'a Shared,
+    session: Session,
+    out: Reply,
+    batch: Batch,
+    /// What has come is covered by a barrier.
+    fresh: bool,
+}
+
+impl<'a> Serving<'a> {
+    fn new(shared: &'a Shared, session: Session) -> Self {
+        Serving {
+            shared,
+            batch: Batch::new(session.protocol),
+            session,
+            out: Reply::default(),
+            fresh: false,
+        }
+    }
+
+    fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
+        let limits = Limits {
+            bulk_bytes_max: BULK_MAX,
+            request_bytes_max: REQUEST_MAX,
+            ..Limits::default()
+        };
+        let mut parser = Parser::default();
+        let mut input: Vec<u8> = Vec::new();
+        let mut scratch = vec![0; READ_BYTES];
+        loop {
+            let n = match stream.read(&mut scratch) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            input.extend_from_slice(&scratch[..n]);
+            let mut at = 0;
+            let mut closing = false;
+            self.fresh = false;
+            while !closing {
+                match parser.parse(&input[at..], &limits) {
+                    Ok(Parsed::Incomplete { missing }) => {
+                        closing = input.len() - at + missing.min(1) > limits.request_bytes_max;
+                        break;
+                    }
+                    Ok(Parsed::Nothing { len }) => {
+                        parser.reset();
+                        at += len;
+                    }
+                    Ok(Parsed::Request { len }) => {
+                        let argv: SmallVec<[&[u8]; 8]> =
+                            parser.args(&input[at..at + len]).collect();
+                        closing = self.request(&argv);
+                        drop(argv);
+                        parser.reset();
+                        at += len;
+                    }
+                    Err(error) => {
+                        self.flush();
+                        self.out.error(&format!("ERR {error}"));
+                        closing = true;
+                    }
+                }
+                if self.out.len() >= OUTPUT_BYTES {
+                    self.send(&mut stream)?;
+                }
+            }
+            self.flush();
+            self.send(&mut stream)?;
+            if closing {
+                return Ok(());
+            }
+            input.drain(..at);
+            if input.is_empty() && input.capacity() > 4 * READ_BYTES {
+                input = Vec::new();
+            }
+        }
+    }
+
+    fn send(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        stream.write_all(self.out.as_bytes())?;
+        let big = self.out.capacity() > OUTPUT_BYTES;
+        self.out.truncate(0);
+        if big {
+            self.out = Reply::new(self.session.protocol);
+        }
+        Ok(())
+    }
+
+    /// Runs one; whether the connection is to be closed.
+    fn request(&mut self, argv: &[&[u8]]) -> bool {
+        // Relaxed: a count.
+        self.shared.commands.fetch_add(1, Ordering::Relaxed);
+        if let Some(words) = admin::words(argv) {
+            self.flush();
+            admin::run(self.shared, &words, &mut self.out);
+            self.fresh = false;
+            return false;
+        }
+        // An error must stand behind the replies of what was sent before.
+        let mut error = Reply::new(self.session.protocol);
+        match replicated::classify(argv, &mut error) {
+            Class::Write { alone } => {
+                if alone {
+                    self.flush();
+                }
+                self.batch.push(argv);
+                if alone || self.batch.is_full() {
+                    self.flush();
+                }
+                false
+            }
+            Class::Refused => {
+                self.flush();
+                self.out.raw(error.as_bytes());
+                false
+            }
+            Class::Read => {
+                self.flush();
+                self.read(argv);
+                false
+            }
+            Class::Here => {
+                self.flush();
+                let mut ctx = Ctx {
+                    session: &mut self.session,
+                    engine: None,
+                    server: self.shared,
+                };
+                let flow = commands::execute(&mut ctx, argv, &mut self.out);
+                // HELLO may have changed the protocol.
+                self.batch = Batch::new(self.session.protocol);
+                match flow {
+                    Flow::Done => false,
+                    Flow::Close => true,
+                    Flow::Shutdown { now } => {
+                        // It fails where the end has begun.
+                        let _ = self.shared.asked.send(now);
+                        true
+                    }
+                    Flow::NeedRoom | Flow::Wait(_) | Flow::Promote => {
+                        self.out.error("ERR not served by raft-node");
+                        false
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what was gathered, and answers it.
+    fn flush(&mut self) {
+        let protocol = self.session.protocol;
+        if self.batch.commands() == 0 {
+            self.batch = Batch::new(protocol);
+            return;
+        }
+        let batch = std::mem::replace(&mut self.batch, Batch::new(protocol));
+        let commands = batch.commands();
+        self.fresh = false;
+        match propose(self.shared, &batch.finish()) {
+            Ok(replies) => self.out.raw(&replies),
+            Err(error) => {
+                let text = error_text(&error);
+                for _ in 0..commands {
+                    self.out.error(&text);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, argv: &[&[u8]]) {
+        let mark = self.out.len();
+        let mut moved = false;
+        // A store is replaced under a reader when a snapshot is installed, and time is moved once.
+        for _ in 0..4 {
+            match self.read_once(argv) {
+                Ok(true) if !moved && self.shared.read == ReadMode::Linearizable => {
+                    // AS2. Where that fails, what was read stands: replicated time is what decides.
+                    moved = true;
+                    if propose(self.shared, &Batch::new(self.session.protocol).finish()).is_err() {
+                        return;
+                    }
+                    self.fresh = false;
+                }
+                Ok(_) => return,
+                Err(Unread::Store(StoreError::Closed)) if self.shared.handle.down().is_none() => {}
+                Err(Unread::Store(error)) => {
+                    self.out.truncate(mark);
+                    return self.out.error(&store_error(&error));
+                }
+                Err(Unread::Barrier(error)) => {
+                    self.out.truncate(mark);
+                    return self.out.error(&format!("CLUSTERDOWN {error}; try again"));
+                }
+            }
+            self.out.truncate(mark);
+        }
+        self.out
+            .error("CLUSTERDOWN the state is being replaced by a snapshot; try again");
+    }
+
+    /// Whether replicated time is behind what was met.
+    fn read_once(&mut self, argv: &[&[u8]]) -> Result<bool, Unread> {
+        if self.shared.read == ReadMode::Linearizable && !self.fresh {
+            barrier(self.shared).map_err(Unread::Barrier)?;
+            self.fresh = true;
+        }
+        let mut reading = Reading::new(self.shared.reader.snapshot());
+        replicated::read(argv, &mut reading, &self.shared.cursors, &mut self.out)
+            .map_err(Unread::Store)?;
+        Ok(reading.is_behind())
+    }
+}
+
+/// RF2.
+fn barrier(shared: &Shared) -> Result<(), ReadError> {
+    let end = Instant::now() + shared.timeout;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        // A barrier asked of a leader that is gone is lost; another costs nothing.
+        match shared.handle.read_barrier(left.min(BARRIER_TIME)) {
+            Err(ReadError::NoLeader { .. } | ReadError::TimedOut)
+                if goes_on(shared, end, &mut pause) => {}
+            result => return result.map(|_| ()),
+        }
+    }
+}
+
+/// RF3.
+fn propose(shared: &Shared, batch: &Bytes) -> Result<Bytes, ProposeError> {
+    let end = Instant::now() + shared.timeout;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match shared.handle.propose_anywhere(batch.clone()) {
+            Err(ProposeError::NotAppended { .. }) if goes_on(shared, end, &mut pause) => {}
+            outcome => return outcome.map(|reply| reply.payload),
+        }
+    }
+}
+
+/// Waits a little before the next try; false where there is to be none.
+fn goes_on(shared: &Shared, end: Instant, pause: &mut Duration) -> bool {
+    let over = Instant::now() + *pause >= end;
+    if over || shared.stopping.load(Ordering::Relaxed) || shared.handle.down().is_some() {
+        return false;
+    }
+    std::thread::sleep(*pause);
+    *pause = (*pause * 2).min(Duration::from_millis(100));
+    true
+}
+
+/// What a client is told.
+pub(super) fn error_text(error: &ProposeError) -> String {
+    match error {
+        ProposeError::NotAppended { .. } | ProposeError::Session(_) => {
+            format!("CLUSTERDOWN {error}; try again")
+        }
+        _ => format!("UNKNOWNOUTCOME {error}"),
+    }
+}

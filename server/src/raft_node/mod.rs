@@ -1,0 +1,394 @@
+//! A member of a Raft cluster that serves Redis clients: the program `raft-node`.
+//!
+//! - RN1 (C2): a directory without a log gets none silently. An operator says whether it founds a cluster (`bootstrap`), which is refused where there
+//!   is a log already and so can't be left in a start script, or joins one (`join`). So a node whose disk was lost never founds its cluster
+//!   again by being restarted.
+//! - RN2 (C4): one log, the Raft log; the store under it keeps none.
+//! - RN3 (E1): [`RaftServer::close`] ends clients, node and workers, in this order, and joins all threads.
+//!
+//! ```text
+//! DIR/log/     the Raft log (`esker_raft::log::WalLog`): names cluster and node, and has a random identity of its own
+//! DIR/state/   the state machine (`esker_raft::machine::LsmMachine`)
+//! ```
+
+mod admin;
+mod app;
+mod boot;
+mod front;
+
+pub use app::{Commands, Reading};
+pub use boot::{RaftNodeArgs, main};
+pub use front::ReadMode;
+
+use crate::status::random_hex_40;
+use crossbeam_channel::Receiver;
+use esker_lsm::StoreOptions;
+use esker_raft::core::{Membership, NodeId, RoleName};
+use esker_raft::log::{Identity, LogStore, OpenError, WalLog, WalLogOptions};
+use esker_raft::machine::LsmMachine;
+use esker_raft::runtime::{
+    About, MachineError, Node, NodeConfig, NodeHandle, NodeOptions, StartError,
+};
+use esker_raft::transport::Transport;
+use esker_raft::transport::zmq::{ZmqListener, ZmqOptions};
+use esker_sync::stop::StopToken;
+use esker_sync::workers::Workers;
+use esker_wal::LogId;
+use front::{Front, Shared};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a node looks whether the cluster knows its address for clients.
+const LOOK: Duration = Duration::from_millis(200);
+/// What surrounds a request in an entry of the log.
+const ENTRY_ROOM: usize = 4 << 20;
+/// Longest message between members: an entry, or a reply that carries what one batch wrote.
+const MESSAGE_MAX: usize = 80 << 20;
+
+/// How a directory without a log is begun (RN1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// It is not: there has to be one.
+    #[default]
+    No,
+    /// It founds a cluster of [`RaftOptions::members`].
+    Bootstrap,
+    /// It waits until a leader adds it.
+    Join,
+}
+
+/// Options of [`RaftServer::start`].
+#[derive(Clone, Debug)]
+pub struct RaftOptions {
+    /// The directory.
+    pub dir: PathBuf,
+    /// The cluster's number.
+    pub cluster: u64,
+    /// The node's id, from 1 on.
+    pub id: u64,
+    /// Members and where members reach them; this node's own is where it listens. The others count at [`Begin::Bootstrap`] alone.
+    pub members: BTreeMap<u64, String>,
+    /// See there.
+    pub begin: Begin,
+    /// What the cluster tells clients of this node; `None`: where it listens for them.
+    pub advertise: Option<String>,
+    /// What a read answers.
+    pub read: ReadMode,
+    /// Length of the shortest election timeout; the longest is twice as much.
+    pub election_timeout: Duration,
+    /// How long a command may take.
+    pub request_timeout: Duration,
+    /// Listen for members beyond loopback, where whoever reaches the port can speak as one.
+    pub allow_remote_plaintext: bool,
+    /// Clients at once; each has a thread.
+    pub clients_max: usize,
+    /// Bytes of a segment file of the log.
+    pub segment_bytes: u64,
+    /// Bytes of a memtable.
+    pub memtable_bytes: usize,
+    /// Bytes of block cache.
+    pub cache_bytes: u64,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RaftStartError {
+    /// The directory can't be used.
+    #[error("{}: {source}; choose a directory that this user can write with --data-dir", .dir.display())]
+    Directory {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The node's own address is missing.
+    #[error(
+        "the members do not name node {0}; give its own address too, as in --cluster {0}=tcp://127.0.0.1:5571"
+    )]
+    NotNamed(u64),
+    /// RN1.
+    #[error(
+        "{} holds no Raft log: to found a new cluster start each of its members once with --bootstrap; to join a cluster, or if this node's disk was lost \
+         (then RAFT.REMOVE it first), start it with --join and have the leader add it with RAFT.ADD",
+        .0.display()
+    )]
+    Empty(PathBuf),
+    /// RN1.
+    #[error("{} holds the Raft log of a node already: start it without --bootstrap, which is for the first start of a new cluster alone", .0.display())]
+    NotEmpty(PathBuf),
+    /// The log is gone, and the state is there.
+    #[error(
+        "{} holds a state and no Raft log any more, so it does not know what it promised: RAFT.REMOVE this node, empty the directory, start with \
+         --join and RAFT.ADD it anew",
+        .0.display()
+    )]
+    LogLost(PathBuf),
+    /// The log can't be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The state can't be opened.
+    #[error(transparent)]
+    State(#[from] MachineError),
+    /// The node does not start.
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// Clients can't be served.
+    #[error("starting to serve clients: {0}")]
+    Clients(io::Error),
+}
+
+/// A running node with its clients. Dropped, it closes.
+pub struct RaftServer {
+    node: Node,
+    front: Front,
+    workers: Workers,
+    addr: SocketAddr,
+    endpoint: String,
+    asked: Receiver<bool>,
+}
+
+impl std::fmt::Debug for RaftServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftServer")
+            .field("node", &self.node)
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}
+
+fn has_files(dir: &Path) -> Result<bool, RaftStartError> {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(RaftStartError::Directory {
+            dir: dir.to_owned(),
+            source,
+        }),
+    }
+}
+
+impl RaftServer {
+    /// Opens or begins the directory, and serves the clients of `listener`.
+    pub fn start(
+        listener: TcpListener,
+        options: RaftOptions,
+    ) -> Result<RaftServer, RaftStartError> {
+        let dir = &options.dir;
+        let id = NodeId(options.id);
+        let listen = options.members.get(&options.id);
+        let listen = listen.ok_or(RaftStartError::NotNamed(options.id))?;
+        let addr = listener.local_addr().map_err(RaftStartError::Clients)?;
+        let advertise = options
+            .advertise
+            .clone()
+            .unwrap_or_else(|| addr.to_string());
+        let (log_dir, state_dir) = (dir.join("log"), dir.join("state"));
+        if options.begin == Begin::No && !has_files(&log_dir)? {
+            return Err(match has_files(&state_dir)? {
+                true => RaftStartError::LogLost(dir.clone()),
+                false => RaftStartError::Empty(dir.clone()),
+            });
+        }
+        // Taken before anything is made on the disk.
+        let mut transport = ZmqOptions::new(listen);
+        transport.allow_remote_plaintext = options.allow_remote_plaintext;
+        transport.message_bytes_max = MESSAGE_MAX;
+        let members = ZmqListener::bind(transport)?;
+        let endpoint = members.endpoint().to_owned();
+        std::fs::create_dir_all(dir).map_err(|source| RaftStartError::Directory {
+            dir: dir.clone(),
+            source,
+        })?;
+        let identity = Identity {
+            cluster: options.cluster,
+            group: 1,
+            node: id,
+        };
+        let mut log_options = WalLogOptions::default();
+        log_options.log.segment_bytes = options.segment_bytes;
+        let (mut log, recovered) = WalLog::open(&log_dir, identity, log_options)?;
+        let disk = recovered.disk;
+        let opened = match (recovered.empty, options.begin) {
+            (false, Begin::Bootstrap) => Err(RaftStartError::NotEmpty(dir.clone())),
+            _ => open_state(&state_dir, &options).map_err(Into::into),
+        };
+        let opened = opened.and_then(|machine| match machine.reader().applied().0 {
+            1.. if recovered.empty => Err(RaftStartError::LogLost(dir.clone())),
+            _ if recovered.empty && options.begin == Begin::No => {
+                Err(RaftStartError::Empty(dir.clone()))
+            }
+            _ => Ok(machine),
+        });
+        let machine = match opened {
+            Ok(machine) => machine,
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = log.close();
+                return Err(error);
+            }
+        };
+        let reader = machine.reader();
+        let mut node_options = NodeOptions::default();
+        node_options.tick = options.election_timeout / node_options.core.election_ticks;
+        node_options.request_timeout = options.request_timeout;
+        node_options.command_bytes_max = front::REQUEST_MAX + ENTRY_ROOM;
+        let config = NodeConfig {
+            cluster: options.cluster,
+            group: 1,
+            node: id,
+            first: (options.begin == Begin::Bootstrap).then(|| first(&options.members)),
+            options: node_options,
+        };
+        let node = Node::start(
+            config,
+            Box::new(log),
+            recovered,
+            Box::new(machine),
+            |me, inbound| {
+                let transport: Arc<dyn Transport> = members.start(me, inbound)?;
+                Ok(transport)
+            },
+        )?;
+        let handle = node.handle();
+        let (ask, asked) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared {
+            node: id,
+            handle: handle.clone(),
+            reader,
+            read: options.read,
+            timeout: options.request_timeout,
+            clients_max: options.clients_max,
+            addr,
+            advertise,
+            run_id: random_hex_40(),
+            started: Instant::now(),
+            config: vec![
+                ("dir".into(), dir.display().to_string()),
+                ("maxclients".into(), options.clients_max.to_string()),
+                // What redis-benchmark looks for.
+                ("save".into(), String::new()),
+                ("appendonly".into(), "yes".into()),
+            ],
+            cursors: Default::default(),
+            stopping: false.into(),
+            asked: ask,
+            commands: 0.into(),
+            connections: 0.into(),
+            clients: Default::default(),
+        });
+        let workers = Workers::new(StopToken::new());
+        let describing = shared.clone();
+        workers
+            .spawn("esker-raft-self", move |stop| {
+                describe(&describing, disk, &stop)
+            })
+            .map_err(RaftStartError::Clients)?;
+        let front = Front::start(listener, shared).map_err(RaftStartError::Clients)?;
+        Ok(RaftServer {
+            node,
+            front,
+            workers,
+            addr,
+            endpoint,
+            asked,
+        })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where members connect.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Tells when a client asked for the end (SHUTDOWN), and whether at once.
+    #[must_use]
+    pub fn asked(&self) -> &Receiver<bool> {
+        &self.asked
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.node.handle()
+    }
+
+    /// RN3. Clients get the answers to what they have asked unless `now`. A second time it does nothing.
+    pub fn close(&mut self, now: bool) {
+        if now {
+            // What waits for the cluster ends.
+            self.node.close();
+        }
+        self.front.close(now);
+        self.node.close();
+        if let Err(panic) = self.workers.join() {
+            tracing::error!(%panic, "a thread of the server panicked");
+        }
+    }
+}
+
+impl Drop for RaftServer {
+    fn drop(&mut self) {
+        self.close(true);
+    }
+}
+
+fn open_state(dir: &Path, options: &RaftOptions) -> Result<LsmMachine<Commands>, MachineError> {
+    let store = StoreOptions {
+        memtable_bytes: options.memtable_bytes,
+        cache_bytes: options.cache_bytes,
+        ..StoreOptions::default()
+    };
+    LsmMachine::open(
+        dir,
+        LogId(u128::from(options.cluster)),
+        store,
+        Commands::default(),
+    )
+}
+
+/// The first membership: the same on each member.
+fn first(members: &BTreeMap<u64, String>) -> Membership {
+    let mut first = Membership::of(members.keys().copied().map(NodeId));
+    for (id, address) in members {
+        let about = About::at(address, "");
+        first.about.insert(NodeId(*id), about.encode());
+    }
+    first
+}
+
+/// A node that leads sees to it that the cluster knows where its clients reach it: that is what hints name.
+fn describe(shared: &Shared, disk: u64, stop: &StopToken) {
+    while !stop.sleep(LOOK) {
+        let Some(status) = shared.handle.status() else {
+            return;
+        };
+        if status.role != RoleName::Leader {
+            continue;
+        }
+        let known = status.membership.about.get(&shared.node);
+        let Some(mut about) = known.and_then(|bytes| About::decode(bytes).ok()) else {
+            continue;
+        };
+        if about.client == shared.advertise {
+            continue;
+        }
+        about.client.clone_from(&shared.advertise);
+        about.disk = disk;
+        // Refused while another change is under way; it is tried again.
+        if let Err(error) = shared.handle.describe(shared.node, &about) {
+            tracing::debug!(%error, "the address for clients is not known to the cluster yet");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Three `raft-node` processes: the leader is killed under writes, nothing acknowledged is lost, every node serves.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RAFT_NODE: &str = env!("CARGO_BIN_EXE_raft-node");
+/// Generous: CI machines are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Below the range of outgoing connections, so that it stays free between two starts.
+fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + (std::process::id().wrapping_mul(97).wrapping_add(step) % 9_000);
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = get() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+struct Cluster {
+    dir: tempfile::TempDir,
+    clients: Vec<u16>,
+    members: Vec<u16>,
+    children: Vec<Option<Child>>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Cluster {
+    fn new(n: usize) -> Cluster {
+        Cluster {
+            dir: tempfile::tempdir().unwrap(),
+            clients: (0..n).map(|_| free_port()).collect(),
+            members: (0..n).map(|_| free_port()).collect(),
+            children: (0..n).map(|_| None).collect(),
+        }
+    }
+
+    fn dir(&self, at: usize) -> std::path::PathBuf {
+        self.dir.path().join(format!("n{}", at + 1))
+    }
+
+    fn command(&self, at: usize, members: usize, more: &[&str]) -> Command {
+        let cluster: Vec<String> = (0..members)
+            .map(|at| format!("{}=tcp://127.0.0.1:{}", at + 1, self.members[at]))
+            .chain(
+                (at >= members).then(|| format!("{}=tcp://127.0.0.1:{}", at + 1, self.members[at])),
+            )
+            .collect();
+        let mut command = Command::new(RAFT_NODE);
+        command
+            .args([
+                "--id",
+                &(at + 1).to_string(),
+                "--cluster",
+                &cluster.join(","),
+            ])
+            .args(["--listen", &format!("127.0.0.1:{}", self.clients[at])])
+            .args([
+                "--election-timeout",
+                "1s",
+                "--segment-size",
+                "1MiB",
+                "--memtable-size",
+                "1MiB",
+                "--request-timeout",
+                "3s",
+            ])
+            .arg("--data-dir")
+            .arg(self.dir(at))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&mut self, at: usize, members: usize, more: &[&str]) {
+        let child = self
+            .command(at, members, more)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.children[at] = Some(child);
+    }
+
+    fn kill(&mut self, at: usize) {
+        let mut child = self.children[at].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn client(&self, at: usize) -> Client {
+        eventually("a connection", || Client::connect(self.clients[at]))
+    }
+
+    /// Why a start fails.
+    fn refused(&self, at: usize, members: usize, more: &[&str]) -> String {
+        let mut child = self.command(at, members, more).spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > PATIENCE {
+                let _ = child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        assert!(!status.success(), "{text}");
+        text
+    }
+
+    /// A node that leads, by the words of one that is up.
+    fn leader(&self, asked: usize) -> usize {
+        let mut client = self.client(asked);
+        eventually("a leader", || {
+            let info = client.ask(&["INFO", "raft"]);
+            let line = info
+                .lines()
+                .find_map(|line| line.strip_prefix("raft_leader:"))?;
+            let node: usize = line.trim().parse().ok()?;
+            self.children[node - 1].is_some().then_some(node - 1)
+        })
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(port: u16) -> Option<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Some(Client(BufReader::new(stream)))
+    }
+
+    fn send(&mut self, words: &[&str]) {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+    }
+
+    /// One reply; the elements of an array one per line.
+    fn reply(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        assert!(line.ends_with("\r\n"), "the connection ended: {line:?}");
+        let line = line.trim_end();
+        match line.split_at(1) {
+            ("$", "-1") => "nil".into(),
+            ("$", len) => {
+                let mut bytes = vec![0; len.parse::<usize>().unwrap() + 2];
+                self.0.read_exact(&mut bytes).unwrap();
+                bytes.truncate(bytes.len() - 2);
+                String::from_utf8(bytes).unwrap()
+            }
+            ("*", len) => {
+                let parts: Vec<String> = (0..len.parse().unwrap()).map(|_| self.reply()).collect();
+                parts.join("\n")
+            }
+            _ => line.to_owned(),
+        }
+    }
+
+    fn ask(&mut self, words: &[&str]) -> String {
+        self.send(words);
+        self.reply()
+    }
+
+    fn says(&mut self, line: &str, expected: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        // Certainly not executed, without a leader say.
+        let reply = eventually("an answer", || {
+            Some(self.ask(&words)).filter(|reply| !reply.starts_with("-CLUSTERDOWN"))
+        });
+        assert_eq!(reply, expected, "{line}");
+    }
+}
+
+/// Keys `k0..` with what was acknowledged.
+fn write(client: &mut Client, from: usize, to: usize) {
+    for n in from..to {
+        let (key, value) = (format!("k{n}"), format!("v{n}"));
+        eventually("a write", || {
+            match client.ask(&["SET", &key, &value]).as_str() {
+                "+OK" => Some(()),
+                // The same value again changes nothing.
+                error
+                    if error.starts_with("-CLUSTERDOWN")
+                        || error.starts_with("-UNKNOWNOUTCOME") =>
+                {
+                    None
+                }
+                other => panic!("{other}"),
+            }
+        });
+    }
+}
+
+fn all_there(client: &mut Client, to: usize) {
+    for n in 0..to {
+        client.says(&format!("GET k{n}"), &format!("v{n}"));
+    }
+    client.says("DBSIZE", &format!(":{}", to + 1));
+}
+
+#[test]
+fn a_killed_leader_loses_nothing_acknowledged_and_every_node_serves() {
+    let mut cluster = Cluster::new(3);
+    let refused = cluster.refused(0, 3, &[]);
+    assert!(
+        refused.contains("--bootstrap") && refused.contains("--join"),
+        "{refused}"
+    );
+    for at in 0..3 {
+        cluster.start(at, 3, &["--bootstrap"]);
+    }
+    let first = cluster.leader(0);
+    let through = (first + 1) % 3;
+    // Through a follower, which forwards.
+    let mut client = cluster.client(through);
+    write(&mut client, 0, 50);
+    client.says("PING", "+PONG");
+    client.says("SET once 1 NX", "+OK");
+    client.says("SET once 2 NX", "nil");
+    client.says("INCRBY once 41", ":42");
+    client.says("MGET k0 nosuch once", "v0\nnil\n42");
+    client.says("EXISTS k0 k1 nosuch", ":2");
+    client.says("SET short 1 PX 60", "+OK");
+    eventually("the deadline", || {
+        (client.ask(&["GET", "short"]) == "nil").then_some(())
+    });
+    client.says("DEL short", ":0");
+    let refused = client.ask(&["MULTI"]);
+    assert!(
+        refused.starts_with("-ERR 'multi' is not served"),
+        "{refused}"
+    );
+    // What is sent together is answered in its order.
+    for words in [
+        &["SET", "p", "1"][..],
+        &["INCR", "p"],
+        &["GET", "p"],
+        &["NOSUCH"],
+        &["DEL", "p"],
+    ] {
+        client.send(words);
+    }
+    for expected in ["+OK", ":2", "2", "-ERR unknown command", ":1"] {
+        let reply = client.reply();
+        assert!(reply.starts_with(expected), "{reply}");
+    }
+
+    cluster.kill(first);
+    write(&mut client, 50, 100);
+    let second = cluster.leader(through);
+    assert_ne!(second, first);
+    // It is refused as the founder of its cluster, and comes back as what it was.
+    let refused = cluster.refused(first, 3, &["--bootstrap"]);
+    assert!(refused.contains("without --bootstrap"), "{refused}");
+    cluster.start(first, 3, &[]);
+    for at in 0..3 {
+        all_there(&mut cluster.client(at), 100);
+    }
+    // An order at a follower names the leader's address for clients.
+    let follower = (second + 1) % 3;
+    let address = format!("127.0.0.1:{}", cluster.clients[second]);
+    let mut other = cluster.client(follower);
+    eventually("the leader's address", || {
+        other
+            .ask(&["RAFT.TRANSFER", &(follower + 1).to_string()])
+            .contains(&address)
+            .then_some(())
+    });
+    let mut leading = cluster.client(second);
+    eventually("a transfer", || {
+        (leading.ask(&["RAFT.TRANSFER", &(follower + 1).to_string()]) == "+OK").then_some(())
+    });
+    assert_eq!(cluster.leader(second), follower);
+    other.says("SET after transfer", "+OK");
+    other.says("GET after", "transfer");
+    // A clean end.
+    other.send(&["SHUTDOWN"]);
+    let mut child = cluster.children[follower].take().unwrap();
+    assert!(child.wait().unwrap().success());
+    client = cluster.client(second);
+    client.says("GET after", "transfer");
+}
+
+/// C2: a node whose directory was emptied is not started as what it was.
+#[test]
+fn c2_a_single_node_grows_to_two_and_a_wiped_one_comes_back_only_when_it_is_added_anew() {
+    let mut cluster = Cluster::new(2);
+    cluster.start(0, 1, &["--bootstrap"]);
+    let mut client = cluster.client(0);
+    write(&mut client, 0, 20);
+    client.says("SET last 1", "+OK");
+    cluster.start(1, 1, &["--join"]);
+    let address = format!("tcp://127.0.0.1:{}", cluster.members[1]);
+    // Refused while the node tells the cluster its address for clients.
+    eventually("a member", || {
+        (client.ask(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
+    });
+    let voters = |client: &mut Client, expected: &str| {
+        let line = format!("raft_voters:{expected}\r\n");
+        eventually("voters", || {
+            let info = client.ask(&["INFO", "raft"]);
+            (info.contains(&line) && info.contains("raft_outgoing_voters:\r\n")).then_some(())
+        });
+    };
+    voters(&mut client, "1,2");
+    all_there(&mut cluster.client(1), 20);
+    eventually("removal", || {
+        (client.ask(&["RAFT", "remove", "2"]) == "+OK").then_some(())
+    });
+    voters(&mut client, "1");
+    cluster.kill(1);
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    let refused = cluster.refused(1, 1, &[]);
+    assert!(refused.contains("holds no Raft log"), "{refused}");
+    cluster.start(1, 1, &["--join"]);
+    eventually("a member again", || {
+        (client.ask(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
+    });
+    voters(&mut client, "1,2");
+    all_there(&mut cluster.client(1), 20);
+    // Only the log is lost: the state does not vouch for what was promised.
+    let durable = cluster.client(1).ask(&["RAFT.SNAPSHOT"]);
+    assert!(durable.starts_with(':') && durable != ":0", "{durable}");
+    cluster.kill(1);
+    std::fs::remove_dir_all(cluster.dir(1).join("log")).unwrap();
+    for more in [&["--join"][..], &["--bootstrap"], &[]] {
+        let refused = cluster.refused(1, 1, more);
+        assert!(refused.contains("no Raft log any more"), "{refused}");
+    }
+    assert!(Path::new(&cluster.dir(1)).join("state").exists());
+}
