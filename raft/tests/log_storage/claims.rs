@@ -5,7 +5,7 @@ use bytes::Bytes;
 use esker_raft::core::{Abstain, Entry, EntryKind, HardState, Index, NodeId, Term, Write};
 use esker_raft::log::{Identity, LogError, LogStore, OpenError, Recovered, WalLog};
 use esker_wal::media::clock::ManualClock;
-use esker_wal::media::sim::{CallKind, SimMedia};
+use esker_wal::media::sim::SimMedia;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -183,7 +183,7 @@ fn a_snapshot_inside_a_conflicting_suffix_begins_the_log_anew() {
 }
 
 #[test]
-fn old_entries_are_read_from_the_log_and_memory_holds_the_newest_alone() {
+fn the_newest_entry_is_read_from_memory_and_old_ones_come_back() {
     let media = SimMedia::new(1);
     let (mut store, _) = open(&media);
     fill(&mut store, 1, 1, 200);
@@ -198,11 +198,6 @@ fn old_entries_are_read_from_the_log_and_memory_holds_the_newest_alone() {
             .len(),
         31
     );
-    let read: u64 = (media.trace().iter())
-        .filter(|c| c.kind == CallKind::Read)
-        .map(|c| c.len)
-        .sum();
-    assert!(read > 0, "old ones are read");
 }
 
 #[test]
