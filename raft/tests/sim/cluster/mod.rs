@@ -1,0 +1,423 @@
+//! A cluster of cores in virtual time: what a seed does to it, and what must hold at every step.
+//!
+//! Each node has a disk that keeps apart what is written from what is synced, a clock that runs at its own rate, and a network
+//! that loses, repeats, delays and reorders, and is partitioned in one direction or both. Nodes crash, with any prefix of what was
+//! not synced surviving, are paused, lose synced entries to bit rot (which recovery reports), and change membership, hand over and
+//! compact. A seed replays exactly.
+
+use esker_raft::core::*;
+pub(crate) use node::Rng;
+use node::{Disk, Node};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+mod checks;
+mod node;
+mod storm;
+
+pub(crate) const NODES: u64 = 5;
+const TICK: u64 = 10_000;
+/// Virtual length of the part with faults, and of the one without.
+const STORM: u64 = 6_000_000;
+const CALM: u64 = 4_000_000;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Tick {
+        node: u64,
+        life: u64,
+    },
+    Deliver {
+        from: u64,
+        to: u64,
+        message: Message,
+    },
+    Synced {
+        node: u64,
+        life: u64,
+    },
+    SnapshotArrives {
+        from: u64,
+        life: u64,
+        to: u64,
+        term: Term,
+        meta: SnapshotMeta,
+    },
+    Chaos,
+    Client,
+    Crash {
+        node: u64,
+    },
+    Ask {
+        node: u64,
+    },
+    Start {
+        node: u64,
+        life: u64,
+    },
+}
+
+/// What a seed is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    /// A bit of all.
+    Mixed,
+    /// Campaigns upon campaigns, long delays, crashes before a vote is synced.
+    Elections,
+    /// Leadership handed over, and the old leader cut off.
+    Transfers,
+}
+
+struct Read {
+    floor: Index,
+}
+
+/// How often what happened: a path never taken is a hole in the test.
+pub(crate) type Coverage = BTreeMap<&'static str, u64>;
+
+pub(crate) struct Cluster {
+    rng: Rng,
+    now: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<(u64, u64), Event>,
+    counter: u64,
+    nodes: BTreeMap<u64, Node>,
+    options: Options,
+    mood: Mood,
+    /// In a scenario: what was sent and is not delivered or dropped yet.
+    pub(crate) script: Option<Vec<(u64, u64, Message)>>,
+    calm: bool,
+    cut: BTreeSet<(u64, u64)>,
+    loss: u64,
+    /// Who led in which term.
+    leaders: BTreeMap<Term, u64>,
+    /// Every entry that ever was in a log, with the term before it.
+    entries: BTreeMap<LogId, (Term, EntryKind)>,
+    /// What is committed, by index from 1.
+    truth: Vec<Entry>,
+    reads: BTreeMap<Token, Read>,
+    token: Token,
+    pub(crate) coverage: Coverage,
+}
+
+impl Cluster {
+    /// For the scenarios: nothing happens by itself.
+    pub(crate) fn scripted(voters: u64, options: Options) -> Cluster {
+        Cluster::build(Rng(7), voters, options, Mood::Mixed, true)
+    }
+
+    pub(crate) fn new(seed: u64) -> Cluster {
+        let mut rng = Rng(seed);
+        let lease = rng.one_in(2).then_some(Lease {
+            tick_micros: TICK,
+            drift_per_mille: 120,
+        });
+        let options = Options {
+            append_bytes_max: 64 + rng.below(1000) as usize,
+            inflight_messages_max: 1 + rng.below(8) as usize,
+            inflight_bytes_max: 100 + rng.below(4000) as usize,
+            uncommitted_bytes_max: 2000,
+            tail_bytes_max: 200 + rng.below(4000) as usize,
+            lease,
+            ..Options::default()
+        };
+        let mood = match seed % 3 {
+            0 => Mood::Mixed,
+            1 => Mood::Elections,
+            _ => Mood::Transfers,
+        };
+        let mut cluster = Cluster::build(rng, 3, options, mood, false);
+        cluster.at(5_000, Event::Chaos);
+        cluster.at(1_000, Event::Client);
+        cluster
+    }
+
+    fn build(rng: Rng, voters: u64, options: Options, mood: Mood, scripted: bool) -> Cluster {
+        let members = Membership::of((1..=voters).map(NodeId));
+        let mut cluster = Cluster {
+            now: 0,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            counter: 0,
+            nodes: BTreeMap::new(),
+            options,
+            mood,
+            script: scripted.then(Vec::new),
+            calm: false,
+            cut: BTreeSet::new(),
+            loss: 50,
+            leaders: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            truth: Vec::new(),
+            reads: BTreeMap::new(),
+            token: 0,
+            coverage: Coverage::new(),
+            rng,
+        };
+        for id in 1..=NODES {
+            let snapshot = SnapshotMeta {
+                last: LogId::default(),
+                // Those that are to join know nobody.
+                membership: match id <= voters {
+                    true => members.clone(),
+                    false => Membership::default(),
+                },
+            };
+            let disk = Disk {
+                snapshot,
+                ..Disk::default()
+            };
+            let rate = match scripted {
+                true => 1000,
+                false => 960 + cluster.rng.below(80),
+            };
+            let node = Node {
+                core: None,
+                written: disk.clone(),
+                disk,
+                pending: VecDeque::new(),
+                applied: Index(0),
+                life: 0,
+                rate,
+                paused_until: 0,
+                slow_disk_until: 0,
+                was_leader_in: None,
+            };
+            cluster.nodes.insert(id, node);
+            cluster.start(id);
+        }
+        cluster
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.coverage.entry(what).or_default() += 1;
+    }
+
+    fn at(&mut self, delay: u64, event: Event) {
+        if self.script.is_some() {
+            return;
+        }
+        self.counter += 1;
+        let key = (self.now + delay, self.counter);
+        self.queue.push(Reverse(key));
+        self.events.insert(key, event);
+    }
+
+    pub(crate) fn start(&mut self, id: u64) {
+        let seed = self.rng.next();
+        let options = self.options.clone();
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.life += 1;
+        node.written = node.disk.clone();
+        node.pending.clear();
+        node.applied = node.disk.snapshot.last.index;
+        node.was_leader_in = None;
+        let mut log = LogView::new(node.disk.snapshot.clone(), options.tail_bytes_max);
+        for entry in &node.disk.entries {
+            log.push(entry.clone());
+        }
+        let restored = Restored {
+            hard: node.disk.hard,
+            log,
+            committed: node.disk.snapshot.last.index,
+            abstain: node.disk.abstain,
+        };
+        let core = Core::new(NodeId(id), options, restored, seed).expect("good options");
+        node.core = Some(core);
+        let life = node.life;
+        let first = self.rng.below(TICK);
+        self.at(first, Event::Tick { node: id, life });
+    }
+
+    /// The power goes: nothing that is not synced survives.
+    pub(crate) fn power_cut(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.core = None;
+        node.pending.clear();
+        node.life += 1;
+    }
+
+    /// Its disk has synced all that is written.
+    pub(crate) fn synced(&mut self, id: u64) -> Result<(), String> {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let mut last = 0;
+        for (seq, writes) in std::mem::take(&mut node.pending) {
+            for write in &writes {
+                node.disk.write(write);
+            }
+            last = seq;
+        }
+        match last {
+            0 => Ok(()),
+            seq => self.step(id, Input::Synced(seq)),
+        }
+    }
+
+    /// Time goes on everywhere; nobody's timer runs.
+    pub(crate) fn pass(&mut self, micros: u64) {
+        self.now += micros;
+    }
+
+    pub(crate) fn core(&self, id: u64) -> &Core {
+        self.nodes[&id].core.as_ref().expect("it is up")
+    }
+
+    /// Asks for a linearizable read; it may show no less than what is committed by now.
+    pub(crate) fn ask(&mut self, id: u64) -> Result<(), String> {
+        self.token += 1;
+        let floor = Index(self.truth.len() as u64);
+        self.reads.insert(self.token, Read { floor });
+        self.step(id, Input::Read(self.token))
+    }
+
+    pub(crate) fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
+        let real = self.now;
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let local = real * node.rate / 1000 + id * 1_000_000;
+        let Some(core) = &mut node.core else {
+            return Ok(());
+        };
+        let out = core.step(local, input);
+        core.check();
+        self.carry_out(id, out)
+    }
+
+    fn carry_out(&mut self, id: u64, out: Outputs) -> Result<(), String> {
+        let Outputs {
+            writes,
+            seq,
+            messages,
+            committed,
+            answers,
+            fetches,
+            snapshots,
+            changed: _,
+        } = out;
+        for write in &writes {
+            if let Write::Append(entries) = write {
+                self.check_entries(id, entries)?;
+            }
+            let node = self.nodes.get_mut(&id).expect("a node");
+            if let Write::Snapshot(meta) = write {
+                node.applied = meta.last.index;
+                let known = self.truth.get(meta.last.index.0 as usize - 1);
+                if known.map(|e| e.id) != Some(meta.last) {
+                    return Err(format!("{id} took a snapshot of what is not committed"));
+                }
+                self.saw("snapshot installed");
+            }
+            let node = self.nodes.get_mut(&id).expect("a node");
+            node.written.write(write);
+        }
+        if !writes.is_empty() {
+            let node = self.nodes.get_mut(&id).expect("a node");
+            node.pending.push_back((seq, writes));
+            let life = node.life;
+            let takes = match self.rng.below(20) {
+                0 => 20_000 + self.rng.below(100_000),
+                _ => 100 + self.rng.below(3_000),
+            };
+            self.at(takes, Event::Synced { node: id, life });
+        }
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let core = node.core.as_ref().expect("it has just stepped");
+        if !core.abstains() {
+            node.disk.abstain = Abstain::No;
+        }
+        self.check_leader(id)?;
+        if let Some(committed) = committed {
+            self.check_committed(id, committed)?;
+        }
+        for Envelope { to, message } in messages {
+            self.post(id, to.0, message);
+        }
+        for (token, answer) in answers {
+            self.check_answer(id, token, &answer)?;
+        }
+        for fetch in fetches {
+            self.saw("fetch");
+            let node = &self.nodes[&id];
+            let mut bytes = 0;
+            let entries = (node.written.entries.iter())
+                .skip_while(|e| e.id.index < fetch.from)
+                .take_while(|e| {
+                    bytes += e.weight();
+                    bytes <= fetch.bytes || e.id.index == fetch.from
+                })
+                .cloned()
+                .collect();
+            self.step(
+                id,
+                Input::Fetched {
+                    to: fetch.to,
+                    entries,
+                },
+            )?;
+        }
+        for to in snapshots {
+            let node = &self.nodes[&id];
+            let (life, applied) = (node.life, node.applied);
+            let core = node.core.as_ref().expect("up");
+            let term = core.term();
+            let Some(last) = applied
+                .0
+                .checked_sub(1)
+                .map(|at| self.truth[at as usize].id)
+            else {
+                continue;
+            };
+            let membership = core.membership_at(applied).clone();
+            let meta = SnapshotMeta { last, membership };
+            let takes = 1_000 + self.rng.below(100_000);
+            let event = Event::SnapshotArrives {
+                from: id,
+                life,
+                to: to.0,
+                term,
+                meta,
+            };
+            self.at(takes, event);
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, from: u64, to: u64, message: Message) {
+        if let Some(mail) = &mut self.script {
+            return mail.push((from, to, message));
+        }
+        if self.cut.contains(&(from, to)) || !self.nodes.contains_key(&to) {
+            return;
+        }
+        if matches!(message.body, Body::Conflict { .. }) {
+            self.saw("conflict");
+        }
+        let votes = matches!(
+            message.body,
+            Body::Vote { .. } | Body::Voted { granted: true }
+        );
+        if votes && self.mood == Mood::Elections && self.rng.one_in(12) {
+            // Just behind the vote, before any sync of it is done.
+            self.at(50, Event::Crash { node: from });
+        }
+        if !self.calm && self.rng.one_in(self.loss) {
+            return self.saw("message lost");
+        }
+        let copies = if !self.calm && self.rng.one_in(40) {
+            2
+        } else {
+            1
+        };
+        for _ in 0..copies {
+            let delayed = match self.mood {
+                Mood::Elections => 6,
+                Mood::Mixed | Mood::Transfers => 50,
+            };
+            let takes = match self.rng.below(delayed) {
+                0 if !self.calm => self.rng.below(400_000),
+                _ => 100 + self.rng.below(5_000),
+            };
+            let message = message.clone();
+            self.at(takes, Event::Deliver { from, to, message });
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! A node of the simulation, and the disk under it, which keeps apart what is written from what is synced.
+
+use esker_raft::core::*;
+use std::collections::VecDeque;
+
+/// SplitMix64.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What a node has on stable storage.
+#[derive(Clone, Default)]
+pub(super) struct Disk {
+    pub(super) hard: HardState,
+    pub(super) snapshot: SnapshotMeta,
+    pub(super) entries: Vec<Entry>,
+    pub(super) abstain: Abstain,
+}
+
+impl Disk {
+    pub(super) fn write(&mut self, write: &Write) {
+        match write {
+            Write::HardState(hard) => self.hard = *hard,
+            Write::Append(entries) => {
+                for entry in entries {
+                    self.entries.retain(|e| e.id.index < entry.id.index);
+                    self.entries.push(entry.clone());
+                }
+            }
+            Write::Snapshot(meta) => {
+                self.snapshot = meta.clone();
+                self.entries.clear();
+            }
+        }
+    }
+
+    pub(super) fn compact(&mut self, meta: SnapshotMeta) {
+        self.entries.retain(|e| e.id.index > meta.last.index);
+        self.snapshot = meta;
+    }
+}
+
+pub(super) struct Node {
+    pub(super) core: Option<Core>,
+    pub(super) disk: Disk,
+    /// What is written, synced or not; and the numbers that wait for the disk.
+    pub(super) written: Disk,
+    pub(super) pending: VecDeque<(u64, Vec<Write>)>,
+    pub(super) applied: Index,
+    pub(super) life: u64,
+    /// Its clock: microseconds per real millisecond.
+    pub(super) rate: u64,
+    pub(super) paused_until: u64,
+    pub(super) slow_disk_until: u64,
+    pub(super) was_leader_in: Option<Term>,
+}
