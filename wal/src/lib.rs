@@ -52,6 +52,7 @@
 
 mod append;
 mod cursor;
+mod damage;
 mod error;
 mod event;
 mod flush;
@@ -88,6 +89,7 @@ mod upkeep;
 mod verify;
 
 pub use append::epoch_of_control;
+pub use damage::{Damage, DamageKind, LsnRange};
 pub use error::{LogError, OpenError, Poison};
 pub use esker_sync::events::{Received, Subscription};
 pub use event::LogEvent;

@@ -1,6 +1,7 @@
 //! The log's public face.
 
 use crate::append::AtBound;
+use crate::damage::Damage;
 use crate::error::{LogError, OpenError, Poison};
 use crate::event::LogEvent;
 use crate::frame;
@@ -16,7 +17,6 @@ use crate::sabotage::Sabotage;
 use crate::shared::{Append, Chores, Marks, Retention, Shared, Watchers};
 use crate::slots;
 use crate::stats::{Counters, Sample};
-use crate::survey::Damage;
 use esker_sync::bell::Bell;
 use esker_sync::events::{EventBus, Subscription};
 use esker_sync::group::CommitGroup;

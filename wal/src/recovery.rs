@@ -25,6 +25,7 @@
 
 use crate::append::{CONTROL_FRAME_LEN, control_payload, write_frame};
 use crate::cursor::{Broken, Cursor, Step};
+use crate::damage::{Damage, DamageKind, Judge, LsnRange, io_error};
 use crate::error::OpenError;
 use crate::frame::{Kind, Mark, Seed, fold};
 use crate::ids::{ChainHash, Epoch, EpochStart, Lsn, SegmentId};
@@ -35,7 +36,7 @@ use crate::prepare;
 use crate::repair;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{Activation, Footer, Identity, Prepared, SECTOR, SUFFIX, SectorMark, Segment};
-use crate::survey::{self, BadFile, Damage, DamageKind, Found, Judge, LsnRange, io_error};
+use crate::survey::{self, BadFile, Found};
 use crate::verify::losses;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,6 @@
 //! - RP3: only bytes in damaged ranges are written. A file that could not be taken for a segment is renamed to `NAME.damaged`,
 //!   a header that was made up for is copied to `NAME.header.damaged` before it is written again; nobody removes those.
 //! - RP4: a repair that is cut short leaves the range damaged, or less of it: the next open tells.
-//!
 //! - RP5: what is given up is written over by void frames (and the control frame, where an epoch begins), with the same checks.
 //!
 //! Chain hashes of what lies behind a damaged range are not known before it is repaired: footers are written then, and the
@@ -17,6 +16,7 @@
 
 use crate::append::control_payload;
 use crate::cursor::{Cursor, Step};
+use crate::damage::{LsnRange, io_error};
 use crate::error::{LogError, OpenError};
 use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, checksum};
 use crate::ids::{EpochStart, Lsn, SegmentId};
@@ -28,7 +28,7 @@ use crate::segment::{
     Activation, FOOTER_LEN, FRAMES_AT, Identity, Segment, SegmentHeader, capacity, file_name,
 };
 use crate::shared::Shared;
-use crate::survey::{Found, LsnRange, io_error};
+use crate::survey::Found;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -367,7 +367,7 @@ pub(crate) fn load_or_put_aside<T>(
     dir: &Path,
     name: &'static str,
     loaded: Result<T, OpenError>,
-    damage: &mut Vec<crate::survey::Damage>,
+    damage: &mut Vec<crate::damage::Damage>,
     none: T,
 ) -> Result<T, OpenError> {
     let error = match loaded {
@@ -376,8 +376,8 @@ pub(crate) fn load_or_put_aside<T>(
     };
     let path = dir.join(name);
     let what = error.to_string();
-    damage.push(crate::survey::Damage::new(
-        crate::survey::DamageKind::SmallFile,
+    damage.push(crate::damage::Damage::new(
+        crate::damage::DamageKind::SmallFile,
         &path,
         what,
     ));

@@ -8,6 +8,7 @@
 //! - SA4: the copy is there once its `LOG` is, which is written last, when all else is synced. It has a node id of its own and no
 //!   clean mark: its next writer begins an epoch.
 
+use crate::damage::{Damage, LsnRange, io_error};
 use crate::error::OpenError;
 use crate::frame::{HEADER_LEN, Header, Kind, MARK_LEN, Seed, checksum, fold};
 use crate::ids::{ChainHash, Epoch, EpochStart, LogId, Lsn, NodeId, SegmentId};
@@ -17,7 +18,7 @@ use crate::segment::{
     Activation, FOOTER_LEN, FRAMES_AT, Footer, Identity, SectorMark, SegmentHeader, capacity,
     file_name,
 };
-use crate::survey::{Damage, LsnRange, Survey, io_error};
+use crate::survey::Survey;
 use crate::verify::{Piece, Verified, VerifyOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -196,7 +197,7 @@ impl Copy<'_> {
             }
             if left < LEAST {
                 return Err(Damage::new(
-                    crate::survey::DamageKind::Frames,
+                    crate::damage::DamageKind::Frames,
                     &self.to,
                     format!("{range} is lost, which no frames can fill"),
                 )
@@ -304,7 +305,7 @@ pub fn salvage_to(from: &Path, to: &Path, options: &VerifyOptions) -> Result<Sal
 
 /// Whether nothing of the log is lost with it.
 fn harmless(damage: &Damage) -> bool {
-    use crate::survey::DamageKind::{Footer, Mark, SmallFile};
+    use crate::damage::DamageKind::{Footer, Mark, SmallFile};
     matches!(damage.kind, Mark | Footer | SmallFile)
 }
 

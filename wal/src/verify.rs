@@ -8,6 +8,7 @@
 //!   segment that was let go is left out; what else looks damaged is looked at again before it is reported.
 
 use crate::cursor::{Broken, Cursor, Step};
+use crate::damage::{Damage, DamageKind, LsnRange};
 use crate::error::{LogError, OpenError};
 use crate::frame::{HEADER_LEN, Header, Mark, fold};
 use crate::ids::{ChainHash, Epoch, LogId, Lsn, NodeId};
@@ -16,7 +17,7 @@ use crate::media::real::RealMedia;
 use crate::media::{Media, MediaFile, MediaMap};
 use crate::reader::FrameRef;
 use crate::segment::{self, FOOTER_LEN, Footer, MARK_AT, SECTOR};
-use crate::survey::{Damage, DamageKind, Found, LsnRange, Survey};
+use crate::survey::{Found, Survey};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -626,7 +627,7 @@ impl Pieces<'_> {
                 (self.walk).get_or_insert_with(|| Walk::new(found, next, self.survey.synced));
             match walk
                 .step()
-                .map_err(crate::survey::io_error("reading", &found.path))?
+                .map_err(crate::damage::io_error("reading", &found.path))?
             {
                 Next::Frame(header) if header.lsn < self.from => {}
                 Next::Frame(header) => return Ok(Some(self.frame(header))),
