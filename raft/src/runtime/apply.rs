@@ -2,7 +2,8 @@
 //!
 //! - AP1 (C1): entries are applied in order, each once, from the one behind what the machine's records say. An error stops the node:
 //!   the index never moves over a command that failed.
-//! - AP2: what is applied is kept as records with its effects: the last entry, the membership, replicated time, sessions.
+//! - AP2: what is applied is kept as records with its effects: the last entry, the membership, replicated time, sessions. A commit has no
+//!   more records than [`RECORDS_MAX`], and those of one entry.
 //! - AP3: a reply leaves after the commit of its batch, and only if the entry that was applied is the one that was proposed: at its
 //!   index stands its term.
 //!
@@ -34,6 +35,8 @@ pub(crate) fn time_of(record: &[u8]) -> Option<u64> {
     record.last_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
+/// AP2.
+const RECORDS_MAX: usize = 100_000;
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -93,6 +96,7 @@ pub(super) struct Applier {
     sessions: Sessions,
     shared: Arc<Shared>,
     reader: Arc<dyn LogReader>,
+    records_max: usize,
 }
 
 impl Applier {
@@ -111,6 +115,7 @@ impl Applier {
             sessions: Sessions::default(),
             shared,
             reader,
+            records_max: RECORDS_MAX,
         };
         applier.load(records)?;
         Ok(applier)
@@ -196,7 +201,10 @@ impl Applier {
             }
             let mut records = Vec::new();
             let mut told = Vec::new();
-            for entry in entries {
+            let mut entries = entries.into_iter();
+            while records.len() < self.records_max
+                && let Some(entry) = entries.next()
+            {
                 let id = entry.id;
                 if id.index != self.applied.last.index.next() {
                     let why = format!("entry {} stands behind {}", id, self.applied.last);
@@ -216,6 +224,7 @@ impl Applier {
                     told.push((next.replier, outcome));
                 }
             }
+            at_hand = Some(entries.collect::<Vec<_>>()).filter(|rest| !rest.is_empty());
             let mut applied = Vec::new();
             put_snapshot_meta(&mut applied, &self.applied);
             applied.extend_from_slice(&self.time.to_le_bytes());
@@ -318,5 +327,80 @@ impl Applier {
         let _ = snapshots.send(super::files::Job::Offer { to, taken });
         self.report(Vec::new());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::{MemoryMachine, Staging};
+    use super::*;
+    use crate::core::Term;
+    use crate::log::LogError;
+    use crate::transport::Sender as Me;
+    use parking_lot::Mutex;
+
+    /// Counts the records of each commit.
+    struct Counting(MemoryMachine, Arc<Mutex<Vec<(Index, usize)>>>);
+
+    impl StateMachine for Counting {
+        fn records(&mut self) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
+            self.0.records()
+        }
+        fn apply(&mut self, command: Command) -> Result<Bytes, MachineError> {
+            self.0.apply(command)
+        }
+        fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError> {
+            self.1.lock().push((applied, records.len()));
+            self.0.commit(applied, records)
+        }
+        fn durable(&self) -> Index {
+            self.0.durable()
+        }
+        fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+            self.0.snapshot()
+        }
+        fn staging(&self) -> Arc<dyn Staging> {
+            self.0.staging()
+        }
+        fn install(&mut self, a: Box<dyn Arriving>, m: &SnapshotMeta) -> Result<(), MachineError> {
+            self.0.install(a, m)
+        }
+    }
+
+    struct NoLog;
+
+    impl LogReader for NoLog {
+        fn entries(&self, _: Index, _: Index, _: usize) -> Result<Vec<Entry>, LogError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn entry(index: u64, request: &Request) -> Entry {
+        let id = LogId {
+            term: Term(1),
+            index: Index(index),
+        };
+        let kind = EntryKind::Command(request.encode().into());
+        Entry { id, kind }
+    }
+
+    /// AP2: a store has room for so many operations at one index.
+    #[test]
+    fn a_commit_has_a_bounded_number_of_records() {
+        let (events, _seen) = crossbeam_channel::unbounded();
+        let (requests, _asked) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared::new(Me::default(), events, requests));
+        let commits = Arc::default();
+        let machine = Counting(MemoryMachine::new(), Arc::clone(&commits));
+        let first = SnapshotMeta::default();
+        let mut applier = Applier::new(Box::new(machine), shared, Arc::new(NoLog), &first).unwrap();
+        applier.records_max = 5;
+        let ttl = Bytes::copy_from_slice(&1_000_000u64.to_le_bytes());
+        let open = Request::plain(Kind::Open, ttl);
+        let entries = (1..=17).map(|i| entry(i, &open)).collect();
+        applier.apply(Index(17), Some(entries), Vec::new()).unwrap();
+        // A session each, and what is applied.
+        let places = [(5, 6), (10, 6), (15, 6), (17, 3)].map(|(at, n)| (Index(at), n));
+        assert_eq!(*commits.lock(), places);
     }
 }

@@ -4,6 +4,7 @@
 //! - SE2: sessions, serials and replies are part of the replicated state: kept in the machine's records with the effects, and in snapshots.
 //! - SE3: a session ends when it is closed, or when replicated time has passed its time to live since its last command: at the same
 //!   place of the log on every node.
+//!   What is expired is gone at once for clients; its records go some sessions at a time, so that no entry's effects are many.
 //! - SE4: bounded: [`SESSIONS_MAX`] sessions, [`WINDOW`] serials without acknowledgement in each, replies of [`REPLY_KEPT_MAX`] bytes.
 //!
 //! ```text
@@ -25,6 +26,8 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const WINDOW: u64 = 256;
 /// Longest reply that is kept for a retry; of a longer one the retry learns that it was executed.
 pub const REPLY_KEPT_MAX: usize = 64 << 10;
+/// Sessions whose records one entry removes, at most (SE3).
+const EXPIRED_MAX: usize = 64;
 /// Shortest and longest time to live.
 const TTL_MICROS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 3600 * 1_000_000;
 
@@ -129,10 +132,11 @@ impl Sessions {
 
     /// SE3.
     pub(super) fn expire(&mut self, time: u64, records: &mut Vec<Record>) {
-        while let Some((deadline, id)) = self.deadlines.first().copied()
-            && deadline < time
-        {
-            self.remove(id, records);
+        for _ in 0..EXPIRED_MAX {
+            let Some((_, id)) = self.deadlines.first().filter(|(end, _)| *end < time) else {
+                break;
+            };
+            self.remove(*id, records);
         }
     }
 
@@ -186,7 +190,8 @@ impl Sessions {
             return Verdict::Execute;
         }
         let refuse = |error| Verdict::Answer(Err(ProposeError::Session(error)));
-        let Some(session) = self.sessions.get_mut(&request.session) else {
+        let session = self.sessions.get_mut(&request.session);
+        let Some(session) = session.filter(|s| s.deadline() >= time) else {
             return refuse(SessionError::Unknown);
         };
         self.deadlines
@@ -297,6 +302,36 @@ mod tests {
         }
         assert_eq!(again, sessions);
         assert_eq!(run(&mut again, &command(5, 1, 1), &mut Vec::new()), first);
+    }
+
+    /// SE3. All leave at once after a pause of the cluster, say.
+    #[test]
+    fn many_expired_sessions_are_gone_at_once_and_their_records_by_and_by() {
+        let mut sessions = Sessions::default();
+        let ttl = Bytes::copy_from_slice(&1_000_000u64.to_le_bytes());
+        let request = Request::plain(Kind::Open, ttl);
+        for at in 0..200 {
+            let opened = sessions.open(Index(at), 100, &request, &mut Vec::new());
+            opened.unwrap();
+            let command = command(at, 1, 1);
+            run(&mut sessions, &command, &mut Vec::new()).unwrap();
+        }
+        let mut left = 200;
+        while left > 0 {
+            let mut records = Vec::new();
+            sessions.expire(5_000_000, &mut records);
+            // Of each its own record and that of its reply.
+            let gone = left.min(EXPIRED_MAX);
+            assert_eq!(records.len(), 2 * gone);
+            left -= gone;
+            assert_eq!(sessions.sessions.len(), left);
+            let last = sessions.before(5_000_000, &command(199, 2, 1), &mut records);
+            assert!(matches!(
+                last,
+                Verdict::Answer(Err(ProposeError::Session(_)))
+            ));
+        }
+        assert_eq!(sessions, Sessions::default());
     }
 
     #[test]
