@@ -44,6 +44,8 @@ pub enum Sabotage {
     SnapshotKeepsLog,
     /// Damaged acknowledged entries do not keep a node from voting.
     DamagedVotes,
+    /// A node that lost its vote and its term acknowledges what it is sent.
+    VotelessAcknowledges,
     /// The lease outlives an order to transfer.
     LeaseAfterTransfer,
     /// Learners count in the quorum.
@@ -114,6 +116,7 @@ pub const ALL: &[Sabotage] = &[
     Sabotage::CommitBeyondMatch,
     Sabotage::SnapshotKeepsLog,
     Sabotage::DamagedVotes,
+    Sabotage::VotelessAcknowledges,
     Sabotage::LeaseAfterTransfer,
     Sabotage::LearnersCount,
     Sabotage::OlderTermCounts,

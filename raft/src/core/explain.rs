@@ -99,7 +99,7 @@ impl Core {
                 );
             }
             Abstain::Always => out.push_str(
-                "; its vote is lost: it votes for nobody. Remove it from the cluster and add it anew",
+                "; its vote and its term are lost: it votes for nobody and acknowledges nothing. Remove it from the cluster, empty its directory and add it anew",
             ),
         }
         out

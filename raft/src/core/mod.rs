@@ -131,7 +131,8 @@ pub enum Input {
     },
     /// The log up to here is in a durable snapshot and can go.
     Compact(Index),
-    /// A node whose vote was lost was removed and added anew: it has promised nothing as what it is now (C2).
+    /// A node whose disk was wiped was removed and added anew: it has promised nothing as what it is now (C2). Not for one that lost part
+    /// of its log.
     Readmit,
 }
 
@@ -175,7 +176,8 @@ pub enum Abstain {
     No,
     /// Entries up to here may have been acknowledged and are gone (C2): no vote before they are back.
     Until(Index),
-    /// The vote is lost: none any more under this id.
+    /// Vote and term are lost: no vote any more under this id, and no acknowledgement. In a term that is older than the one it voted in
+    /// it would acknowledge what the leader of that one knows nothing of.
     Always,
 }
 
@@ -445,8 +447,20 @@ impl Core {
     }
 
     fn send_in(&mut self, term: Term, to: NodeId, body: Body) {
+        if self.keeps_silent(&body) {
+            return;
+        }
         let message = Message { term, body };
         self.out.messages.push(Envelope { to, message });
+    }
+
+    /// C2: of what others count as a promise nothing leaves a node that does not know what it promised.
+    fn keeps_silent(&self, body: &Body) -> bool {
+        let promises = matches!(
+            body,
+            Body::Appended { .. } | Body::Conflict { .. } | Body::Heard { .. }
+        );
+        self.abstain == Abstain::Always && promises && !sabotage::on(Sabotage::VotelessAcknowledges)
     }
 
     /// Sends once everything written so far is stable (RC1).
@@ -455,7 +469,7 @@ impl Core {
             Body::Vote { .. } | Body::Voted { .. } => Sabotage::VoteNotSynced,
             _ => Sabotage::AppendedNotSynced,
         };
-        if self.stable >= self.written || sabotage::on(early) {
+        if self.stable >= self.written || sabotage::on(early) || self.keeps_silent(&body) {
             return self.send(to, body);
         }
         let message = Message {

@@ -84,6 +84,9 @@ pub(super) struct Driver {
     disks: BTreeMap<NodeId, u64>,
     membership_at: Option<crate::core::Membership>,
     compacted: Index,
+    /// C2: its log is whole, so once it is added anew it has promised nothing. Not so where part of the log is lost: the membership knows
+    /// that disk all along.
+    readmits: bool,
     ended: bool,
 }
 
@@ -95,6 +98,7 @@ impl Driver {
         queues: Queues,
         applied: Index,
         durable: Index,
+        readmits: bool,
     ) -> Driver {
         Driver {
             given: applied,
@@ -121,6 +125,7 @@ impl Driver {
             arrived: None,
             disks: BTreeMap::new(),
             membership_at: None,
+            readmits,
             ended: false,
         }
     }
@@ -619,7 +624,12 @@ impl Driver {
         }
         let mine = abouts.get(&me).map(|about| about.disk);
         match mine {
-            Some(disk) if disk == self.shared.me.disk => self.step(Input::Readmit),
+            Some(disk) if self.readmits && (disk == 0 || disk == self.shared.me.disk) => {
+                self.step(Input::Readmit);
+            }
+            _ => {}
+        }
+        match mine {
             // The leader binds its own disk as it does those of others.
             Some(0) if self.core.role() == RoleName::Leader => {
                 let disk = self.shared.me.disk;

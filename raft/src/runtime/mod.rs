@@ -169,6 +169,7 @@ impl Node {
         };
         let applier = Applier::new(machine, shared.clone(), reader.clone(), &first)?;
         let (applied, durable) = (applier.applied.clone(), applier.durable());
+        let readmits = recovered.abstain != Abstain::Always;
         let restored = restore(&config, &mut *log, recovered, &applied)?;
         let seed = me.epoch ^ me.node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let core = Core::new(me.node, config.options.core.clone(), restored, seed)?;
@@ -194,7 +195,15 @@ impl Node {
         };
         let index = applied.last.index;
         let timeout = config.options.request_timeout;
-        let driver = Driver::new(core, shared.clone(), config.options, queues, index, durable);
+        let driver = Driver::new(
+            core,
+            shared.clone(),
+            config.options,
+            queues,
+            index,
+            durable,
+            readmits,
+        );
         let workers = Workers::new(StopToken::new());
         let node = Node {
             handle: NodeHandle::new(shared.clone(), timeout),

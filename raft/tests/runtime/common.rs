@@ -1,6 +1,6 @@
 //! Nodes of one process: real threads, a network, disks and state machines in memory.
 
-use esker_raft::core::{Membership, NodeId, Options, RoleName};
+use esker_raft::core::{Abstain, Membership, NodeId, Options, RoleName};
 use esker_raft::log::MemoryDisk;
 use esker_raft::runtime::*;
 use esker_raft::transport::MemoryNetwork;
@@ -24,6 +24,8 @@ pub(crate) struct Member {
     pub(crate) disk: MemoryDisk,
     pub(crate) machine: MemoryMachine,
     pub(crate) node: Option<Node>,
+    /// What its log says of itself at the next start.
+    pub(crate) abstain: Abstain,
 }
 
 pub(crate) struct Cluster {
@@ -69,6 +71,7 @@ impl Cluster {
             disk: MemoryDisk::new(),
             machine: MemoryMachine::new(),
             node: None,
+            abstain: Abstain::No,
         };
         self.members.insert(id, member);
         self.start(id);
@@ -91,7 +94,8 @@ impl Cluster {
             options: self.options.clone(),
         };
         let member = self.members.get_mut(&id).expect("a member");
-        let (log, recovered) = member.disk.open(self.options.core.tail_bytes_max);
+        let (log, mut recovered) = member.disk.open(self.options.core.tail_bytes_max);
+        recovered.abstain = member.abstain;
         let network = self.network.clone();
         let node = Node::start(
             config,

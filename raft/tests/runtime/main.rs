@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};
-use esker_raft::core::{Index, NodeId, RoleName};
+use esker_raft::core::{Abstain, Index, NodeId, RoleName};
 use esker_raft::runtime::*;
 use std::time::{Duration, Instant};
 
@@ -288,6 +288,55 @@ fn a_follower_that_is_too_far_behind_gets_a_snapshot_over_a_bad_link() {
     cluster.agree();
 }
 
+fn disks_are_known(handle: &NodeHandle) {
+    eventually("the disks are known", || {
+        let membership = handle.status()?.membership;
+        let known = |about: &Bytes| About::decode(about).is_ok_and(|a| a.disk != 0);
+        (membership.about.len() == 3 && membership.about.values().all(known)).then_some(())
+    });
+}
+
+/// C2: a log that lost its newest frames says so for good. The membership knows its disk as before, which proves nothing.
+#[test]
+fn c2_a_node_that_lost_its_vote_neither_votes_nor_acknowledges() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    disks_are_known(&cluster.handle(leader));
+    cluster.agree();
+    let (voteless, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.stop(voteless);
+    let member = cluster.members.get_mut(&voteless).unwrap();
+    member.abstain = Abstain::Always;
+    cluster.start(voteless);
+    put(&cluster, leader, "b=2");
+    cluster.stop(other);
+    let submitted = cluster.handle(leader).submit(Proposal {
+        timeout: Some(Duration::from_millis(600)),
+        ..Proposal::new("c=3")
+    });
+    assert!(submitted.wait().is_err(), "it acknowledged");
+    let status = eventually("a leader that gives up", || {
+        let status = cluster.handle(leader).status()?;
+        (status.role != RoleName::Leader).then_some(status)
+    });
+    let status = cluster.handle(voteless).status().unwrap_or(status);
+    assert!(status.abstains, "{status:?}");
+    // Emptied and added anew it is a member like any other.
+    cluster.start(other);
+    let leader = cluster.leader_of(&[leader, other]);
+    let handle = cluster.handle(leader);
+    eventually("removed", || handle.remove(NodeId(voteless)).ok());
+    cluster.stop(voteless);
+    cluster.add(voteless);
+    eventually("added anew", || {
+        let about = Cluster::about(voteless);
+        handle.add_voter(NodeId(voteless), &about).ok()
+    });
+    put(&cluster, leader, "d=4");
+    cluster.agree();
+}
+
 /// C2: a wiped node that comes back under its old id is heard by nobody until it is removed and added anew.
 #[test]
 fn c2_a_wiped_node_under_its_old_id_has_no_voice() {
@@ -295,11 +344,7 @@ fn c2_a_wiped_node_under_its_old_id_has_no_voice() {
     let leader = cluster.leader();
     put(&cluster, leader, "a=1");
     let handle = cluster.handle(leader);
-    eventually("the disks are known", || {
-        let membership = handle.status()?.membership;
-        let known = |about: &Bytes| About::decode(about).is_ok_and(|a| a.disk != 0);
-        (membership.about.len() == 3 && membership.about.values().all(known)).then_some(())
-    });
+    disks_are_known(&handle);
     cluster.agree();
     let (wiped, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     cluster.stop(wiped);

@@ -206,6 +206,30 @@ fn a_vote_before_a_power_cut() -> Outcome {
     play.elect(2, &[3])
 }
 
+/// C2: a member votes in term 2, its disk loses that, and it is back in term 1, whose leader knows nothing of the other.
+fn a_vote_is_lost_with_its_term() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[2, 3])?;
+    play.settle(&[1, 2, 3])?;
+    let before = play.cluster.core(1).committed();
+    let entry = |m: &Message| matches!(m.body, Body::Append { .. } | Body::Appended { .. });
+    play.elect(2, &[3])?;
+    play.cluster.lose_vote(3);
+    play.cluster.start(3);
+    play.drop_mail();
+    play.propose(1, 1)?;
+    play.cluster.synced(1)?;
+    play.deliver(1, 3, entry)?;
+    play.cluster.synced(3)?;
+    play.deliver(3, 1, entry)?;
+    match play.cluster.core(1).committed() {
+        now if now == before => Ok(()),
+        _ => Err(
+            "leader completeness: 2 leads in a newer term and has not what 1 has committed".into(),
+        ),
+    }
+}
+
 /// 5.2: a vote that arrives in the candidate's next campaign is no vote in that.
 fn a_vote_arrives_a_campaign_late() -> Outcome {
     let mut play = Play::new(3, Options::default());
@@ -549,6 +573,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ),
     ("figure 8", figure_8),
     ("a vote before a power cut", a_vote_before_a_power_cut),
+    ("a vote is lost with its term", a_vote_is_lost_with_its_term),
     (
         "a vote arrives a campaign late",
         a_vote_arrives_a_campaign_late,

@@ -27,6 +27,9 @@ impl Cluster {
         }
         let committed = leader.committed();
         for voter in &membership.voters {
+            if self.nodes[&voter.0].disk.abstain == Abstain::Always {
+                continue;
+            }
             let applied = self.nodes[&voter.0].applied;
             if applied.0 + 20 < committed.0 {
                 return Err(format!(

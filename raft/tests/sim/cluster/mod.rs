@@ -237,6 +237,12 @@ impl Cluster {
         node.life += 1;
     }
 
+    /// The power goes, and the newest frames of its disk are lost.
+    pub(crate) fn lose_vote(&mut self, id: u64) {
+        self.power_cut(id);
+        self.nodes.get_mut(&id).expect("a node").disk.lose_vote();
+    }
+
     /// Its disk has synced all that is written.
     pub(crate) fn synced(&mut self, id: u64) -> Result<(), String> {
         let node = self.nodes.get_mut(&id).expect("a node");

@@ -26,6 +26,8 @@ impl Rng {
 #[derive(Clone, Default)]
 pub(super) struct Disk {
     pub(super) hard: HardState,
+    /// As it was in the term before.
+    pub(super) hard_before: HardState,
     pub(super) snapshot: SnapshotMeta,
     pub(super) entries: Vec<Entry>,
     pub(super) abstain: Abstain,
@@ -34,7 +36,12 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn write(&mut self, write: &Write) {
         match write {
-            Write::HardState(hard) => self.hard = *hard,
+            Write::HardState(hard) => {
+                if hard.term > self.hard.term {
+                    self.hard_before = self.hard;
+                }
+                self.hard = *hard;
+            }
             Write::Append(entries) => {
                 for entry in entries {
                     self.entries.retain(|e| e.id.index < entry.id.index);
@@ -45,6 +52,17 @@ impl Disk {
                 self.snapshot = meta.clone();
                 self.entries.clear();
             }
+        }
+    }
+
+    /// The newest frames are lost: those of the newest term, as far as no snapshot stands for them.
+    pub(super) fn lose_vote(&mut self) {
+        self.abstain = Abstain::Always;
+        self.hard.vote = None;
+        let term = self.hard_before.term;
+        if self.snapshot.last.term <= term {
+            self.hard = self.hard_before;
+            self.entries.retain(|e| e.id.term <= term);
         }
     }
 

@@ -40,8 +40,7 @@ impl Cluster {
         self.saw("crash");
         let node = self.nodes.get_mut(&id).expect("a node");
         if rot && self.rng.one_in(4) {
-            node.disk.abstain = Abstain::Always;
-            node.disk.hard.vote = None;
+            node.disk.lose_vote();
             self.saw("vote lost");
         } else if rot && !node.disk.entries.is_empty() {
             let keep = self.rng.below(node.disk.entries.len() as u64) as usize;
