@@ -5,7 +5,7 @@
 //! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
-//!   after this node stopped leading, or at the end.
+//!   after this node stopped leading, or at the end. One that was forwarded, an election timeout after another node is known to lead, too.
 //! - DR5: a leader whose disk has not answered within `disk_hang_max` steps down, and does not campaign until it does.
 
 use super::about::About;
@@ -40,6 +40,13 @@ struct Proposal {
     deadline: Instant,
 }
 
+/// A proposal that was sent to the leader.
+struct Forwarded {
+    to: NodeId,
+    promise: Promise<super::Outcome>,
+    deadline: Instant,
+}
+
 pub(super) struct Queues {
     pub(super) events: Receiver<Event>,
     pub(super) requests: Receiver<Request>,
@@ -63,7 +70,7 @@ pub(super) struct Driver {
     /// Reads that wait for an index to be applied.
     ripening: BTreeMap<(Index, Token), Promise<Result<Index, ReadError>>>,
     /// At the leader.
-    forwarded: HashMap<u64, (Promise<super::Outcome>, Instant)>,
+    forwarded: HashMap<u64, Forwarded>,
     /// Given to be applied up to here; applied; durable in the machine.
     given: Index,
     applied: Index,
@@ -358,8 +365,8 @@ impl Driver {
                 self.propose(vec![(request.into(), replier, deadline)]);
             }
             Content::Forwarded { id, outcome: bytes } => {
-                if let Some((promise, _)) = self.forwarded.remove(&id) {
-                    promise.keep(outcome(bytes).unwrap_or_else(|e| {
+                if let Some(forwarded) = self.forwarded.remove(&id) {
+                    forwarded.promise.keep(outcome(bytes).unwrap_or_else(|e| {
                         Err(self.unknown(&format!("the leader's answer makes no sense: {e}")))
                     }));
                 }
@@ -409,7 +416,12 @@ impl Driver {
                     match self.core.leader() {
                         Some(leader) if forward && !leads => {
                             let id = self.token() ^ self.shared.me.epoch;
-                            self.forwarded.insert(id, (promise, deadline));
+                            let forwarded = Forwarded {
+                                to: leader,
+                                promise,
+                                deadline,
+                            };
+                            self.forwarded.insert(id, forwarded);
                             let request = request.into();
                             self.shared.send(leader, Content::Forward { id, request });
                         }
@@ -587,9 +599,15 @@ impl Driver {
     /// Role, term, leader or membership changed.
     fn changed(&mut self) {
         let leads = self.core.role() == RoleName::Leader;
+        let grace = Instant::now() + self.options.tick * self.options.core.election_ticks;
         if self.led && !leads {
-            let election = self.options.tick * self.options.core.election_ticks;
-            self.grace = Some(Instant::now() + election);
+            self.grace = Some(grace);
+        }
+        if let Some(leader) = self.core.leader() {
+            // Whom it was sent to may be gone.
+            for forwarded in self.forwarded.values_mut().filter(|f| f.to != leader) {
+                forwarded.deadline = forwarded.deadline.min(grace);
+            }
         }
         if leads {
             self.grace = None;
@@ -686,11 +704,11 @@ impl Driver {
             proposal.replier.tell(&self.shared, Err(unknown));
         }
         let late: Vec<u64> = (self.forwarded.iter())
-            .filter(|(_, (_, deadline))| *deadline <= now)
+            .filter(|(_, f)| f.deadline <= now)
             .map(|(id, _)| *id)
             .collect();
         for id in late {
-            let (promise, _) = self.forwarded.remove(&id).expect("just seen");
+            let promise = self.forwarded.remove(&id).expect("just seen").promise;
             promise.keep(Err(self.unknown("the leader did not answer in time")));
         }
         let late: Vec<Token> = (self.reads.iter())
@@ -772,8 +790,8 @@ impl Driver {
             let unknown = self.unknown(&why);
             proposal.replier.tell(&self.shared, Err(unknown));
         }
-        for (promise, _) in std::mem::take(&mut self.forwarded).into_values() {
-            promise.keep(Err(self.unknown(&why)));
+        for forwarded in std::mem::take(&mut self.forwarded).into_values() {
+            forwarded.promise.keep(Err(self.unknown(&why)));
         }
         let reads = std::mem::take(&mut self.reads).into_values();
         let reads = reads.map(|(promise, _)| promise);

@@ -50,6 +50,40 @@ fn a_follower_refuses_with_a_hint_or_forwards() {
     cluster.agree();
 }
 
+/// DR4: its client is not kept waiting for a leader that is gone.
+#[test]
+fn what_was_forwarded_to_a_lost_leader_is_unknown_once_another_leads() {
+    let patient = NodeOptions {
+        request_timeout: 100 * LONG,
+        ..options()
+    };
+    let mut cluster = Cluster::new(3, patient);
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    let follower = cluster.handle(leader % 3 + 1);
+    eventually("a follower that knows its leader", || {
+        let known = follower.leader()?.node;
+        (known == NodeId(leader)).then_some(())
+    });
+    // It hears its followers no more, so it answers nobody.
+    for peer in (1..=3).filter(|id| *id != leader) {
+        cluster.network.cut(NodeId(peer), NodeId(leader));
+    }
+    let submitted = follower.submit(Proposal {
+        forward: true,
+        ..Proposal::new("b=2")
+    });
+    cluster.stop(leader);
+    let (tell, told) = std::sync::mpsc::channel();
+    let waiting = std::thread::spawn(move || tell.send(submitted.wait()));
+    let outcome = told.recv_timeout(LONG);
+    assert!(
+        matches!(outcome, Ok(Err(ProposeError::Unknown { .. }))),
+        "{outcome:?}"
+    );
+    waiting.join().unwrap().unwrap();
+}
+
 #[test]
 fn a_follower_hears_of_its_leaders_new_address_within_the_term() {
     let cluster = Cluster::new(3, options());
