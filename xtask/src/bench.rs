@@ -1,10 +1,11 @@
 //! `cargo xtask bench quick`: synced appends beside the device and the simplest log, and the primary beside Redis;
-//! `cargo xtask bench log`: the log beside others.
+//! `cargo xtask bench log`: the log beside others; `cargo xtask bench raft`: clusters beside others.
 //!
 //! Servers take turns: round by round each is started afresh, measured with redis-benchmark and stopped, so that a slow minute
 //! hits both. Medians and ratios are printed, with the machine that they belong to.
 
 pub mod log;
+pub mod raft;
 
 use crate::node::{Binaries, BinaryOptions, REPLY_MAX, Setup, Workspace, free_port, output_file};
 use crate::resp::Client;

@@ -37,6 +37,8 @@ enum Bench {
     Quick(bench::Quick),
     /// The log beside the device, the simplest correct log and other products: durable, buffered, sustained, replay.
     Log(bench::log::Log),
+    /// Three nodes of raft-node beside three of etcd: puts of 256 bytes by 1, 64, 256, 1,024 clients.
+    Raft(bench::raft::Raft),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Mutants(options) => mutants::run(&options),
         Command::Bench(Bench::Quick(options)) => bench::quick(&options),
         Command::Bench(Bench::Log(options)) => bench::log::log(&options),
+        Command::Bench(Bench::Raft(options)) => bench::raft::raft(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -270,6 +270,10 @@ impl LogStore for MemoryLog {
 }
 
 impl LogReader for MemoryDisk {
+    fn syncs(&self) -> u64 {
+        MemoryDisk::syncs(self)
+    }
+
     fn entries(&self, from: Index, to: Index, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
         let state = self.0.0.lock();
         let Some(first) = state.written.entries.front().map(|e| e.id.index) else {

@@ -96,4 +96,7 @@ pub trait LogReader: Send + Sync {
     ///
     /// What is read while a conflicting suffix is replaced may be of either: callers compare the names.
     fn entries(&self, from: Index, to: Index, bytes_max: usize) -> Result<Vec<Entry>, LogError>;
+
+    /// Syncs since the log was opened: one for each [`LogStore::sync`] (C4), and those that the log needed for itself.
+    fn syncs(&self) -> u64;
 }

@@ -82,7 +82,11 @@ pub(super) fn run(
             }
         };
         match done() {
-            Ok(()) if last > 0 => shared.report(Event::Synced(last)),
+            Ok(()) if last > 0 => {
+                // Relaxed: a count.
+                shared.groups.fetch_add(1, Ordering::Relaxed);
+                shared.report(Event::Synced(last));
+            }
             Ok(()) => {}
             Err(LogError::Closed) if stop.is_stopped() => break,
             Err(error) => {

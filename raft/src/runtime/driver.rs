@@ -776,6 +776,8 @@ impl Driver {
             abstains: self.core.abstains(),
             disk_full: self.shared.disk_full.load(Ordering::Relaxed),
             disk_hangs: self.disk_hangs(now),
+            log_groups: self.shared.groups.load(Ordering::Relaxed),
+            log_syncs: self.shared.log.syncs(),
             peers: self.core.peers(),
             explanation: self.core.explain(),
         }

@@ -161,8 +161,8 @@ impl Node {
         let (disk, disk_in) = unbounded();
         let (apply, apply_in) = unbounded();
         let (files, files_in) = unbounded();
-        let shared = Arc::new(Shared::new(me, events, requests));
         let reader = log.reader();
+        let shared = Arc::new(Shared::new(me, events, requests, reader.clone()));
         let first = SnapshotMeta {
             last: Default::default(),
             membership: recovered.log.membership_at(Default::default()).clone(),

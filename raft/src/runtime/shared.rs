@@ -8,6 +8,7 @@ use super::error::{LeaderHint, Outcome, ReadError};
 use super::machine::Arriving;
 use super::status::{Stages, Status};
 use crate::core::{Change, Entry, Index, LogId, Membership, NodeId, SnapshotMeta, Term};
+use crate::log::LogReader;
 use crate::transport::{Content, Packet, Sender, Transport};
 use crossbeam_channel::Sender as Channel;
 use esker_sync::oneshot::Promise;
@@ -80,6 +81,9 @@ pub(super) struct Shared {
     /// Bytes of packets that wait for the driver.
     pub(super) packet_bytes: AtomicUsize,
     pub(super) disk_full: AtomicBool,
+    /// Groups of writes that the log was synced for (DK1).
+    pub(super) groups: AtomicU64,
+    pub(super) log: Arc<dyn LogReader>,
     term: AtomicU64,
     leader: Mutex<Option<LeaderHint>>,
     pub(super) stages: Stages,
@@ -88,7 +92,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(me: Sender, events: Channel<Event>, requests: Channel<Request>) -> Shared {
+    pub(super) fn new(
+        me: Sender,
+        events: Channel<Event>,
+        requests: Channel<Request>,
+        log: Arc<dyn LogReader>,
+    ) -> Shared {
         Shared {
             me,
             transport: OnceLock::new(),
@@ -96,6 +105,8 @@ impl Shared {
             requests,
             packet_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
+            groups: AtomicU64::new(0),
+            log,
             term: AtomicU64::new(0),
             leader: Mutex::new(None),
             stages: Stages::default(),

@@ -59,6 +59,10 @@ pub struct Status {
     pub synced: Index,
     /// The end of its log.
     pub last: LogId,
+    /// Groups of writes that its log took since the node started, and syncs of the log since it was opened (C4: one for each group).
+    pub log_groups: u64,
+    /// See above.
+    pub log_syncs: u64,
     /// The membership in force.
     pub membership: Membership,
     /// It votes for nobody, because something it promised is lost (C2).

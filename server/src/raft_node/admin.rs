@@ -157,7 +157,7 @@ fn ids<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
 fn pairs(shared: &Shared, status: &Status) -> Vec<(String, String)> {
     let leader = shared.handle.leader();
     let stages = shared.handle.stages();
-    let fixed: [(&str, String); 24] = [
+    let fixed: [(&str, String); 26] = [
         ("raft_node", status.node.to_string()),
         ("raft_role", format!("{:?}", status.role).to_lowercase()),
         ("raft_term", status.term.0.to_string()),
@@ -177,6 +177,8 @@ fn pairs(shared: &Shared, status: &Status) -> Vec<(String, String)> {
         ("raft_applied_index", status.applied.0.to_string()),
         ("raft_durable_index", status.durable.0.to_string()),
         ("raft_log_begins_behind", status.base.index.0.to_string()),
+        ("raft_log_groups", status.log_groups.to_string()),
+        ("raft_log_syncs", status.log_syncs.to_string()),
         ("raft_voters", ids(&status.membership.voters)),
         ("raft_outgoing_voters", ids(&status.membership.outgoing)),
         ("raft_learners", ids(&status.membership.learners)),

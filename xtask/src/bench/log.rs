@@ -43,7 +43,7 @@ pub struct Log {
 /// Milliseconds of a turn of synced appends.
 const TURN_MILLIS: u64 = 50;
 /// The engine that the others are compared with.
-const OURS: &str = "Esker";
+pub(super) const OURS: &str = "Esker";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -173,12 +173,13 @@ impl Engine {
     }
 }
 
-/// A process that is an engine. Dropped, it is killed.
-struct Process {
+/// A process that obeys lines. Dropped, it is killed.
+pub(super) struct Process {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
-    dir: PathBuf,
+    /// Its files, removed with it.
+    dir: Option<PathBuf>,
 }
 
 impl Process {
@@ -192,15 +193,13 @@ impl Process {
         } else {
             Command::new(program)
         };
-        let mut child = ctx(
-            command
-                .args(["run", &engine.name])
-                .arg(&dir)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn(),
-            program.display(),
-        )?;
+        command.args(["run", &engine.name]).arg(&dir);
+        Process::spawn(command, Some(dir))
+    }
+
+    pub(super) fn spawn(mut command: Command, dir: Option<PathBuf>) -> Outcome<Process> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = ctx(command.spawn(), command.get_program().display())?;
         let to = child.stdin.take().expect("piped above");
         let from = BufReader::new(child.stdout.take().expect("piped above"));
         Ok(Process {
@@ -212,8 +211,13 @@ impl Process {
     }
 
     /// Says one line and waits for the answer.
-    fn say(&mut self, line: &str) -> Outcome<Value> {
+    pub(super) fn say(&mut self, line: &str) -> Outcome<Value> {
         ctx(writeln!(self.to, "{line}"), line)?;
+        self.answer(line)
+    }
+
+    /// Waits for an answer to `line`.
+    pub(super) fn answer(&mut self, line: &str) -> Outcome<Value> {
         let mut answer = String::new();
         ctx(self.from.read_line(&mut answer), line)?;
         let answer: Value = ctx(serde_json::from_str(&answer), format!("{line}: {answer:?}"))?;
@@ -229,17 +233,19 @@ impl Drop for Process {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if let Some(dir) = &self.dir {
+            let _ = std::fs::remove_dir_all(dir);
+        }
     }
 }
 
 /// One engine's part in a case.
 #[derive(Default)]
-struct Samples {
+pub(super) struct Samples {
     /// Of the main figure, one per round.
-    main: Vec<f64>,
+    pub(super) main: Vec<f64>,
     /// Others, by name.
-    others: Vec<Value>,
+    pub(super) others: Vec<Value>,
     /// Why it stopped taking part.
     failed: Option<String>,
 }
@@ -536,7 +542,13 @@ pub fn log(options: &Log) -> Outcome {
             continue;
         }
         let samples = runner.run(&case, &taking_part)?;
-        let result = case_result(&case, &taking_part, &samples);
+        let named: Vec<(&str, &Samples)> = taking_part
+            .iter()
+            .map(|engine| engine.name.as_str())
+            .zip(&samples)
+            .collect();
+        let (unit, more) = (case.kind.unit(), case.kind.more_is_better());
+        let result = case_result(&case.name, unit, more, &named);
         print_case(&result);
         if let Some(failed) = failure_of_ours(&result) {
             return Err(format!("{}: {OURS}: {failed}", case.name));
@@ -552,7 +564,12 @@ pub fn log(options: &Log) -> Outcome {
         "engines": about,
         "cases": results,
     });
-    write(options, &runner.program, &whole)
+    let json = options
+        .json
+        .clone()
+        .unwrap_or_else(|| target_dir().join("bench-log.json"));
+    let kinds = ["synced", "buffered", "sustained", "replay", "hand-over"];
+    write(&json, &runner.program, &whole, &kinds)
 }
 
 /// Synced appends of Esker, the simplest log and the device: the part of `bench quick`.
@@ -571,11 +588,16 @@ fn failure_of_ours(result: &Value) -> Option<&str> {
     ours["failed"].as_str()
 }
 
-fn case_result(case: &Case, engines: &[&Engine], samples: &[Samples]) -> Value {
-    let mut rows: Vec<Value> = engines
+/// The results of a case, with ratios.
+pub(super) fn case_result(
+    case: &str,
+    unit: &str,
+    more_is_better: bool,
+    samples: &[(&str, &Samples)],
+) -> Value {
+    let mut rows: Vec<Value> = samples
         .iter()
-        .zip(samples)
-        .map(|(engine, samples)| samples.result(&engine.name))
+        .map(|(name, samples)| samples.result(name))
         .collect();
     let ours = rows
         .iter()
@@ -583,7 +605,7 @@ fn case_result(case: &Case, engines: &[&Engine], samples: &[Samples]) -> Value {
         .and_then(|row| row["median"].as_f64());
     for row in &mut rows {
         if let (Some(ours), Some(theirs)) = (ours, row["median"].as_f64()) {
-            let ratio = if case.kind.more_is_better() {
+            let ratio = if more_is_better {
                 ours / theirs
             } else {
                 theirs / ours
@@ -591,10 +613,10 @@ fn case_result(case: &Case, engines: &[&Engine], samples: &[Samples]) -> Value {
             row["esker_is_times_as_good"] = ratio.into();
         }
     }
-    json!({ "name": case.name, "unit": case.kind.unit(), "engines": rows })
+    json!({ "name": case, "unit": unit, "engines": rows })
 }
 
-fn print_case(case: &Value) {
+pub(super) fn print_case(case: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     println!(
         "\n{}\n{:20} {:>12} {:>23} {:>7} {:>10} {:>10} {:>11}",
@@ -640,30 +662,30 @@ fn print_case(case: &Value) {
     }
 }
 
-fn write(options: &Log, program: &Path, whole: &Value) -> Outcome {
-    let json = options
-        .json
-        .clone()
-        .unwrap_or_else(|| target_dir().join("bench-log.json"));
+/// JSON, and beside it picture and tables; a table for the cases of each kind.
+pub(super) fn write(json: &Path, program: &Path, whole: &Value, kinds: &[&str]) -> Outcome {
     let text = ctx(serde_json::to_string_pretty(whole), "JSON")?;
-    ctx(std::fs::write(&json, text + "\n"), json.display())?;
+    ctx(std::fs::write(json, text + "\n"), json.display())?;
     let svg = json.with_extension("svg");
     let plotted = Command::new(program)
         .arg("plot")
-        .args([&json, &svg])
+        .args([json, &svg])
         .status();
     if !ctx(plotted, program.display())?.success() {
         return Err(format!("{} was not drawn", svg.display()));
     }
     let tables = json.with_extension("md");
-    ctx(std::fs::write(&tables, markdown(whole)), tables.display())?;
+    ctx(
+        std::fs::write(&tables, markdown(whole, kinds)),
+        tables.display(),
+    )?;
     let (json, svg, tables) = (json.display(), svg.display(), tables.display());
     println!("\nwritten: {json}, {svg} and {tables}");
     Ok(())
 }
 
 /// The tables as docs/benchmarks.md has them: cases of one kind side by side, engines below each other.
-fn markdown(whole: &Value) -> String {
+fn markdown(whole: &Value, kinds: &[&str]) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut out = String::new();
@@ -674,7 +696,7 @@ fn markdown(whole: &Value) -> String {
     }
     out += &format!("- command: `{}`\n", text(&whole["command"]));
     let cases = list(&whole["cases"]);
-    for kind in ["synced", "buffered", "sustained", "replay", "hand-over"] {
+    for kind in kinds {
         let cases: Vec<&Value> = cases
             .iter()
             .filter(|case| text(&case["name"]).starts_with(kind))
@@ -781,7 +803,7 @@ mod tests {
                 case("buffered/b", vec![row(OURS, 1.0)]),
             ],
         });
-        let tables = markdown(&whole);
+        let tables = markdown(&whole, &["buffered"]);
         assert!(
             tables.starts_with("- kernel: k\n- command: `c`\n"),
             "{tables}"
@@ -798,21 +820,13 @@ mod tests {
 
     #[test]
     fn a_ratio_above_one_means_that_esker_is_ahead() {
-        let engine = |name: &str| Engine {
-            name: name.into(),
-            about: Value::Null,
-        };
-        let (ours, other) = (engine(OURS), engine("other"));
         let samples = |value: f64| Samples {
             main: vec![value, value + 1.0, value - 1.0],
             ..Samples::default()
         };
         for (kind, ahead) in [(Kind::Synced, 2.0), (Kind::Burst, 0.5)] {
-            let result = case_result(
-                &case(kind, 1, 256),
-                &[&ours, &other],
-                &[samples(200.0), samples(100.0)],
-            );
+            let rows = [(OURS, &samples(200.0)), ("other", &samples(100.0))];
+            let result = case_result("a case", kind.unit(), kind.more_is_better(), &rows);
             assert_eq!(result["engines"][1]["esker_is_times_as_good"], ahead);
             assert_eq!(result["engines"][1]["median"], 100.0);
             assert_eq!(result["engines"][1]["min"], 99.0);

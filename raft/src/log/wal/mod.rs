@@ -609,6 +609,10 @@ fn is_control(log: &Log, range: &LsnRange) -> bool {
 }
 
 impl LogReader for Shared {
+    fn syncs(&self) -> u64 {
+        self.log.stats().syncs
+    }
+
     fn entries(&self, from: Index, to: Index, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
         let (mut at, to) = {
             let state = self.state.read();
