@@ -41,7 +41,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Operations that one command may do.
 pub const OPS_MAX: usize = 1 << 19;
@@ -277,6 +277,7 @@ impl<A: Application> LsmMachine<A> {
             places: Arc::new(Mutex::new(Places {
                 current,
                 staging: dir.join(other(name)),
+                taken: Weak::new(),
             })),
             hashes: Hashes::default(),
             slots: Arc::default(),
@@ -441,10 +442,11 @@ impl<A: Application> StateMachine for LsmMachine<A> {
         let name = staging.file_name().unwrap_or_default().to_string_lossy();
         write_name(&*self.options.log.media, &self.dir, &name).map_err(failed(DOING))?;
         let before = self.store.swap(Arc::new(next));
-        *self.places.lock() = Places {
-            current: staging,
-            staging: current.clone(),
-        };
+        {
+            let mut places = self.places.lock();
+            places.current = staging;
+            places.staging.clone_from(&current);
+        }
         self.hashes.lock().clear();
         // Scans that still read it keep its files open.
         if let Err(error) = before.close() {
@@ -453,6 +455,8 @@ impl<A: Application> StateMachine for LsmMachine<A> {
         if let Err(error) = remove_checkpoint(&*self.options.log.media, &current) {
             tracing::debug!(%error, "the store that a snapshot replaced is left behind");
         }
+        // SN5: from here on another may gather where the old store was.
+        drop(arrived);
         self.replaced()
     }
 

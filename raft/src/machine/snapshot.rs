@@ -8,6 +8,7 @@
 //!   removed, so that the next attempt fetches it again.
 //! - SN3: which files an attempt was about stands in `FILES`, so that a partial file of another snapshot is never continued.
 //! - SN4 (E2): names come from a peer: only those that a store's tables have are taken, each once.
+//! - SN5: files gather for one snapshot at a time: none begins while another that has arrived is there to be installed.
 //!
 //! ```text
 //! FILES  magic "ESKRSNAP", format u32 (1), crc32 of what follows; then of each file: name (length u32, text), length u64, hash u64
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: &[u8; 8] = b"ESKRSNAP";
@@ -179,6 +180,8 @@ impl Drop for Outgoing {
 pub(super) struct Places {
     pub current: PathBuf,
     pub staging: PathBuf,
+    /// SN5: held by the snapshot that gathers there.
+    pub taken: Weak<()>,
 }
 
 /// Takes snapshots in. See the module.
@@ -296,8 +299,16 @@ impl Staging for StagingDir {
                 return Err(invalid(format!("{:?} is no file of a snapshot", file.name)));
             }
         }
+        let token = Arc::new(());
         let (current, dir) = {
-            let places = self.places.lock();
+            let mut places = self.places.lock();
+            if places.taken.strong_count() > 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "another snapshot has arrived and is not installed yet",
+                ));
+            }
+            places.taken = Arc::downgrade(&token);
             (places.current.clone(), places.staging.clone())
         };
         let tables = dir.join(TABLES);
@@ -336,6 +347,7 @@ impl Staging for StagingDir {
             held,
             open: None,
             whole: false,
+            _token: token,
         }))
     }
 }
@@ -351,6 +363,7 @@ pub(super) struct Incoming {
     checked: Vec<bool>,
     open: Option<(usize, Arc<dyn MediaFile>)>,
     pub whole: bool,
+    _token: Arc<()>,
 }
 
 impl Incoming {

@@ -18,7 +18,7 @@ use esker_wal::Workers;
 use esker_wal::media::sim::SimMedia;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use world::{App, DIR, ID, Map, Seen, Todo, World, content, meta, options, transfer};
+use world::{App, DIR, ID, Map, Seen, Todo, World, arrive, content, meta, options, transfer};
 
 fn all(default: u64, run: impl Fn(u64) -> Seen, paths: &[&str]) {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse().ok());
@@ -189,6 +189,26 @@ fn a_snapshot_with_files_of_other_names_is_refused() {
     let refused = world.machine().install(arriving, &meta(1));
     assert!(refused.is_err(), "not whole");
     assert_eq!(world.judge(), 0);
+}
+
+/// SN5: another leader may offer one before the first is installed; what has arrived must not go from under the installation.
+#[test]
+fn a_snapshot_that_waits_to_be_installed_is_not_cleared_for_the_next() {
+    let (mut from, mut to) = (World::new(1), World::new(2));
+    from.try_open().unwrap();
+    to.try_open().unwrap();
+    from.propose(100);
+    from.catch_up();
+    let mut source = from.machine().snapshot().unwrap();
+    let arrived = arrive(&mut to, &mut *source);
+    let staging = to.machine().staging();
+    let error = staging.begin(&source.files()).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
+    to.machine().install(arrived, &meta(100)).unwrap();
+    assert_eq!(content(&to.machine().reader()).unwrap(), from.state(100));
+    assert!(staging.begin(&source.files()).is_ok());
+    // One that nobody installs gives its place up.
+    assert!(staging.begin(&source.files()).is_ok());
 }
 
 #[test]

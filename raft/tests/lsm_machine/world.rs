@@ -4,7 +4,7 @@ use bytes::Bytes;
 use esker_lsm::{StoreError, StoreOptions};
 use esker_raft::core::{Index, LogId, Membership, NodeId, SnapshotMeta, Term};
 use esker_raft::machine::{Application, Effects, LsmMachine, StateReader};
-use esker_raft::runtime::{Arriving, Command, MachineError, StateMachine};
+use esker_raft::runtime::{Arriving, Command, MachineError, SnapshotSource, StateMachine};
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{SimMedia, SimRng};
@@ -466,6 +466,22 @@ pub fn run_transfers(seed: u64) -> Seen {
     to.seen
 }
 
+/// All of a snapshot's files, at once.
+pub fn arrive(to: &mut World, source: &mut dyn SnapshotSource) -> Box<dyn Arriving> {
+    let files = source.files();
+    let mut arriving = to.machine().staging().begin(&files).unwrap();
+    for (at, file) in files.iter().enumerate() {
+        let held = arriving.held(at);
+        let mut bytes = vec![0; (file.len - held) as usize];
+        source.read(at, held, &mut bytes).unwrap();
+        if !bytes.is_empty() {
+            arriving.write(at, &bytes).unwrap();
+        }
+    }
+    arriving.finish().unwrap();
+    arriving
+}
+
 /// A snapshot has arrived whole; the power goes at the `n`-th call of its installation. Whether the new state is there then; `None` when the
 /// installation was through before.
 pub fn cut_installation(n: u64) -> Option<bool> {
@@ -479,16 +495,7 @@ pub fn cut_installation(n: u64) -> Option<bool> {
     from.catch_up();
     let mut source = from.machine().snapshot().unwrap();
     let files = source.files();
-    let mut arriving = to.machine().staging().begin(&files).unwrap();
-    for (at, file) in files.iter().enumerate() {
-        let held = arriving.held(at);
-        let mut bytes = vec![0; (file.len - held) as usize];
-        source.read(at, held, &mut bytes).unwrap();
-        if !bytes.is_empty() {
-            arriving.write(at, &bytes).unwrap();
-        }
-    }
-    arriving.finish().unwrap();
+    let arriving = arrive(&mut to, &mut *source);
     to.media.cut_at_call(n);
     let done = to.machine().install(arriving, &meta(60));
     let through = !to.media.is_down();
