@@ -243,6 +243,46 @@ impl Cluster {
         self.nodes.get_mut(&id).expect("a node").disk.lose_vote();
     }
 
+    /// The power goes, and bit rot takes its entries above `keep`, which recovery reports.
+    pub(crate) fn lose_entries(&mut self, id: u64, keep: Index) {
+        self.power_cut(id);
+        let disk = &mut self.nodes.get_mut(&id).expect("a node").disk;
+        let until = disk.entries.last().map_or(Index(0), |e| e.id.index);
+        disk.entries.retain(|e| e.id.index <= keep);
+        disk.abstain = Abstain::Until(until);
+    }
+
+    /// A node that has these terms in its log, and this hard state.
+    pub(crate) fn restore(&mut self, id: u64, hard: HardState, terms: &[u64]) {
+        let disk = &mut self.nodes.get_mut(&id).expect("a node").disk;
+        disk.hard = hard;
+        disk.entries = (terms.iter().zip(1..))
+            .map(|(term, index)| Entry {
+                id: LogId {
+                    term: Term(*term),
+                    index: Index(index),
+                },
+                kind: EntryKind::Noop,
+            })
+            .collect();
+        self.start(id);
+    }
+
+    /// How many entries are committed.
+    pub(crate) fn committed(&self) -> u64 {
+        self.truth.len() as u64
+    }
+
+    /// How many reads have no answer but perhaps a refusal.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// Whether it is running.
+    pub(crate) fn is_up(&self, id: u64) -> bool {
+        self.nodes[&id].core.is_some()
+    }
+
     /// Its disk has synced all that is written.
     pub(crate) fn synced(&mut self, id: u64) -> Result<(), String> {
         let node = self.nodes.get_mut(&id).expect("a node");
@@ -374,6 +414,11 @@ impl Cluster {
             };
             let membership = core.membership_at(applied).clone();
             let meta = SnapshotMeta { last, membership };
+            if let Some(mail) = &mut self.script {
+                let body = Body::Snapshot(meta);
+                mail.push((id, to.0, Message { term, body }));
+                continue;
+            }
             let takes = 1_000 + self.rng.below(100_000);
             let event = Event::SnapshotArrives {
                 from: id,

@@ -300,7 +300,8 @@ impl Cluster {
         leaders.get(at).copied()
     }
 
-    fn compact(&mut self, id: u64) -> Result<(), String> {
+    /// What it has applied goes into a snapshot, and from its log.
+    pub(crate) fn compact(&mut self, id: u64) -> Result<(), String> {
         let node = self.nodes.get_mut(&id).expect("a node");
         let Some(core) = &node.core else {
             return Ok(());

@@ -1,0 +1,436 @@
+//! Elections (5.2, 5.4.1; thesis 3.8, 9.6).
+
+use super::{Outcome, Play, Scenario, claim, lease};
+use esker_raft::core::*;
+
+/// C2: a vote is given, the power goes, and the node votes again (5.2; thesis 3.8).
+fn a_vote_before_a_power_cut() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.forget_leader(&[1, 2, 3])?;
+    play.step(1, Input::Campaign)?;
+    play.deliver(1, 3, |_| true)?;
+    play.deliver(3, 1, |_| true)?;
+    play.cluster.synced(1)?;
+    play.deliver(1, 3, |_| true)?;
+    // 3 has voted, and has not synced it.
+    play.deliver(3, 1, |_| true)?;
+    play.cluster.power_cut(3);
+    play.cluster.start(3);
+    play.drop_mail();
+    play.elect(2, &[3])
+}
+
+/// C2: a member votes in term 2, its disk loses that, and it is back in term 1, whose leader knows nothing of the other.
+fn a_vote_is_lost_with_its_term() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    let before = play.cluster.core(1).committed();
+    let entry = |m: &Message| matches!(m.body, Body::Append { .. } | Body::Appended { .. });
+    play.elect(2, &[3])?;
+    play.cluster.lose_vote(3);
+    play.cluster.start(3);
+    play.drop_mail();
+    play.propose(1, 1)?;
+    play.cluster.synced(1)?;
+    play.deliver(1, 3, entry)?;
+    play.cluster.synced(3)?;
+    play.deliver(3, 1, entry)?;
+    match play.cluster.core(1).committed() {
+        now if now == before => Ok(()),
+        _ => Err(
+            "leader completeness: 2 leads in a newer term and has not what 1 has committed".into(),
+        ),
+    }
+}
+
+/// 5.2: a vote that arrives in the candidate's next campaign is no vote in that.
+fn a_vote_arrives_a_campaign_late() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.forget_leader(&[1, 2, 3])?;
+    play.step(1, Input::Campaign)?;
+    play.deliver(1, 3, |_| true)?;
+    play.deliver(3, 1, |_| true)?;
+    play.cluster.synced(1)?;
+    play.deliver(1, 3, |_| true)?;
+    play.cluster.synced(3)?;
+    let late = std::mem::take(play.mail());
+    // Nobody was elected. 1 campaigns again; 2 would vote for it, but hears no more of it.
+    play.step(1, Input::Campaign)?;
+    play.deliver(1, 2, |_| true)?;
+    play.deliver(2, 1, |_| true)?;
+    play.cluster.synced(1)?;
+    play.drop_mail();
+    // 2 is elected by 3 in that term.
+    play.elect(2, &[3])?;
+    *play.mail() = late;
+    play.deliver(3, 1, |_| true)
+}
+
+/// Thesis 9.6: who comes back from a partition, with a shorter log, disturbs nobody and wins nothing.
+fn a_node_back_from_a_partition() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 3)?;
+    play.settle(&[1, 2])?;
+    let term = play.cluster.core(1).term();
+    // 3 alone asks for votes again and again.
+    for _ in 0..5 {
+        play.forget_leader(&[3])?;
+        play.step(3, Input::Campaign)?;
+    }
+    if play.cluster.core(3).term() != term {
+        return Err("the term of a node that nobody hears grew".into());
+    }
+    // It is back: its question reaches all, also when they have forgotten their leader.
+    play.settle(&[2, 3])?;
+    play.forget_leader(&[2])?;
+    play.step(3, Input::Campaign)?;
+    play.settle(&[2, 3])?;
+    if play.leads(3) || play.cluster.core(2).term() != term {
+        return Err("a shorter log won, or disturbed the others".into());
+    }
+    play.step(1, Input::Tick)?;
+    play.step(1, Input::Tick)?;
+    play.settle(&[1, 2, 3])?;
+    match play.leads(1) && play.cluster.core(3).leader() == Some(NodeId(1)) {
+        true => Ok(()),
+        false => Err("the leader was disturbed".into()),
+    }
+}
+
+/// 5.2: a candidate that did not win tries again, and a single node leads itself.
+fn a_candidate_that_did_not_win_tries_again() -> Outcome {
+    let mut play = Play::new(1, Options::default());
+    play.run(30, |_, _| true)?;
+    claim(play.leads(1), "a single node does not lead")?;
+    play.commits(1, &[1])?;
+    let mut play = Play::new(3, Options::default());
+    play.run(100, |_, _| false)?;
+    claim(play.leader().is_none(), "somebody leads alone")?;
+    play.run(60, |_, _| true)?;
+    let leader = play.leader().ok_or("nobody tried again")?;
+    play.commits(leader, &[1, 2, 3])
+}
+
+/// 5.2: votes are split; randomised timeouts find a leader in a later term, and one only.
+fn votes_are_split() -> Outcome {
+    let mut play = Play::new(4, Options::default());
+    play.forget_leader(&[1, 2, 3, 4])?;
+    for one in [1, 2] {
+        play.step(one, Input::Campaign)?;
+    }
+    // Pre-votes are no promise: both get them all.
+    for one in [1, 2] {
+        for peer in [3, 4] {
+            play.deliver(one, peer, |m| matches!(m.body, Body::PreVote { .. }))?;
+            play.deliver(peer, one, |m| matches!(m.body, Body::PreVoted { .. }))?;
+        }
+    }
+    for (one, other) in [(1, 3), (2, 4)] {
+        play.cluster.synced(one)?;
+        play.deliver(one, other, |m| matches!(m.body, Body::Vote { .. }))?;
+        play.cluster.synced(other)?;
+    }
+    play.settle(&[1, 2, 3, 4])?;
+    claim(play.leader().is_none(), "two of four elected somebody")?;
+    play.run(60, |_, _| true)?;
+    let leads = (1..=4).filter(|id| play.leads(*id)).count();
+    claim(leads == 1, "the split was not ended")
+}
+
+/// 5.2, C2: one vote per term, also over a power cut; to be asked again by the same candidate changes nothing.
+fn a_vote_is_given_once_and_remembered() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    let message = |body| Message {
+        term: Term(5),
+        body,
+    };
+    let last = LogId::default();
+    let mut granted = Vec::new();
+    for (from, cut) in [(1, false), (1, true), (2, true), (1, false)] {
+        play.forget_leader(&[3])?;
+        let from = NodeId(from);
+        let vote = message(Body::Vote {
+            last,
+            transfer: false,
+        });
+        let input = Input::Message {
+            from,
+            message: vote,
+        };
+        play.step(3, input)?;
+        play.cluster.synced(3)?;
+        let yes = message(Body::Voted { granted: true });
+        granted.push(play.mail().contains(&(3, from.0, yes)));
+        if cut {
+            play.cluster.power_cut(3);
+            play.cluster.start(3);
+        }
+    }
+    claim(
+        granted == [true, true, false, true],
+        "not one vote, or forgotten",
+    )
+}
+
+/// 5.4.1: the later term decides which log is newer, not the longer log.
+fn a_longer_log_of_an_older_term_loses() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    let hard = HardState {
+        term: Term(3),
+        vote: None,
+    };
+    play.cluster.restore(1, hard, &[1, 1, 1, 1, 1, 1]);
+    play.cluster.restore(2, hard, &[1, 3]);
+    play.cluster.restore(3, hard, &[1, 3]);
+    play.forget_leader(&[1, 2, 3])?;
+    for _ in 0..3 {
+        play.step(1, Input::Campaign)?;
+        play.settle(&[1, 2, 3])?;
+        play.forget_leader(&[2, 3])?;
+    }
+    claim(!play.leads(1), "length won over the term")?;
+    play.elect(2, &[1])?;
+    play.settle(&[1, 2, 3])?;
+    let same = play.cluster.core(1).last() == play.cluster.core(2).last();
+    claim(same, "the longer log did not give way")
+}
+
+/// Thesis 9.6: a node with a higher term and a shorter log never wins; the others take its term over and go on, and it with them.
+fn a_higher_term_with_a_shorter_log() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 3)?;
+    play.settle(&[1, 2])?;
+    play.cluster.power_cut(3);
+    let hard = HardState {
+        term: Term(50),
+        vote: Some(NodeId(3)),
+    };
+    play.cluster.restore(3, hard, &[1]);
+    let committed = play.cluster.committed();
+    play.run(80, |_, _| true)?;
+    let leader = play.leader().ok_or("nobody leads any more")?;
+    claim(leader != 3, "the shorter log won")?;
+    let term = play.cluster.core(leader).term();
+    claim(term > Term(50), "the higher term was never heard of")?;
+    play.commits(leader, &[1, 2, 3])?;
+    let core = play.cluster.core(3);
+    let follows = core.leader() == Some(NodeId(leader)) && core.committed().0 > committed;
+    claim(follows, "it does not follow")
+}
+
+/// Thesis 6.2: a leader that hears nobody gives up within an election timeout, also when all hear it; another is elected, which it follows.
+fn a_leader_that_hears_nobody_gives_up() -> Outcome {
+    let mut play = Play::led(5, Options::default())?;
+    let deaf = |_: u64, to: u64| to != 1;
+    play.run(2 * Options::default().election_ticks, deaf)?;
+    claim(!play.leads(1), "it goes on, and nobody else can")?;
+    play.run(60, deaf)?;
+    let leader = play.leader().ok_or("nobody else was elected")?;
+    play.commits(leader, &[2, 3, 4, 5])?;
+    play.run(20, |_, _| true)?;
+    let follows = play.cluster.core(1).leader() == play.leader().map(NodeId);
+    claim(follows, "it does not follow")
+}
+
+/// Thesis 6.2: a leader that nobody hears is replaced, and steps down when it hears of that.
+fn a_leader_that_nobody_hears_is_replaced() -> Outcome {
+    let mut play = Play::led(5, Options::default())?;
+    play.run(80, |from, _| from != 1)?;
+    let leader = play.leader().ok_or("nobody leads")?;
+    claim(leader != 1 && !play.leads(1), "1 still leads")?;
+    play.commits(leader, &[2, 3, 4, 5])
+}
+
+/// Thesis 4.2.3, 9.6: a follower that its leader's messages don't reach asks again and again, and disturbs nobody; when they do it follows.
+fn a_one_way_link_to_a_follower_disturbs_nobody() -> Outcome {
+    let mut play = Play::led(5, Options::default())?;
+    let term = play.cluster.core(1).term();
+    play.run(100, |from, to| (from, to) != (1, 5))?;
+    claim(
+        play.leads(1) && play.cluster.core(1).term() == term,
+        "it was disturbed",
+    )?;
+    play.propose(1, 1)?;
+    play.run(5, |_, _| true)?;
+    let same = play.cluster.core(5).last() == play.cluster.core(1).last();
+    claim(same, "it does not follow")
+}
+
+/// A bridge: two groups that only node 3 connects. Nobody is disturbed while the leader has a quorum; then only 3 can lead, and does.
+fn a_bridge_between_two_groups() -> Outcome {
+    let mut play = Play::led(5, Options::default())?;
+    let term = play.cluster.core(1).term();
+    let bridge = |from: u64, to: u64| from == 3 || to == 3 || (from < 3) == (to < 3);
+    play.run(100, bridge)?;
+    claim(
+        play.leads(1) && play.cluster.core(1).term() == term,
+        "the leader was disturbed",
+    )?;
+    play.propose(1, 2)?;
+    play.run(5, bridge)?;
+    claim(
+        play.cluster.committed() >= 3,
+        "nothing is committed by 1, 2 and 3",
+    )?;
+    // Of the first group nobody hears the other: 3 alone reaches a quorum.
+    let alone = |from: u64, to: u64| (from == 3 || to == 3) && from != to;
+    play.run(150, alone)?;
+    claim(play.leader() == Some(3), "3 does not lead")?;
+    play.propose(3, 1)?;
+    play.run(5, alone)?;
+    claim(
+        play.cluster.committed() == play.cluster.core(3).last().index.0,
+        "3 commits nothing",
+    )
+}
+
+/// C3: a restarted node may have promised a leader its loyalty: it votes only after a whole election timeout.
+fn a_restarted_node_waits_before_it_votes() -> Outcome {
+    let mut play = Play::led(3, lease())?;
+    for _ in 0..2 {
+        play.step(1, Input::Tick)?;
+    }
+    play.deliver(1, 3, |_| true)?;
+    play.deliver(3, 1, |_| true)?;
+    play.drop_mail();
+    play.cluster.power_cut(3);
+    play.cluster.start(3);
+    // 2 has forgotten the leader, 3 does not know it; the lease holds.
+    for _ in 0..Options::default().election_ticks {
+        play.step(2, Input::Tick)?;
+    }
+    play.drop_mail();
+    for _ in 0..3 {
+        play.step(2, Input::Campaign)?;
+        for _ in 0..3 {
+            play.settle(&[2, 3])?;
+        }
+    }
+    if play.leads(2) {
+        play.propose(2, 1)?;
+        play.settle(&[2, 3])?;
+    }
+    play.cluster.ask(1)?;
+    claim(!play.leads(2), "it voted at once")
+}
+
+/// C2: entries that were acknowledged are lost to bit rot: no vote before they are back, so what was committed with them stays.
+fn a_node_that_lost_entries_votes_for_nobody() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 3)?;
+    play.settle(&[1, 3])?;
+    play.cluster.power_cut(1);
+    play.cluster.lose_entries(3, Index(1));
+    play.cluster.start(3);
+    let committed = play.cluster.committed();
+    play.run(60, |_, _| true)?;
+    claim(play.leader().is_none(), "it voted, or campaigned")?;
+    // With 1 back it fetches the range, and has a voice again.
+    play.cluster.start(1);
+    play.run(60, |_, _| true)?;
+    claim(play.leader() == Some(1), "1 was not elected")?;
+    claim(
+        play.cluster.core(3).committed().0 > committed,
+        "3 is behind",
+    )?;
+    claim(!play.cluster.core(3).abstains(), "it abstains for ever")
+}
+
+/// C2: a lost vote may have been given: no vote any more, until it is removed and added anew.
+fn a_node_that_lost_its_vote_votes_for_nobody() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.elect(1, &[3])?;
+    play.cluster.lose_vote(3);
+    play.cluster.start(3);
+    // In the same term 2 would get it a second time.
+    let term = play.cluster.core(1).term();
+    play.forget_leader(&[3])?;
+    let last = play.cluster.core(3).last();
+    let body = Body::Vote {
+        last,
+        transfer: false,
+    };
+    let message = Message { term, body };
+    let from = NodeId(2);
+    play.step(3, Input::Message { from, message })?;
+    play.cluster.synced(3)?;
+    let voted = |m: &Message| matches!(m.body, Body::Voted { granted: true });
+    claim(
+        !play.mail().iter().any(|(f, _, m)| *f == 3 && voted(m)),
+        "it votes",
+    )?;
+    play.step(3, Input::Readmit)?;
+    claim(
+        !play.cluster.core(3).abstains(),
+        "added anew it has a voice",
+    )
+}
+
+/// 5.2, 5.4: the power goes everywhere at once; what was committed is there, and it goes on.
+fn all_are_restarted_at_once() -> Outcome {
+    let mut play = Play::led(5, Options::default())?;
+    play.propose(1, 5)?;
+    play.settle(&[1, 2, 4])?;
+    for id in 1..=5 {
+        play.cluster.power_cut(id);
+    }
+    for id in 1..=5 {
+        play.cluster.start(id);
+    }
+    play.run(80, |_, _| true)?;
+    let leader = play.leader().ok_or("nobody leads")?;
+    play.commits(leader, &[1, 2, 3, 4, 5])
+}
+
+/// All, by name.
+pub(super) const ALL: &[(&str, Scenario)] = &[
+    ("a vote before a power cut", a_vote_before_a_power_cut),
+    (
+        "a vote arrives a campaign late",
+        a_vote_arrives_a_campaign_late,
+    ),
+    ("a vote is lost with its term", a_vote_is_lost_with_its_term),
+    ("a node back from a partition", a_node_back_from_a_partition),
+    (
+        "a candidate that did not win tries again",
+        a_candidate_that_did_not_win_tries_again,
+    ),
+    ("votes are split", votes_are_split),
+    (
+        "a vote is given once, and remembered",
+        a_vote_is_given_once_and_remembered,
+    ),
+    (
+        "a longer log of an older term loses",
+        a_longer_log_of_an_older_term_loses,
+    ),
+    (
+        "a higher term with a shorter log",
+        a_higher_term_with_a_shorter_log,
+    ),
+    (
+        "a leader that hears nobody gives up",
+        a_leader_that_hears_nobody_gives_up,
+    ),
+    (
+        "a leader that nobody hears is replaced",
+        a_leader_that_nobody_hears_is_replaced,
+    ),
+    (
+        "a one-way link to a follower disturbs nobody",
+        a_one_way_link_to_a_follower_disturbs_nobody,
+    ),
+    ("a bridge between two groups", a_bridge_between_two_groups),
+    (
+        "a restarted node waits before it votes",
+        a_restarted_node_waits_before_it_votes,
+    ),
+    (
+        "a node that lost entries votes for nobody",
+        a_node_that_lost_entries_votes_for_nobody,
+    ),
+    (
+        "a node that lost its vote votes for nobody",
+        a_node_that_lost_its_vote_votes_for_nobody,
+    ),
+    ("all are restarted at once", all_are_restarted_at_once),
+];
