@@ -373,6 +373,9 @@ mod tests {
         fn entries(&self, _: Index, _: Index, _: usize) -> Result<Vec<Entry>, LogError> {
             Ok(Vec::new())
         }
+        fn syncs(&self) -> u64 {
+            0
+        }
     }
 
     fn entry(index: u64, request: &Request) -> Entry {
@@ -389,7 +392,12 @@ mod tests {
     fn a_commit_has_a_bounded_number_of_records() {
         let (events, _seen) = crossbeam_channel::unbounded();
         let (requests, _asked) = crossbeam_channel::unbounded();
-        let shared = Arc::new(Shared::new(Me::default(), events, requests));
+        let shared = Arc::new(Shared::new(
+            Me::default(),
+            events,
+            requests,
+            Arc::new(NoLog),
+        ));
         let commits = Arc::default();
         let machine = Counting(MemoryMachine::new(), Arc::clone(&commits));
         let first = SnapshotMeta::default();
