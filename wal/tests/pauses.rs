@@ -4,6 +4,7 @@
 
 mod harness;
 
+use esker_wal::frame::HEADER_LEN;
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::SimMedia;
@@ -220,4 +221,27 @@ fn a_request_behind_a_reservation_is_no_work() {
     drop(held);
     while log.step() {}
     assert_eq!(log.synced(), log.published());
+}
+
+/// W7, FL5: who waits while much is unsynced is let on part by part. Steps are the ends of every second frame here, and two of them
+/// fit into the 4 MiB that one sync takes.
+#[test]
+fn a_burst_is_synced_in_parts_that_end_at_steps() {
+    let (_, _, log) = open(|options| LogOptions {
+        segment_bytes: 32 << 20,
+        sync_policy: SyncPolicy::Manual,
+        ..options
+    });
+    log.sync_up_to(log.published()).unwrap();
+    let before = log.stats().syncs;
+    let payload = vec![7; (768 << 10) - HEADER_LEN];
+    let ends: Vec<_> = (0..20)
+        .map(|_| log.append(&[&payload]).unwrap().end)
+        .collect();
+    log.sync_up_to(ends[0]).unwrap();
+    // The first frame ends a step by itself.
+    assert_eq!(log.synced(), ends[4]);
+    assert_eq!(log.stats().syncs, before + 1);
+    log.sync_up_to(ends[19]).unwrap();
+    assert_eq!(log.stats().syncs, before + 5);
 }

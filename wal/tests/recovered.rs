@@ -6,7 +6,7 @@ mod harness;
 use built::{Built, ID, Left, build, dir, image, survey};
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
-use esker_wal::media::sim::{CallKind, EIO, ENOSPC, Fault, SimMedia};
+use esker_wal::media::sim::{Call, CallKind, EIO, ENOSPC, Fault, SimMedia};
 use esker_wal::{FileState, Log, LogOptions, Lsn, LsnRange, OnDamage, OpenError, Recovered};
 use harness::{options, read_all};
 use std::path::PathBuf;
@@ -206,6 +206,11 @@ fn a_segment_without_frames_is_removed_by_the_open_that_replaces_it() {
         "{} is still there",
         path.display()
     );
+    assert!(
+        !media.durable_image().contains_key(&path),
+        "{} comes back with the power",
+        path.display()
+    );
     let active = |f: &&esker_wal::FileInfo| f.state != FileState::Prepared && f.base == Some(last);
     assert_eq!(
         survey(&media)
@@ -217,6 +222,32 @@ fn a_segment_without_frames_is_removed_by_the_open_that_replaces_it() {
         1
     );
     drop(log);
+}
+
+/// What an open costs follows the unsynced tail: what is closed and marked is not written again, by the open nor by the workers after it.
+#[test]
+fn an_open_writes_to_no_segment_below_the_mark() {
+    for left in [Left::Closed, Left::Idle, Left::Busy] {
+        let built = build(left);
+        let clock = Arc::new(ManualClock::default());
+        built.media.start_trace();
+        let (log, recovered) = open_at(&built.media, &clock).unwrap();
+        let last = built.last();
+        let changes = |call: &Call| {
+            let kinds = [CallKind::Write, CallKind::SyncFile, CallKind::Punch];
+            kinds.contains(&call.kind) && built.segments.iter().any(|s| s.path == call.path)
+        };
+        let mut calls = built.media.trace();
+        if left == Left::Busy {
+            calls.retain(|call| call.path != last.path);
+        }
+        assert!(!calls.iter().any(changes), "{left:?}: {calls:?}");
+        while log.step() {}
+        let mut calls = built.media.trace();
+        // A power cut may have taken a footer along: that one is written again.
+        calls.retain(|call| left != Left::Idle && call.path != last.path && changes(call));
+        assert!(calls.is_empty(), "{left:?}, {recovered:?}: {calls:?}");
+    }
 }
 
 /// W6, W8: lack of space lets an open go on without what it can't write; any other failure ends it.
