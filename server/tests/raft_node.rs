@@ -365,3 +365,79 @@ fn c2_a_single_node_grows_to_two_and_a_wiped_one_comes_back_only_when_it_is_adde
     }
     assert!(Path::new(&cluster.dir(1)).join("state").exists());
 }
+
+/// A key pair made by the tool: the file of the secret one, and the public one.
+fn key(dir: &Path, node: usize) -> (String, String) {
+    let file = dir.join(format!("key{node}")).display().to_string();
+    let made = Command::new(env!("CARGO_BIN_EXE_esker"))
+        .args(["curve-keys", &file])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let public = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    (file, public)
+}
+
+/// R6; and what a client of Redis Cluster is told.
+#[test]
+fn members_with_keys_send_cluster_clients_to_the_leader() {
+    let mut cluster = Cluster::new(3);
+    let keys: Vec<_> = (1..=3).map(|n| key(cluster.dir.path(), n)).collect();
+    let publics: Vec<String> = (keys.iter().zip(1..))
+        .map(|((_, public), n)| format!("{n}={public}"))
+        .collect();
+    let publics = publics.join(",");
+    let refused = cluster.refused(0, 3, &["--bootstrap", "--curve-members", &publics]);
+    assert!(refused.contains("needs both"), "{refused}");
+    for at in 0..3 {
+        let more = [
+            "--bootstrap",
+            "--on-follower",
+            "redirect",
+            "--read",
+            "lease",
+        ];
+        let keys = [
+            "--curve-secret-file",
+            &keys[at].0,
+            "--curve-members",
+            &publics,
+        ];
+        cluster.start(at, 3, &[&more[..], &keys[..]].concat());
+    }
+    let leader = cluster.leader(0);
+    let mut leading = cluster.client(leader);
+    let mut other = cluster.client((leader + 1) % 3);
+    let address = format!("127.0.0.1:{}", cluster.clients[leader]);
+    other.says("SET foo 1", &format!("-MOVED 12182 {address}"));
+    other.says("GET foo", &format!("-MOVED 12182 {address}"));
+    leading.says("SET foo 1", "+OK");
+    leading.says("GET foo", "1");
+    // Said READONLY, it reads where it is, and nothing older.
+    other.says("READONLY", "+OK");
+    other.says("GET foo", "1");
+    other.says("SET foo 2", &format!("-MOVED 12182 {address}"));
+    other.says("READWRITE", "+OK");
+    other.says("GET foo", &format!("-MOVED 12182 {address}"));
+    // What has no key is answered here.
+    other.says("DBSIZE", ":1");
+    other.says("CLUSTER KEYSLOT foo", ":12182");
+    for client in [&mut leading, &mut other] {
+        let slots = client.ask(&["CLUSTER", "SLOTS"]);
+        let slots: Vec<&str> = slots.lines().collect();
+        let port = format!(":{}", cluster.clients[leader]);
+        assert_eq!(slots[..4], [":0", ":16383", "127.0.0.1", &port]);
+        let shards = client.ask(&["CLUSTER", "SHARDS"]);
+        assert!(
+            shards.starts_with("slots\n:0\n:16383\nnodes\nid"),
+            "{shards}"
+        );
+        let nodes = client.ask(&["CLUSTER", "NODES"]);
+        assert!(
+            nodes.contains(" 0-16383\n") && nodes.contains("myself,"),
+            "{nodes}"
+        );
+        let info = client.ask(&["CLUSTER", "INFO"]);
+        assert!(info.contains("cluster_state:ok"), "{info}");
+    }
+}

@@ -33,6 +33,11 @@ enum Command {
     /// The write-ahead log: on a copy, or on a live directory; nothing is written there and no lock taken.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Makes a pair of keys for a node (CURVE): the secret one goes to a new file that only its owner reads, the public one is printed.
+    CurveKeys {
+        /// The file, which must not be there yet.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,14 +130,15 @@ impl From<esker_wal::OpenError> for Stop {
 type Ran = Result<bool, Stop>;
 
 fn main() -> ExitCode {
-    let Command::Log(command) = Cli::parse().command;
+    let command = Cli::parse().command;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let ran = match command {
-        LogCommand::Ls(of) => ls(&mut out, &of),
-        LogCommand::Dump(args) => dump(&mut out, &args),
-        LogCommand::Verify(args) => run_verify(&mut out, &args),
-        LogCommand::Salvage(args) => salvage(&mut out, &args),
-        LogCommand::Stat(of) => stat(&mut out, &of),
+        Command::Log(LogCommand::Ls(of)) => ls(&mut out, &of),
+        Command::Log(LogCommand::Dump(args)) => dump(&mut out, &args),
+        Command::Log(LogCommand::Verify(args)) => run_verify(&mut out, &args),
+        Command::Log(LogCommand::Salvage(args)) => salvage(&mut out, &args),
+        Command::Log(LogCommand::Stat(of)) => stat(&mut out, &of),
+        Command::CurveKeys { file } => curve_keys(&mut out, &file),
     };
     let flushed = out.flush().map_err(Stop::from);
     match ran.and_then(|damaged| flushed.map(|()| damaged)) {
@@ -144,6 +150,26 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn curve_keys(out: &mut impl Write, file: &Path) -> Ran {
+    use std::os::unix::fs::OpenOptionsExt;
+    let (public, secret) =
+        esker_raft::transport::zmq::new_keys().map_err(|e| Stop::Failed(e.to_string()))?;
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file);
+    made.and_then(|mut made| writeln!(made, "{secret}").and_then(|()| made.sync_all()))
+        .map_err(|e| {
+            let file = file.display();
+            Stop::Failed(format!(
+                "{file}: {e}; name a new file in a directory that is there"
+            ))
+        })?;
+    writeln!(out, "{public}")?;
+    Ok(false)
 }
 
 /// The log's own directory.

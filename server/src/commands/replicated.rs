@@ -88,6 +88,13 @@ pub fn classify(argv: &[&[u8]], out: &mut Reply) -> Class {
     }
 }
 
+/// The first key of a command on keys; `None` for any other, and for one with a wrong number of arguments.
+pub fn first_key<'a>(argv: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let spec = table::resolve(argv).ok()?;
+    let at = spec.key_positions(argv.len()).next()?;
+    argv.get(at).copied()
+}
+
 fn is_served(spec: &CommandSpec) -> bool {
     spec.group == Group::Connection
         || ["command", "info", "role", "time", "shutdown", "config|get"].contains(&spec.name)

@@ -1,6 +1,7 @@
 //! What operators ask of a node: `RAFT.*`, INFO, and what the connection commands need of the server.
 
 use super::front::{Shared, error_text};
+use super::slots::OnFollower;
 use crate::commands::{REDIS_VERSION, glob_matches};
 use crate::{Ack, ClientInfo, Reply, RoleView, ServerControl, Session, WriteRefusal};
 use esker_raft::core::{NodeId, RoleName};
@@ -280,13 +281,16 @@ impl ServerControl for Shared {
             sections.is_empty() || sections.iter().any(is)
         };
         let mut parts = Vec::new();
+        let clustered = self.on_follower == OnFollower::Redirect;
+        let mode = if clustered { "cluster" } else { "standalone" };
         // Writing to a String does not fail.
         if wanted("server") {
             let mut out = String::from("# Server\r\n");
             let _ = write!(
                 out,
-                "redis_version:{REDIS_VERSION}\r\nesker_version:{}\r\nredis_mode:standalone\r\nprocess_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{}\r\n",
+                "redis_version:{REDIS_VERSION}\r\nesker_version:{}\r\nredis_mode:{}\r\nprocess_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{}\r\n",
                 env!("CARGO_PKG_VERSION"),
+                mode,
                 std::process::id(),
                 self.run_id,
                 self.addr.port(),
@@ -307,6 +311,10 @@ impl ServerControl for Shared {
                 self.connections.load(Ordering::Relaxed),
                 self.commands.load(Ordering::Relaxed)
             ));
+        }
+        if wanted("cluster") {
+            let enabled = u8::from(clustered);
+            parts.push(format!("# Cluster\r\ncluster_enabled:{enabled}\r\n"));
         }
         if wanted("raft") {
             let mut out = String::from("# Raft\r\n");

@@ -1,6 +1,6 @@
 //! From the command line to a running member and back.
 
-use super::{Begin, RaftOptions, RaftServer, ReadMode};
+use super::{Begin, OnFollower, RaftOptions, RaftServer, ReadMode};
 use crate::boot::{Failure, SignalThread, bind, finish, leave, print_version, say, start_tracing};
 use crate::config::{self, LogFormat, parse_addr, parse_duration, parse_size};
 use clap::Parser;
@@ -63,6 +63,20 @@ pub struct RaftNodeArgs {
     )]
     pub read: ReadMode,
 
+    /// With --read lease: how much faster one node's clock may run than another's, per mille
+    #[arg(long, env = "ESKER_CLOCK_DRIFT_MAX", value_name = "PER MILLE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=500))]
+    pub clock_drift_max: u32,
+
+    /// What a node that does not lead does with a command on keys
+    #[arg(
+        long,
+        env = "ESKER_ON_FOLLOWER",
+        value_enum,
+        value_name = "HOW",
+        default_value = "forward"
+    )]
+    pub on_follower: OnFollower,
+
     /// Without a leader for so long, up to twice that, a node campaigns; from 50ms on
     #[arg(long, env = "ESKER_ELECTION_TIMEOUT", value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
     pub election_timeout: Duration,
@@ -70,6 +84,14 @@ pub struct RaftNodeArgs {
     /// How long a command may take before it is answered with an error
     #[arg(long, env = "ESKER_REQUEST_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub request_timeout: Duration,
+
+    /// Secret key of this node (CURVE): a file with 40 characters of Z85, as `esker curve-keys` makes it
+    #[arg(long, env = "ESKER_CURVE_SECRET_FILE", value_name = "FILE")]
+    pub curve_secret_file: Option<PathBuf>,
+
+    /// Public keys of all members, this one too (CURVE, Z85): nobody else is let in
+    #[arg(long, env = "ESKER_CURVE_MEMBERS", value_name = "N=KEY", value_delimiter = ',', value_parser = parse_key)]
+    pub curve_members: Vec<(u64, String)>,
 
     /// Let members connect from beyond loopback: whoever reaches the port can speak as a member
     #[arg(long, env = "ESKER_ALLOW_REMOTE_PLAINTEXT", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
@@ -130,19 +152,45 @@ fn parse_member(text: &str) -> Result<(u64, String), String> {
     parsed.ok_or_else(|| "use ID=tcp://ADDRESS:PORT, as in 1=tcp://127.0.0.1:5571".into())
 }
 
+/// `1=KEY`
+fn parse_key(text: &str) -> Result<(u64, String), String> {
+    let parsed = text.split_once('=').and_then(|(id, key)| {
+        let id = id.trim().parse().ok().filter(|id| *id > 0)?;
+        (key.len() == 40).then(|| (id, key.to_owned()))
+    });
+    parsed.ok_or_else(|| "use ID=KEY with the 40 characters of a public key in Z85".into())
+}
+
+/// What is given for each node.
+fn by_node(flag: &str, given: &[(u64, String)]) -> Result<BTreeMap<u64, String>, Failure> {
+    let mut map = BTreeMap::new();
+    for (id, text) in given {
+        if map.insert(*id, text.clone()).is_some() {
+            return Err(Failure(format!(
+                "{flag} names node {id} twice; name each once"
+            )));
+        }
+    }
+    Ok(map)
+}
+
 impl RaftNodeArgs {
     fn options(&self) -> Result<RaftOptions, Failure> {
         let id = self.id.ok_or_else(|| {
             Failure("--id is missing: the number of this node in the cluster, from 1 on".into())
         })?;
-        let mut members = BTreeMap::new();
-        for (id, address) in &self.cluster {
-            if members.insert(*id, address.clone()).is_some() {
-                return Err(Failure(format!(
-                    "--cluster names node {id} twice; name each once"
-                )));
+        let keys = match (&self.curve_secret_file, self.curve_members.is_empty()) {
+            (None, true) => None,
+            (Some(file), false) => Some((
+                config::read_key(file).map_err(Failure)?,
+                by_node("--curve-members", &self.curve_members)?,
+            )),
+            _ => {
+                return Err(Failure(
+                    "CURVE needs both --curve-secret-file and --curve-members".into(),
+                ));
             }
-        }
+        };
         if self.election_timeout < Duration::from_millis(50) || self.request_timeout.is_zero() {
             return Err(Failure(
                 "--election-timeout must be at least 50ms, and --request-timeout more than 0"
@@ -153,7 +201,7 @@ impl RaftNodeArgs {
             dir: self.data_dir.clone(),
             cluster: self.cluster_id,
             id,
-            members,
+            members: by_node("--cluster", &self.cluster)?,
             begin: match (self.bootstrap, self.join) {
                 (true, _) => Begin::Bootstrap,
                 (false, true) => Begin::Join,
@@ -161,6 +209,9 @@ impl RaftNodeArgs {
             },
             advertise: self.advertise.clone(),
             read: self.read,
+            clock_drift_max: self.clock_drift_max,
+            on_follower: self.on_follower,
+            keys,
             election_timeout: self.election_timeout,
             request_timeout: self.request_timeout,
             allow_remote_plaintext: self.allow_remote_plaintext,

@@ -9,6 +9,7 @@
 
 use super::admin;
 use super::app::Reading;
+use super::slots::{self, OnFollower};
 use crate::commands::replicated::{self, Batch, Class};
 use crate::commands::{self, store_error};
 use crate::engine::cursors::Cursors;
@@ -34,9 +35,12 @@ use std::time::{Duration, Instant};
 /// What a read answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReadMode {
-    /// The latest state: a quorum confirms each read (ReadIndex).
+    /// The latest state, on the node that is asked: a quorum confirms each read (ReadIndex). `follower` is the same.
     #[default]
+    #[value(alias = "follower")]
     Linearizable,
+    /// The latest state, as long as no node's clock runs faster than another's by more than --clock-drift-max: the leader alone confirms
+    Lease,
     /// What this node has applied, which may be old; answered also without a leader.
     Stale,
 }
@@ -62,7 +66,9 @@ pub(super) struct Shared {
     pub(super) node: NodeId,
     pub(super) handle: NodeHandle,
     pub(super) reader: StateReader,
+    pub(super) cluster: u64,
     pub(super) read: ReadMode,
+    pub(super) on_follower: OnFollower,
     /// How long a command may take.
     pub(super) timeout: Duration,
     pub(super) clients_max: usize,
@@ -248,6 +254,8 @@ struct Serving<'a> {
     batch: Batch,
     /// What has come is covered by a barrier.
     fresh: bool,
+    /// A client of Redis Cluster that reads where it is.
+    reads_here: bool,
 }
 
 impl<'a> Serving<'a> {
@@ -258,6 +266,7 @@ impl<'a> Serving<'a> {
             session,
             out: Reply::default(),
             fresh: false,
+            reads_here: false,
         }
     }
 
@@ -343,7 +352,22 @@ impl<'a> Serving<'a> {
         }
         // An error must stand behind the replies of what was sent before.
         let mut error = Reply::new(self.session.protocol);
-        match replicated::classify(argv, &mut error) {
+        if slots::run(self.shared, argv, &mut self.reads_here, &mut error) {
+            self.flush();
+            self.out.raw(error.as_bytes());
+            return false;
+        }
+        let class = replicated::classify(argv, &mut error);
+        if self.shared.on_follower == OnFollower::Redirect
+            && (matches!(class, Class::Write { .. })
+                || matches!(class, Class::Read if !self.reads_here && self.shared.read != ReadMode::Stale))
+            && let Some(text) = slots::away(self.shared, argv)
+        {
+            self.flush();
+            self.out.error(&text);
+            return false;
+        }
+        match class {
             Class::Write { alone } => {
                 if alone {
                     self.flush();
@@ -418,7 +442,7 @@ impl<'a> Serving<'a> {
         // A store is replaced under a reader when a snapshot is installed, and time is moved once.
         for _ in 0..4 {
             match self.read_once(argv) {
-                Ok(true) if !moved && self.shared.read == ReadMode::Linearizable => {
+                Ok(true) if !moved && self.shared.read != ReadMode::Stale => {
                     // AS2. Where that fails, what was read stands: replicated time is what decides.
                     moved = true;
                     if propose(self.shared, &Batch::new(self.session.protocol).finish()).is_err() {
@@ -445,7 +469,7 @@ impl<'a> Serving<'a> {
 
     /// Whether replicated time is behind what was met.
     fn read_once(&mut self, argv: &[&[u8]]) -> Result<bool, Unread> {
-        if self.shared.read == ReadMode::Linearizable && !self.fresh {
+        if self.shared.read != ReadMode::Stale && !self.fresh {
             barrier(self.shared).map_err(Unread::Barrier)?;
             self.fresh = true;
         }

@@ -15,22 +15,24 @@ mod admin;
 mod app;
 mod boot;
 mod front;
+mod slots;
 
 pub use app::{Commands, Reading};
 pub use boot::{RaftNodeArgs, main};
 pub use front::ReadMode;
+pub use slots::OnFollower;
 
 use crate::status::random_hex_40;
 use crossbeam_channel::Receiver;
 use esker_lsm::StoreOptions;
-use esker_raft::core::{Membership, NodeId, RoleName};
+use esker_raft::core::{Lease, Membership, NodeId, RoleName};
 use esker_raft::log::{Identity, LogStore, OpenError, WalLog, WalLogOptions};
 use esker_raft::machine::LsmMachine;
 use esker_raft::runtime::{
     About, MachineError, Node, NodeConfig, NodeHandle, NodeOptions, StartError,
 };
 use esker_raft::transport::Transport;
-use esker_raft::transport::zmq::{ZmqListener, ZmqOptions};
+use esker_raft::transport::zmq::{Keys, ZmqListener, ZmqOptions};
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers;
 use esker_wal::LogId;
@@ -78,6 +80,12 @@ pub struct RaftOptions {
     pub advertise: Option<String>,
     /// What a read answers.
     pub read: ReadMode,
+    /// With [`ReadMode::Lease`]: how much faster one node's clock may run than another's, per mille.
+    pub clock_drift_max: u32,
+    /// What a follower does with a command on keys.
+    pub on_follower: OnFollower,
+    /// The node's secret key and the public keys of all members, this one too (CURVE, Z85).
+    pub keys: Option<(String, BTreeMap<u64, String>)>,
     /// Length of the shortest election timeout; the longest is twice as much.
     pub election_timeout: Duration,
     /// How long a command may take.
@@ -107,6 +115,11 @@ pub enum RaftStartError {
         #[source]
         source: io::Error,
     },
+    /// Members have keys, and this node has none.
+    #[error(
+        "the keys of members do not name node {0}; give its own public key too, as in --curve-members {0}=KEY"
+    )]
+    NoKey(u64),
     /// The node's own address is missing.
     #[error(
         "the members do not name node {0}; give its own address too, as in --cluster {0}=tcp://127.0.0.1:5571"
@@ -199,6 +212,17 @@ impl RaftServer {
         let mut transport = ZmqOptions::new(listen);
         transport.allow_remote_plaintext = options.allow_remote_plaintext;
         transport.message_bytes_max = MESSAGE_MAX;
+        if let Some((secret, members)) = &options.keys {
+            let own = members.get(&options.id);
+            transport.keys = Some(Keys {
+                public: own.ok_or(RaftStartError::NoKey(options.id))?.clone(),
+                secret: secret.clone(),
+                members: members
+                    .iter()
+                    .map(|(n, k)| (NodeId(*n), k.clone()))
+                    .collect(),
+            });
+        }
         let members = ZmqListener::bind(transport)?;
         let endpoint = members.endpoint().to_owned();
         std::fs::create_dir_all(dir).map_err(|source| RaftStartError::Directory {
@@ -236,6 +260,12 @@ impl RaftServer {
         let reader = machine.reader();
         let mut node_options = NodeOptions::default();
         node_options.tick = options.election_timeout / node_options.core.election_ticks;
+        if options.read == ReadMode::Lease {
+            node_options.core.lease = Some(Lease {
+                tick_micros: node_options.tick.as_micros() as u64,
+                drift_per_mille: options.clock_drift_max,
+            });
+        }
         node_options.request_timeout = options.request_timeout;
         node_options.command_bytes_max = front::REQUEST_MAX + ENTRY_ROOM;
         let config = NodeConfig {
@@ -261,7 +291,9 @@ impl RaftServer {
             node: id,
             handle: handle.clone(),
             reader,
+            cluster: options.cluster,
             read: options.read,
+            on_follower: options.on_follower,
             timeout: options.request_timeout,
             clients_max: options.clients_max,
             addr,
