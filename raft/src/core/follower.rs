@@ -3,7 +3,7 @@
 //! - FO1: an entry is taken only behind one that both logs hold, so two logs that hold one entry agree up to it.
 //! - FO2: what conflicts is cut, never something committed.
 //! - FO3: an append is acknowledged up to its own last entry, once that is synced; not up to whatever else the log holds.
-//! - FO4: the commit index moves only over what is known to agree with the leader's log.
+//! - FO4: the commit index moves only over what is known to agree with the leader's log; by the leader's knowledge only where nothing was lost.
 
 use super::types::{Entry, Index, LogId, NodeId, SnapshotMeta};
 use super::{Abstain, Body, Core, Role, RoleName, Write};
@@ -74,8 +74,11 @@ impl Core {
         if !self.hear(from) {
             return;
         }
-        // The leader names no more than it knows to agree; a broken one is not followed beyond the end.
-        self.commit_to(commit.min(self.log.last().index));
+        // The leader names no more than it knows to agree; a broken one is not followed beyond the end. Of a node that lost its term it knows
+        // what is gone, and an older leader may have put something else there.
+        if self.abstain != Abstain::Always || sabotage::on(Sabotage::VotelessAcknowledges) {
+            self.commit_to(commit.min(self.log.last().index));
+        }
         self.send(from, Body::Heard { round });
     }
 

@@ -42,6 +42,24 @@ fn a_vote_is_lost_with_its_term() -> Outcome {
     }
 }
 
+/// C1, C2: what the leader knows of a member's log is gone with its newest frames, and an older leader's entries are in their place.
+fn a_heartbeat_to_one_that_lost_its_term() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 3)?;
+    let late = std::mem::take(play.mail());
+    play.elect(2, &[3])?;
+    play.settle(&[2, 3])?;
+    play.cluster.lose_vote(3);
+    play.cluster.start(3);
+    *play.mail() = late;
+    play.deliver(1, 3, |_| true)?;
+    play.cluster.synced(3)?;
+    for _ in 0..2 {
+        play.step(2, Input::Tick)?;
+    }
+    play.deliver(2, 3, |m| matches!(m.body, Body::Heartbeat { .. }))
+}
+
 /// 5.2: a vote that arrives in the candidate's next campaign is no vote in that.
 fn a_vote_arrives_a_campaign_late() -> Outcome {
     let mut play = Play::new(3, Options::default());
@@ -387,6 +405,10 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
     (
         "a vote arrives a campaign late",
         a_vote_arrives_a_campaign_late,
+    ),
+    (
+        "a heartbeat to one that lost its term",
+        a_heartbeat_to_one_that_lost_its_term,
     ),
     ("a vote is lost with its term", a_vote_is_lost_with_its_term),
     ("a node back from a partition", a_node_back_from_a_partition),
