@@ -1,6 +1,7 @@
 //! The runtime: real threads, with disks, state machines and a network in memory.
 
 mod common;
+mod failing;
 
 use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};

@@ -1,6 +1,6 @@
 //! What must hold at every step (C1-C3), and after the faults end.
 
-use super::Cluster;
+use super::{Cluster, Event};
 use esker_raft::core::*;
 
 impl Cluster {
@@ -11,7 +11,7 @@ impl Cluster {
         // With one that may not vote the rest may be too few.
         let able = |n: NodeId| self.nodes[&n.0].disk.abstain == Abstain::No;
         if !newest.membership().quorum(able) {
-            *self.coverage.entry("too few votes left").or_default() += 1;
+            *self.coverage.entry("too few votes are left").or_default() += 1;
             return Ok(());
         }
         let leader = cores()
@@ -105,7 +105,15 @@ impl Cluster {
                 last.id
             ));
         }
-        self.saw("leader");
+        self.saw("path: a leader");
+        if !self.calm && self.rng.one_in(self.swarm.crash_elected) {
+            let soon = self.rng.below(40_000);
+            self.at(soon, Event::Crash { node: id });
+        }
+        if !self.calm && self.rng.one_in(self.swarm.lose_vote) {
+            let soon = self.rng.below(8_000);
+            self.at(soon, Event::VoteForgotten { elected: id });
+        }
         Ok(())
     }
 
@@ -132,12 +140,20 @@ impl Cluster {
                         entry.id, known.id
                     ));
                 }
-                None => self.truth.push(entry.clone()),
+                None => {
+                    self.truth.push(entry.clone());
+                    let term = self.nodes[&id].core.as_ref().map(Core::term);
+                    if term.is_some_and(|term| term > self.truth[self.truth.len() - 1].id.term) {
+                        *(self.coverage)
+                            .entry("path: an entry is committed with one of a later term")
+                            .or_default() += 1;
+                    }
+                }
             }
             if let EntryKind::Membership(membership) = &entry.kind {
                 let what = match membership.is_joint() {
-                    true => "joint committed",
-                    false => "membership committed",
+                    true => "path: a joint membership is committed",
+                    false => "path: a membership is committed",
                 };
                 *self.coverage.entry(what).or_default() += 1;
             }
@@ -166,15 +182,15 @@ impl Cluster {
                 }
                 let leads = self.nodes[&id].core.as_ref().map(Core::role);
                 match leads {
-                    Some(RoleName::Leader) => self.saw("read by the leader"),
-                    _ => self.saw("read by a follower"),
+                    Some(RoleName::Leader) => self.saw("path: a read by the leader"),
+                    _ => self.saw("path: a read by a follower"),
                 }
             }
-            Answer::Refused(Refusal::Busy) => self.saw("refused: busy"),
-            Answer::Refused(Refusal::Transferring) => self.saw("refused: transferring"),
-            Answer::Refused(Refusal::ChangeUnderWay) => self.saw("refused: change under way"),
-            Answer::Refused(Refusal::NotLeader { .. }) => self.saw("refused: not leader"),
-            Answer::Refused(Refusal::BadChange(_)) => self.saw("refused: bad change"),
+            Answer::Refused(Refusal::Busy) => self.saw("path: refused: busy"),
+            Answer::Refused(Refusal::Transferring) => self.saw("path: refused: transferring"),
+            Answer::Refused(Refusal::ChangeUnderWay) => self.saw("path: refused: change under way"),
+            Answer::Refused(Refusal::NotLeader { .. }) => self.saw("path: refused: not leader"),
+            Answer::Refused(Refusal::BadChange(_)) => self.saw("path: refused: bad change"),
             Answer::Appended(_) => self.saw("appended"),
         }
         Ok(())

@@ -10,10 +10,12 @@ pub(crate) use node::Rng;
 use node::{Disk, Node};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use swarm::Swarm;
 
 mod checks;
 mod node;
 mod storm;
+mod swarm;
 
 pub(crate) const NODES: u64 = 5;
 const TICK: u64 = 10_000;
@@ -48,6 +50,13 @@ enum Event {
     Crash {
         node: u64,
     },
+    VoteForgotten {
+        elected: u64,
+    },
+    GiveUp {
+        node: u64,
+        life: u64,
+    },
     Ask {
         node: u64,
     },
@@ -57,23 +66,61 @@ enum Event {
     },
 }
 
-/// What a seed is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    /// A bit of all.
-    Mixed,
-    /// Campaigns upon campaigns, long delays, crashes before a vote is synced.
-    Elections,
-    /// Leadership handed over, and the old leader cut off.
-    Transfers,
-}
-
 struct Read {
     floor: Index,
 }
 
 /// How often what happened: a path never taken is a hole in the test.
 pub(crate) type Coverage = BTreeMap<&'static str, u64>;
+
+/// What has to happen in a run of many seeds.
+pub(crate) fn must_happen() -> impl Iterator<Item = &'static str> {
+    let faults = swarm::FAULTS.iter().map(|(_, name)| *name);
+    faults.chain(PATHS.iter().copied())
+}
+
+const PATHS: &[&str] = &[
+    "a crash at a sync",
+    "a sync failed",
+    "fault: bit rot takes a vote",
+    "fault: bit rot takes entries",
+    "message delayed",
+    "message lost",
+    "message repeated",
+    "path: a campaign by order",
+    "path: a campaign ended in nothing",
+    "path: a campaign was lost",
+    "path: a crash",
+    "path: a joint membership is committed",
+    "path: a leader",
+    "path: a leader gave up",
+    "path: a leader was replaced",
+    "path: a loss is told",
+    "path: a membership is committed",
+    "path: a membership is rolled back",
+    "path: a pre-vote is refused",
+    "path: a pre-vote was lost",
+    "path: a read by a follower",
+    "path: a read by the leader",
+    "path: a read under the lease",
+    "path: a snapshot inside a conflicting suffix",
+    "path: a snapshot is installed",
+    "path: a snapshot is sent",
+    "path: a suffix is replaced",
+    "path: a transfer is ordered",
+    "path: a vote is refused",
+    "path: an entry is committed with one of a later term",
+    "path: an old leader is told the term",
+    "path: compaction",
+    "path: conflict",
+    "path: lost entries are back",
+    "path: old entries are fetched",
+    "path: refused: bad change",
+    "path: refused: busy",
+    "path: refused: change under way",
+    "path: refused: not leader",
+    "path: refused: transferring",
+];
 
 pub(crate) struct Cluster {
     rng: Rng,
@@ -83,7 +130,7 @@ pub(crate) struct Cluster {
     counter: u64,
     nodes: BTreeMap<u64, Node>,
     options: Options,
-    mood: Mood,
+    swarm: Swarm,
     /// In a scenario: what was sent and is not delivered or dropped yet.
     pub(crate) script: Option<Vec<(u64, u64, Message)>>,
     calm: bool,
@@ -103,36 +150,21 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// For the scenarios: nothing happens by itself.
     pub(crate) fn scripted(voters: u64, options: Options) -> Cluster {
-        Cluster::build(Rng(7), voters, options, Mood::Mixed, true)
+        Cluster::build(Rng(7), options, Swarm::none(voters), true)
     }
 
     pub(crate) fn new(seed: u64) -> Cluster {
         let mut rng = Rng(seed);
-        let lease = rng.one_in(2).then_some(Lease {
-            tick_micros: TICK,
-            drift_per_mille: 120,
-        });
-        let options = Options {
-            append_bytes_max: 64 + rng.below(1000) as usize,
-            inflight_messages_max: 1 + rng.below(8) as usize,
-            inflight_bytes_max: 100 + rng.below(4000) as usize,
-            uncommitted_bytes_max: 2000,
-            tail_bytes_max: 200 + rng.below(4000) as usize,
-            lease,
-            ..Options::default()
-        };
-        let mood = match seed % 3 {
-            0 => Mood::Mixed,
-            1 => Mood::Elections,
-            _ => Mood::Transfers,
-        };
-        let mut cluster = Cluster::build(rng, 3, options, mood, false);
+        let mut options = Options::default();
+        let swarm = Swarm::of(&mut rng, &mut options);
+        let mut cluster = Cluster::build(rng, options, swarm, false);
         cluster.at(5_000, Event::Chaos);
         cluster.at(1_000, Event::Client);
         cluster
     }
 
-    fn build(rng: Rng, voters: u64, options: Options, mood: Mood, scripted: bool) -> Cluster {
+    fn build(rng: Rng, options: Options, swarm: Swarm, scripted: bool) -> Cluster {
+        let voters = swarm.voters;
         let members = Membership::of((1..=voters).map(NodeId));
         let mut cluster = Cluster {
             now: 0,
@@ -141,11 +173,11 @@ impl Cluster {
             counter: 0,
             nodes: BTreeMap::new(),
             options,
-            mood,
             script: scripted.then(Vec::new),
             calm: false,
             cut: BTreeSet::new(),
-            loss: 50,
+            loss: swarm.loss,
+            swarm,
             leaders: BTreeMap::new(),
             entries: BTreeMap::new(),
             truth: Vec::new(),
@@ -169,7 +201,10 @@ impl Cluster {
             };
             let rate = match scripted {
                 true => 1000,
-                false => 960 + cluster.rng.below(80),
+                false => {
+                    let drift = cluster.swarm.drift;
+                    1000 - drift + cluster.rng.below(2 * drift + 1)
+                }
             };
             let node = Node {
                 core: None,
@@ -179,6 +214,8 @@ impl Cluster {
                 applied: Index(0),
                 life: 0,
                 rate,
+                ahead: 0,
+                sync_fails: false,
                 paused_until: 0,
                 slow_disk_until: 0,
                 was_leader_in: None,
@@ -319,12 +356,45 @@ impl Cluster {
     pub(crate) fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
         let real = self.now;
         let node = self.nodes.get_mut(&id).expect("a node");
-        let local = real * node.rate / 1000 + id * 1_000_000;
+        let local = real * node.rate / 1000 + id * 1_000_000 + node.ahead;
         let Some(core) = &mut node.core else {
             return Ok(());
         };
+        let (role, term, abstained) = (core.role(), core.term(), core.abstains());
+        let asked = match input {
+            Input::Read(token) if role == RoleName::Leader => Some(token),
+            _ => None,
+        };
         let out = core.step(local, input);
         core.check();
+        let path = match (role, core.role()) {
+            (RoleName::Leader, RoleName::Follower) if core.term() == term => {
+                Some("path: a leader gave up")
+            }
+            (RoleName::Leader, RoleName::Follower) => Some("path: a leader was replaced"),
+            (RoleName::Candidate, RoleName::Follower) => Some("path: a campaign was lost"),
+            (RoleName::PreCandidate, RoleName::Follower) => Some("path: a pre-vote was lost"),
+            (RoleName::Candidate, RoleName::PreCandidate) => {
+                Some("path: a campaign ended in nothing")
+            }
+            _ => None,
+        };
+        let healed = abstained && !core.abstains();
+        let alone = core.membership().voters.len() == 1;
+        if let Some(path) = path {
+            self.saw(path);
+        }
+        if healed {
+            self.saw("path: lost entries are back");
+        }
+        let answered = |token| {
+            out.answers
+                .iter()
+                .any(|(t, a)| *t == token && matches!(a, Answer::ReadAt(_)))
+        };
+        if !alone && asked.is_some_and(answered) {
+            self.saw("path: a read under the lease");
+        }
         self.carry_out(id, out)
     }
 
@@ -342,6 +412,7 @@ impl Cluster {
         for write in &writes {
             if let Write::Append(entries) = write {
                 self.check_entries(id, entries)?;
+                self.note_replaced(id, entries[0].id.index);
             }
             let node = self.nodes.get_mut(&id).expect("a node");
             if let Write::Snapshot(meta) = write {
@@ -350,7 +421,11 @@ impl Cluster {
                 if known.map(|e| e.id) != Some(meta.last) {
                     return Err(format!("{id} took a snapshot of what is not committed"));
                 }
-                self.saw("snapshot installed");
+                self.saw("path: a snapshot is installed");
+                let behind = self.nodes[&id].written.entries.last();
+                if behind.is_some_and(|e| e.id.index >= meta.last.index) {
+                    self.saw("path: a snapshot inside a conflicting suffix");
+                }
             }
             let node = self.nodes.get_mut(&id).expect("a node");
             node.written.write(write);
@@ -359,9 +434,10 @@ impl Cluster {
             let node = self.nodes.get_mut(&id).expect("a node");
             node.pending.push_back((seq, writes));
             let life = node.life;
-            let takes = match self.rng.below(20) {
-                0 => 20_000 + self.rng.below(100_000),
-                _ => 100 + self.rng.below(3_000),
+            let slow = !self.calm && self.rng.one_in(self.swarm.slow_sync);
+            let takes = match slow {
+                true => self.rng.below(self.swarm.slow_sync_max),
+                false => 100 + self.rng.below(3_000),
             };
             self.at(takes, Event::Synced { node: id, life });
         }
@@ -381,7 +457,7 @@ impl Cluster {
             self.check_answer(id, token, &answer)?;
         }
         for fetch in fetches {
-            self.saw("fetch");
+            self.saw("path: old entries are fetched");
             let node = &self.nodes[&id];
             let mut bytes = 0;
             let entries = (node.written.entries.iter())
@@ -432,6 +508,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// What an append supersedes.
+    fn note_replaced(&mut self, id: u64, first: Index) {
+        let replaced = |e: &&Entry| e.id.index >= first;
+        let entries = &self.nodes[&id].written.entries;
+        let some = entries.iter().any(|e| replaced(&e));
+        let membership =
+            (entries.iter().filter(replaced)).any(|e| matches!(e.kind, EntryKind::Membership(_)));
+        if some {
+            self.saw("path: a suffix is replaced");
+        }
+        if membership {
+            self.saw("path: a membership is rolled back");
+        }
+    }
+
     fn post(&mut self, from: u64, to: u64, message: Message) {
         if let Some(mail) = &mut self.script {
             return mail.push((from, to, message));
@@ -439,33 +530,48 @@ impl Cluster {
         if self.cut.contains(&(from, to)) || !self.nodes.contains_key(&to) {
             return;
         }
-        if matches!(message.body, Body::Conflict { .. }) {
-            self.saw("conflict");
+        let path = match &message.body {
+            Body::Conflict { lost: true, .. } => Some("path: a loss is told"),
+            Body::Conflict { .. } => Some("path: conflict"),
+            Body::Voted { granted: false } => Some("path: a vote is refused"),
+            Body::PreVoted { granted: false } => Some("path: a pre-vote is refused"),
+            Body::TimeoutNow => Some("path: a transfer is ordered"),
+            Body::Vote { transfer: true, .. } => Some("path: a campaign by order"),
+            Body::Heard { round: 0 } => Some("path: an old leader is told the term"),
+            _ => None,
+        };
+        if let Some(path) = path {
+            self.saw(path);
         }
         let votes = matches!(
             message.body,
             Body::Vote { .. } | Body::Voted { granted: true }
         );
-        if votes && self.mood == Mood::Elections && self.rng.one_in(12) {
+        if votes && self.rng.one_in(self.swarm.crash_at_vote) {
             // Just behind the vote, before any sync of it is done.
             self.at(50, Event::Crash { node: from });
         }
         if !self.calm && self.rng.one_in(self.loss) {
             return self.saw("message lost");
         }
-        let copies = if !self.calm && self.rng.one_in(40) {
-            2
-        } else {
-            1
+        let copies = match !self.calm && self.rng.one_in(self.swarm.repeat) {
+            true => {
+                self.saw("message repeated");
+                2
+            }
+            false => 1,
         };
+        let acknowledges = matches!(message.body, Body::Appended { .. });
         for _ in 0..copies {
-            let delayed = match self.mood {
-                Mood::Elections => 6,
-                Mood::Mixed | Mood::Transfers => 50,
-            };
-            let takes = match self.rng.below(delayed) {
-                0 if !self.calm => self.rng.below(400_000),
-                _ => 100 + self.rng.below(5_000),
+            let late = !self.calm
+                && (self.rng.one_in(self.swarm.delay)
+                    || acknowledges && self.rng.one_in(self.swarm.late_acknowledgement));
+            let takes = match late {
+                true => {
+                    self.saw("message delayed");
+                    self.rng.below(self.swarm.delay_max)
+                }
+                false => 100 + self.rng.below(5_000),
             };
             let message = message.clone();
             self.at(takes, Event::Deliver { from, to, message });

@@ -82,6 +82,10 @@ pub(super) struct Node {
     pub(super) life: u64,
     /// Its clock: microseconds per real millisecond.
     pub(super) rate: u64,
+    /// How far its clock has jumped ahead.
+    pub(super) ahead: u64,
+    /// Its next sync fails.
+    pub(super) sync_fails: bool,
     pub(super) paused_until: u64,
     pub(super) slow_disk_until: u64,
     pub(super) was_leader_in: Option<Term>,

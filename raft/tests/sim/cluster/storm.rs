@@ -1,6 +1,7 @@
 //! What a seed does to the cluster.
 
-use super::{CALM, Cluster, Event, Mood, NODES, Read, STORM, TICK};
+use super::swarm::{FAULTS, Fault};
+use super::{CALM, Cluster, Event, NODES, Read, STORM, TICK};
 use bytes::Bytes;
 use esker_raft::core::*;
 use std::cmp::Reverse;
@@ -37,17 +38,17 @@ impl Cluster {
             }
         }
         node.life += 1;
-        self.saw("crash");
+        self.saw("path: a crash");
         let node = self.nodes.get_mut(&id).expect("a node");
         if rot && self.rng.one_in(4) {
             node.disk.lose_vote();
-            self.saw("vote lost");
+            self.saw("fault: bit rot takes a vote");
         } else if rot && !node.disk.entries.is_empty() {
             let keep = self.rng.below(node.disk.entries.len() as u64) as usize;
             let until = node.disk.entries.last().expect("not empty").id.index;
             node.disk.entries.truncate(keep);
             node.disk.abstain = Abstain::Until(until);
-            self.saw("entries lost");
+            self.saw("fault: bit rot takes entries");
         }
     }
 
@@ -59,6 +60,7 @@ impl Cluster {
         self.calm = true;
         self.cut.clear();
         self.loss = u64::MAX;
+        self.saw("seed");
         for id in 1..=NODES {
             let node = self.nodes.get_mut(&id).expect("a node");
             node.paused_until = 0;
@@ -96,7 +98,8 @@ impl Cluster {
             }
             Event::Deliver { from, to, message } => {
                 let n = &self.nodes[&to];
-                if n.core.is_none() || (self.cut.contains(&(from, to))) {
+                let cut = self.cut.contains(&(from, to)) && !self.swarm.under_way_arrives;
+                if n.core.is_none() || cut {
                     return Ok(());
                 }
                 if n.paused_until > self.now {
@@ -118,6 +121,15 @@ impl Cluster {
                     self.at(wait, Event::Synced { node, life });
                     return Ok(());
                 }
+                let fails = std::mem::take(&mut n.sync_fails);
+                if fails || !self.calm && self.rng.one_in(self.swarm.crash_at_sync) {
+                    self.saw(match fails {
+                        true => "a sync failed",
+                        false => "a crash at a sync",
+                    });
+                    return self.crash_and_restart(node);
+                }
+                let n = self.nodes.get_mut(&node).expect("a node");
                 // One sync covers all that is written.
                 let mut seq = 0;
                 for (number, writes) in std::mem::take(&mut n.pending) {
@@ -141,7 +153,7 @@ impl Cluster {
                 let arrives = !self.cut.contains(&(from, to)) && self.nodes[&to].core.is_some();
                 let last = arrives.then_some(meta.last.index);
                 if arrives {
-                    self.saw("snapshot sent");
+                    self.saw("path: a snapshot is sent");
                     let body = Body::Snapshot(meta);
                     let message = Message { term, body };
                     let from = NodeId(from);
@@ -153,17 +165,29 @@ impl Cluster {
                 }
                 Ok(())
             }
-            Event::Crash { node } => {
-                if !self.calm {
-                    self.crash(node);
-                    let life = self.nodes[&node].life;
-                    let soon = 1_000 + self.rng.below(30_000);
-                    self.at(soon, Event::Start { node, life });
-                }
+            Event::Crash { node } => match self.calm {
+                true => Ok(()),
+                false => self.crash_and_restart(node),
+            },
+            Event::VoteForgotten { elected } => {
+                self.forget_vote(elected);
                 Ok(())
             }
+            Event::GiveUp { node, life } => {
+                let n = &self.nodes[&node];
+                match n.life == life && n.slow_disk_until > self.now && n.paused_until <= self.now {
+                    true => self.step(node, Input::StepDown),
+                    false => Ok(()),
+                }
+            }
             Event::Ask { node } => {
-                if self.nodes[&node].core.is_none() || self.nodes[&node].paused_until > self.now {
+                let n = &self.nodes[&node];
+                if n.core.is_none() {
+                    return Ok(());
+                }
+                if n.paused_until > self.now {
+                    let wait = n.paused_until - self.now;
+                    self.at(wait, Event::Ask { node });
                     return Ok(());
                 }
                 self.ask(node)
@@ -175,11 +199,7 @@ impl Cluster {
                 Ok(())
             }
             Event::Chaos => {
-                let often = match self.mood {
-                    Mood::Mixed => 60_000,
-                    Mood::Elections | Mood::Transfers => 30_000,
-                };
-                let pause = 5_000 + self.rng.below(often);
+                let pause = 5_000 + self.rng.below(self.swarm.every);
                 if self.now < STORM {
                     self.at(pause, Event::Chaos);
                     self.chaos()?;
@@ -201,89 +221,116 @@ impl Cluster {
     }
 
     fn chaos(&mut self) -> Result<(), String> {
-        let node = self.random_node();
-        let other = self.random_node();
-        let what = match (self.mood, self.rng.below(3)) {
-            (Mood::Elections, 0) => 14,
-            (Mood::Transfers, 0) => 13,
-            _ => self.rng.below(16),
-        };
-        match what {
-            0 | 1 => {
-                self.crash(node);
-                Ok(())
+        let fault = self.swarm.fault(&mut self.rng);
+        let name = FAULTS.iter().find(|(f, _)| *f == fault).map(|(_, n)| *n);
+        self.saw(name.expect("it has a name"));
+        let (node, other) = (self.random_node(), self.random_node());
+        let leader = self.any_leader().unwrap_or(node);
+        let long = self.now + self.rng.below(400_000);
+        match fault {
+            Fault::Crash => self.crash(node),
+            Fault::CrashLeader => self.crash(leader),
+            Fault::CrashAll => {
+                for id in 1..=NODES {
+                    self.crash_and_restart(id)?;
+                }
             }
-            2..=5 => {
+            Fault::FailedSync => self.nodes.get_mut(&node).expect("a node").sync_fails = true,
+            Fault::Restart => {
                 for id in 1..=NODES {
                     if self.nodes[&id].core.is_none() && self.rng.one_in(2) {
-                        self.saw("restart");
                         self.start(id);
                     }
                 }
-                Ok(())
             }
-            6 => {
-                // One alone, a bridge, or one direction.
-                self.saw("partition");
-                match self.rng.below(3) {
-                    0 => {
-                        for id in 1..=NODES {
-                            self.cut.insert((id, node));
-                            self.cut.insert((node, id));
-                        }
-                    }
-                    1 => {
-                        self.cut.insert((node, other));
-                        self.cut.insert((other, node));
-                    }
-                    _ => {
-                        self.cut.insert((node, other));
+            Fault::CutOne => self.cut_off(node),
+            Fault::CutLeader => self.cut_off(leader),
+            Fault::CutPair => self.cut.extend([(node, other), (other, node)]),
+            Fault::CutDirection => {
+                self.cut.insert((node, other));
+            }
+            Fault::Bridge => {
+                let side: Vec<bool> = (0..=NODES).map(|_| self.rng.one_in(2)).collect();
+                for (from, to) in (1..=NODES).flat_map(|f| (1..=NODES).map(move |t| (f, t))) {
+                    let across = side[from as usize] != side[to as usize];
+                    if across && from != node && to != node {
+                        self.cut.insert((from, to));
                     }
                 }
-                Ok(())
             }
-            7 | 8 => {
-                self.cut.clear();
-                Ok(())
+            Fault::Heal => self.cut.clear(),
+            Fault::Loss => self.loss = 2 + self.rng.below(60),
+            Fault::Pause => self.pause(node, long),
+            Fault::PauseLeader => {
+                self.pause(leader, long);
+                for _ in 0..6 {
+                    let soon = self.rng.below(200_000);
+                    self.at(soon, Event::Ask { node: leader });
+                }
             }
-            9 => {
-                self.loss = 2 + self.rng.below(60);
-                Ok(())
+            Fault::SlowDisk => self.nodes.get_mut(&node).expect("a node").slow_disk_until = long,
+            Fault::HungDisk => {
+                let n = self.nodes.get_mut(&leader).expect("a node");
+                n.slow_disk_until = long;
+                let life = n.life;
+                self.at(100_000, Event::GiveUp { node: leader, life });
             }
-            10 => {
-                let long = self.rng.below(300_000);
-                let until = self.now + long;
-                self.nodes.get_mut(&node).expect("a node").paused_until = until;
-                self.saw("pause");
-                Ok(())
+            Fault::Jump => {
+                let by = self.rng.below(1_000_000);
+                self.nodes.get_mut(&node).expect("a node").ahead += by;
             }
-            11 => {
-                let long = self.rng.below(400_000);
-                let until = self.now + long;
-                self.nodes.get_mut(&node).expect("a node").slow_disk_until = until;
-                self.saw("slow disk");
-                Ok(())
-            }
-            12 => self.compact(node),
-            13 => {
-                let leader = self.any_leader().unwrap_or(node);
-                self.saw("transfer");
+            Fault::Compact => self.compact(node)?,
+            Fault::Transfer => self.step_if_up(leader, Input::Transfer(NodeId(other)))?,
+            Fault::TransferAndCut => {
                 self.step_if_up(leader, Input::Transfer(NodeId(other)))?;
-                if self.mood == Mood::Transfers && self.rng.one_in(2) {
-                    // It hears nothing any more, and answers readers.
-                    for id in 1..=NODES {
-                        self.cut.insert((id, leader));
-                    }
-                    for _ in 0..10 {
-                        let soon = self.rng.below(60_000);
-                        self.at(soon, Event::Ask { node: leader });
-                    }
+                // It hears nothing any more, and answers readers.
+                for id in 1..=NODES {
+                    self.cut.insert((id, leader));
                 }
-                Ok(())
+                for _ in 0..10 {
+                    let soon = self.rng.below(60_000);
+                    self.at(soon, Event::Ask { node: leader });
+                }
             }
-            14 => self.step_if_up(node, Input::Campaign),
-            _ => self.change(),
+            Fault::Campaign => self.step_if_up(node, Input::Campaign)?,
+            Fault::Change => self.change()?,
         }
+        Ok(())
+    }
+
+    /// A voter of who was just elected loses its newest frames, and is back among all the others.
+    fn forget_vote(&mut self, elected: u64) {
+        let gave = Some(NodeId(elected));
+        let whole = self.nodes.values().all(|n| n.disk.abstain == Abstain::No);
+        let voter = (self.nodes.iter())
+            .find(|(id, n)| **id != elected && n.core.is_some() && n.disk.hard.vote == gave)
+            .map(|(id, _)| *id);
+        if let (true, Some(voter)) = (whole, voter) {
+            self.saw("fault: bit rot takes a vote");
+            self.lose_vote(voter);
+            self.start(voter);
+            self.cut.clear();
+            self.cut_off(elected);
+        }
+    }
+
+    /// Nobody hears it, and it hears nobody.
+    fn cut_off(&mut self, node: u64) {
+        for id in 1..=NODES {
+            self.cut.extend([(id, node), (node, id)]);
+        }
+    }
+
+    fn pause(&mut self, node: u64, until: u64) {
+        self.nodes.get_mut(&node).expect("a node").paused_until = until;
+    }
+
+    fn crash_and_restart(&mut self, node: u64) -> Result<(), String> {
+        self.crash(node);
+        let life = self.nodes[&node].life;
+        let soon = 1_000 + self.rng.below(30_000);
+        self.at(soon, Event::Start { node, life });
+        Ok(())
     }
 
     fn any_leader(&mut self) -> Option<u64> {
@@ -319,7 +366,7 @@ impl Cluster {
         };
         node.disk.compact(meta.clone());
         node.written.compact(meta);
-        self.saw("compact");
+        self.saw("path: compaction");
         self.step(id, Input::Compact(applied))
     }
 
@@ -343,7 +390,6 @@ impl Cluster {
                 Input::Change(token, Change::SetVoters(voters))
             }
         };
-        self.saw("change asked for");
         self.step_if_up(leader, input)
     }
 

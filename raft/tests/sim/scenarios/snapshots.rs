@@ -47,6 +47,32 @@ fn a_snapshot_inside_a_conflicting_suffix() -> Outcome {
     }
 }
 
+/// Section 7, figure 13: a snapshot of what the log holds leaves what follows it, which was acknowledged.
+fn a_snapshot_of_a_prefix_keeps_what_follows() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 4)?;
+    play.deliver(1, 2, |_| true)?;
+    for id in [1, 2] {
+        play.cluster.synced(id)?;
+    }
+    play.deliver(2, 1, |m| matches!(m.body, Body::Appended { .. }))?;
+    play.drop_mail();
+    let last = play.cluster.core(2).last();
+    let half = SnapshotMeta {
+        last: (play.cluster.core(1).id_at(Index(last.index.0 - 2))).expect("it is there"),
+        membership: Membership::of((1..=3).map(NodeId)),
+    };
+    let (from, term) = (NodeId(1), play.cluster.core(1).term());
+    let body = Body::Snapshot(half);
+    let message = Message { term, body };
+    play.step(2, Input::Message { from, message })?;
+    play.cluster.synced(2)?;
+    claim(
+        play.cluster.core(2).last() == last,
+        "acknowledged entries are gone",
+    )
+}
+
 /// Section 7: the log is compacted to its very end, and a follower is behind: it gets a snapshot, and the log goes on behind that.
 fn the_log_is_compacted_to_its_end_with_a_follower_behind() -> Outcome {
     let mut play = Play::led(3, Options::default())?;
@@ -61,7 +87,9 @@ fn the_log_is_compacted_to_its_end_with_a_follower_behind() -> Outcome {
     play.commits(1, &[1, 2])?;
     play.run(20, |_, _| true)?;
     claim(
-        play.cluster.coverage.contains_key("snapshot installed"),
+        play.cluster
+            .coverage
+            .contains_key("path: a snapshot is installed"),
         "it got no snapshot",
     )?;
     let same = play.cluster.core(3).last() == play.cluster.core(1).last();
@@ -138,6 +166,10 @@ fn a_crash_after_each_step_of_installing() -> Outcome {
 
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
+    (
+        "a snapshot of a prefix keeps what follows",
+        a_snapshot_of_a_prefix_keeps_what_follows,
+    ),
     (
         "a snapshot inside a conflicting suffix",
         a_snapshot_inside_a_conflicting_suffix,
