@@ -301,6 +301,31 @@ fn a_bridge_between_two_groups() -> Outcome {
     )
 }
 
+/// Thesis 4.2.3: a candidate that asked nobody beforehand, with any term, gets no vote from who hears a leader, and no term.
+fn a_vote_asked_of_loyal_followers() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    let term = play.cluster.core(1).term();
+    let last = LogId {
+        term: Term(40),
+        index: Index(99),
+    };
+    for to in [1, 2] {
+        let body = Body::Vote {
+            last,
+            transfer: false,
+        };
+        let message = Message {
+            term: Term(40),
+            body,
+        };
+        let from = NodeId(3);
+        play.step(to, Input::Message { from, message })?;
+    }
+    play.settle(&[1, 2, 3])?;
+    let same = (1..=3).all(|id| play.cluster.core(id).term() == term);
+    claim(same && play.leads(1), "the leader was disturbed")
+}
+
 /// C3: a restarted node may have promised a leader its loyalty: it votes only after a whole election timeout.
 fn a_restarted_node_waits_before_it_votes() -> Outcome {
     let mut play = Play::led(3, lease())?;
@@ -401,6 +426,10 @@ fn all_are_restarted_at_once() -> Outcome {
 
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
+    (
+        "a vote asked of loyal followers",
+        a_vote_asked_of_loyal_followers,
+    ),
     ("a vote before a power cut", a_vote_before_a_power_cut),
     (
         "a vote arrives a campaign late",

@@ -78,6 +78,13 @@ fn a_new_voter_catches_up_first() -> Outcome {
     play.settle(&[1, 2])?;
     let votes = |play: &Play| play.cluster.core(1).membership().is_voter(NodeId(4));
     claim(!votes(&play), "it votes and has nothing")?;
+    // It answers, and has nothing yet.
+    for _ in 0..2 {
+        play.step(1, Input::Tick)?;
+    }
+    play.deliver(1, 4, |m| matches!(m.body, Body::Heartbeat { .. }))?;
+    play.deliver(4, 1, |m| matches!(m.body, Body::Heard { .. }))?;
+    claim(!votes(&play), "it votes because it answered")?;
     // Two of three go on, whoever listens.
     play.commits(1, &[1, 2])?;
     play.run(40, |_, _| true)?;

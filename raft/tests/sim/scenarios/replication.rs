@@ -246,6 +246,30 @@ fn a_follower_that_has_not_synced_does_not_acknowledge() -> Outcome {
     claim(play.cluster.committed() > committed, "3 is not counted")
 }
 
+/// 5.3: the commit index of an append counts up to what that append proves, not over a suffix that the leader does not know.
+fn a_commit_index_beyond_what_is_proven() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    let prev = play.cluster.core(1).last();
+    play.propose(1, 3)?;
+    play.cluster.synced(1)?;
+    play.elect(2, &[3])?;
+    play.commits(2, &[2, 3])?;
+    // 1 has three entries behind `prev` that are nobody else's.
+    let body = Body::Append {
+        prev,
+        entries: Vec::new(),
+        commit: play.cluster.core(2).committed(),
+    };
+    let term = play.cluster.core(2).term();
+    let from = NodeId(2);
+    let message = Message { term, body };
+    play.step(1, Input::Message { from, message })?;
+    claim(
+        play.cluster.core(1).committed() == prev.index,
+        "it committed what the leader has not",
+    )
+}
+
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
     ("figure 8", figure_8),
@@ -277,5 +301,9 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
     (
         "a follower that has not synced does not acknowledge",
         a_follower_that_has_not_synced_does_not_acknowledge,
+    ),
+    (
+        "a commit index beyond what is proven",
+        a_commit_index_beyond_what_is_proven,
     ),
 ];
