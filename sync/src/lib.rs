@@ -12,6 +12,7 @@
 //! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
 //! | [`histogram`] | counts of values by magnitude | the log's numbers |
 //! | [`mod@line`] | a value with cache lines of its own | what each append writes |
+//! | [`baton`] | work of one owner, done by whoever brings some | the core of a Raft node |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
 //! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
 //! | [`sequencer`] | work done out of order becomes visible in order | the store's writers |
@@ -25,6 +26,7 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod baton;
 pub mod bell;
 pub mod events;
 pub mod group;

@@ -31,6 +31,7 @@ impl std::error::Error for WorkerPanic {}
 pub struct Workers {
     stop: StopToken,
     threads: Mutex<Vec<(String, JoinHandle<()>)>>,
+    panicked: Mutex<Option<WorkerPanic>>,
 }
 
 impl Workers {
@@ -40,6 +41,7 @@ impl Workers {
         Workers {
             stop,
             threads: Mutex::default(),
+            panicked: Mutex::default(),
         }
     }
 
@@ -59,25 +61,38 @@ impl Workers {
         Ok(())
     }
 
+    /// Lets go of threads that have ended by themselves, for who starts them again and again.
+    pub fn reap(&self) {
+        let mut threads = self.threads.lock();
+        for (name, handle) in threads.extract_if(.., |(_, handle)| handle.is_finished()) {
+            self.note(name, handle);
+        }
+    }
+
+    /// Joins one, and keeps the first panic.
+    fn note(&self, name: String, handle: JoinHandle<()>) {
+        if let Err(panic) = handle.join() {
+            let message = panic
+                .downcast_ref::<&str>()
+                .map(|s| (*s).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            self.panicked
+                .lock()
+                .get_or_insert(WorkerPanic { name, message });
+        }
+    }
+
     /// Stops all and waits for them; the first panic, if any.
     pub fn join(&self) -> Result<(), WorkerPanic> {
         self.stop.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
-        let mut first = Ok(());
         for (name, handle) in threads {
-            if handle.thread().id() == thread::current().id() {
-                continue;
-            }
-            if let Err(panic) = handle.join() {
-                let message = panic
-                    .downcast_ref::<&str>()
-                    .map(|s| (*s).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_else(|| "no message".to_owned());
-                first = first.and(Err(WorkerPanic { name, message }));
+            if handle.thread().id() != thread::current().id() {
+                self.note(name, handle);
             }
         }
-        first
+        self.panicked.lock().take().map_or(Ok(()), Err)
     }
 }
 
@@ -111,5 +126,24 @@ mod tests {
             ("esker-wild", "boo")
         );
         assert_eq!(workers.join(), Ok(()));
+    }
+
+    #[test]
+    fn reaping_lets_go_of_who_has_ended_and_keeps_its_panic() {
+        let workers = Workers::default();
+        (workers.spawn("esker-wild", |_| panic!("boo"))).unwrap();
+        workers
+            .spawn(
+                "esker-calm",
+                |stop| {
+                    while !stop.sleep(Duration::from_secs(60)) {}
+                },
+            )
+            .unwrap();
+        while workers.threads.lock().len() > 1 {
+            workers.reap();
+            thread::yield_now();
+        }
+        assert_eq!(workers.join().unwrap_err().message, "boo");
     }
 }
