@@ -7,6 +7,7 @@
 //! - TR3 (E2): bytes of the network are decoded by [`wire`], which takes any.
 
 mod memory;
+pub mod tcp;
 pub mod wire;
 #[cfg(feature = "zmq")]
 pub mod zmq;
@@ -14,8 +15,10 @@ pub mod zmq;
 pub use memory::{MemoryNetwork, MemoryTransport};
 
 use crate::core::{Message, NodeId, SnapshotMeta, Term};
+use crate::runtime::StartError;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Who sends.
@@ -131,4 +134,27 @@ pub trait Transport: Send + Sync {
 
     /// Stops; joins its threads. A second time it does nothing.
     fn close(&self);
+}
+
+fn failed(doing: &'static str, why: impl std::fmt::Display) -> StartError {
+    let why = why.to_string();
+    StartError::System { doing, why }
+}
+
+/// Whether an endpoint is loopback, and IPv6.
+fn check_endpoint(endpoint: &str) -> Result<(bool, bool), StartError> {
+    let bad = |why: &str| failed("reading a transport address", format!("{endpoint}: {why}"));
+    let rest = (endpoint.strip_prefix("tcp://"))
+        .ok_or_else(|| bad("an address is written tcp://HOST:PORT"))?;
+    let (host, port) = (rest.rsplit_once(':')).ok_or_else(|| bad("the port is missing"))?;
+    if port != "*" && port.parse::<u16>().is_err() {
+        return Err(bad("the port is not a number from 0 to 65535"));
+    }
+    if host.is_empty() {
+        return Err(bad("the host is missing"));
+    }
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<IpAddr>().ok();
+    let loopback = address.map_or(host == "localhost", |a| a.is_loopback());
+    Ok((loopback, address.is_some_and(|a| a.is_ipv6())))
 }

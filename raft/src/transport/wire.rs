@@ -61,7 +61,15 @@ const FILE_MIN: usize = 20;
 /// The bytes of a packet. A core's snapshot message never travels: the runtime makes it where the snapshot has arrived.
 #[must_use]
 pub fn encode(packet: &Packet) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_LEN + 64 + body_hint(&packet.content));
+    let mut out = Vec::new();
+    encode_into(&mut out, packet);
+    out
+}
+
+/// Puts the bytes of a packet behind what is there.
+pub(super) fn encode_into(out: &mut Vec<u8>, packet: &Packet) {
+    let begin = out.len();
+    out.reserve(HEADER_LEN + 64 + body_hint(&packet.content));
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[0; 4]);
     let from = &packet.from;
@@ -75,10 +83,10 @@ pub fn encode(packet: &Packet) -> Vec<u8> {
     ] {
         out.extend_from_slice(&field.to_le_bytes());
     }
-    put_content(&mut out, &packet.content);
+    put_content(out, &packet.content);
+    let out = &mut out[begin..];
     let crc = crc32fast::hash(&out[COVERED_AT..]);
     out[CRC_AT..COVERED_AT].copy_from_slice(&crc.to_le_bytes());
-    out
 }
 
 /// About as many bytes as it takes.

@@ -9,7 +9,7 @@
 //! - ZM3 (R6): with keys every connection is CURVE, and a packet counts only when the key of its connection is that of the node that
 //!   it names. Without keys nothing listens beyond loopback unless that was said explicitly.
 
-use super::{Inbound, Packet, Sender, Transport, wire};
+use super::{Inbound, Packet, Sender, Transport, check_endpoint, failed, wire};
 use crate::core::NodeId;
 use crate::runtime::StartError;
 use bytes::Bytes;
@@ -18,7 +18,6 @@ use esker_sync::workers::Workers;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -93,31 +92,8 @@ impl ZmqOptions {
     }
 }
 
-fn failed(doing: &'static str, why: impl std::fmt::Display) -> StartError {
-    let why = why.to_string();
-    StartError::System { doing, why }
-}
-
 fn zmq_failed(doing: &'static str) -> impl Fn(zmq::Error) -> StartError {
     move |error| failed(doing, error)
-}
-
-/// Whether an endpoint is loopback, and IPv6.
-fn check_endpoint(endpoint: &str) -> Result<(bool, bool), StartError> {
-    let bad = |why: &str| failed("reading a transport address", format!("{endpoint}: {why}"));
-    let rest = (endpoint.strip_prefix("tcp://"))
-        .ok_or_else(|| bad("an address is written tcp://HOST:PORT"))?;
-    let (host, port) = (rest.rsplit_once(':')).ok_or_else(|| bad("the port is missing"))?;
-    if port != "*" && port.parse::<u16>().is_err() {
-        return Err(bad("the port is not a number from 0 to 65535"));
-    }
-    if host.is_empty() {
-        return Err(bad("the host is missing"));
-    }
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let address = bare.parse::<IpAddr>().ok();
-    let loopback = address.map_or(host == "localhost", |a| a.is_loopback());
-    Ok((loopback, address.is_some_and(|a| a.is_ipv6())))
 }
 
 fn key(which: &'static str, text: &str) -> Result<Vec<u8>, StartError> {
