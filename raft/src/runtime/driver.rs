@@ -1,12 +1,16 @@
-//! The driver: the thread that owns the core, and carries out what it asks for.
+//! The driver: it owns the core, and carries out what it asks for.
 //!
-//! - DR1: it never blocks: it does no I/O, and waits for no other thread. What takes time is done by others, who report.
-//! - DR2: whatever has gathered is taken together: proposals become one append.
+//! - DR1: it never blocks: it does no I/O that waits, and waits for no other thread. What takes time is done by others, who report.
+//! - DR2: whatever has gathered is taken together: proposals become one append. While a leader's disk has one group to sync and another to write, and
+//!   answers, requests gather: they would be synced no sooner.
 //! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
 //!   after this node stopped leading, or at the end. One that was forwarded, an election timeout after another node is known to lead, too.
 //! - DR5: a leader whose disk has not answered within `disk_hang_max` steps down, and does not campaign until it does.
+//! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
+//!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
+//!   turns of the clock, and goes on where others have brought more meanwhile than they should deal with.
 
 use super::about::About;
 use super::apply::{self, Replier, Waiting};
@@ -23,7 +27,7 @@ use crate::core::{
 };
 use crate::transport::{Content, Packet};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, Sender};
 use esker_sync::oneshot::Promise;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +36,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Taken of each queue in one turn, at most.
 const TURN_MAX: usize = 1024;
+/// Groups that the disk has not synced, from which requests gather; and how long they do at most, as for a disk that hangs.
+const GATHER_FROM: usize = 2;
+const GATHER_TIME_MAX: Duration = Duration::from_millis(2);
 
 /// A proposal that the core has not answered yet, or that stands in the log.
 struct Proposal {
@@ -94,6 +101,7 @@ pub(super) struct Driver {
     /// C2: its log is whole, so once it is added anew it has promised nothing. Not so where part of the log is lost: the membership knows
     /// that disk all along.
     readmits: bool,
+    tick: Instant,
     ended: bool,
 }
 
@@ -133,46 +141,68 @@ impl Driver {
             disks: BTreeMap::new(),
             membership_at: None,
             readmits,
+            tick: Instant::now(),
             ended: false,
         }
     }
 
-    pub(super) fn run(mut self) {
+    /// Before the first turn.
+    pub(super) fn begin(&mut self) {
+        self.tick = Instant::now() + self.options.tick;
         self.changed();
         self.give();
-        let mut tick = Instant::now() + self.options.tick;
-        while !self.ended {
-            let wait = tick.saturating_duration_since(Instant::now());
-            let queues = &self.queues;
-            select! {
-                recv(queues.events) -> event => if let Ok(event) = event { self.event(event) },
-                recv(queues.packets) -> packet => if let Ok(packet) = packet { self.packet(packet) },
-                recv(queues.requests) -> request => if let Ok(request) = request { self.requests(request) },
-                default(wait) => {}
-            }
-            for _ in 0..TURN_MAX {
-                match self.queues.events.try_recv() {
-                    Ok(event) => self.event(event),
-                    Err(_) => break,
-                }
-            }
-            for _ in 0..TURN_MAX {
-                match self.queues.packets.try_recv() {
-                    Ok(packet) => self.packet(packet),
-                    Err(_) => break,
-                }
-            }
-            if let Ok(request) = self.queues.requests.try_recv() {
-                self.requests(request);
-            }
-            let now = Instant::now();
-            if now >= tick {
-                // One, however many were missed: what was stopped for a while does not know that nobody spoke.
-                tick = now + self.options.tick;
-                self.tick(now);
-            }
+    }
+
+    pub(super) fn next_tick(&self) -> Instant {
+        self.tick
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Takes what has come; true if there may be more.
+    pub(super) fn turn(&mut self) -> bool {
+        let mut left = TURN_MAX;
+        while left > 0
+            && !self.ended
+            && let Ok(event) = self.queues.events.try_recv()
+        {
+            self.event(event);
+            left -= 1;
         }
-        self.end();
+        let mut more = left == 0;
+        left = TURN_MAX;
+        while left > 0
+            && !self.ended
+            && let Ok(packet) = self.queues.packets.try_recv()
+        {
+            self.packet(packet);
+            left -= 1;
+        }
+        more |= left == 0;
+        let now = Instant::now();
+        if !self.ended
+            && !self.gathers(now)
+            && let Ok(request) = self.queues.requests.try_recv()
+        {
+            self.requests(request);
+            more |= !self.queues.requests.is_empty() && !self.gathers(now);
+        }
+        if now >= self.tick {
+            // One, however many were missed: what was stopped for a while does not know that nobody spoke.
+            self.tick = now + self.options.tick;
+            self.tick(now);
+        }
+        more && !self.ended
+    }
+
+    /// DR2. What the disk reports is followed by another turn.
+    fn gathers(&self, now: Instant) -> bool {
+        self.unsynced.len() >= GATHER_FROM
+            && self.core.role() == RoleName::Leader
+            && (self.unsynced.front())
+                .is_some_and(|(_, since)| now.duration_since(*since) < GATHER_TIME_MAX)
     }
 
     fn step(&mut self, input: Input) {
@@ -784,7 +814,7 @@ impl Driver {
     }
 
     /// DR4: nobody waits for a node that is gone.
-    fn end(&mut self) {
+    pub(super) fn end(mut self) {
         let why = (self.shared.down.lock().clone()).unwrap_or_else(|| "the node was closed".into());
         *self.shared.down.lock() = Some(why.clone());
         let appended = std::mem::take(&mut self.appended);

@@ -47,6 +47,17 @@ impl Proposal {
     }
 }
 
+fn request_of(proposal: Proposal) -> request::Request {
+    let (session, serial, floor) =
+        (proposal.session).map_or((0, 0, 0), |(s, serial, floor)| (s.0, serial, floor));
+    request::Request {
+        session,
+        serial,
+        floor,
+        ..request::Request::plain(Kind::Command, proposal.payload)
+    }
+}
+
 /// A proposal on its way: to be waited for, or awaited.
 #[derive(Debug)]
 pub struct PendingReply {
@@ -121,6 +132,23 @@ impl NodeHandle {
         timeout: Option<Duration>,
         wait: bool,
     ) -> PendingReply {
+        let pending = self.enqueue(request, forward, timeout, wait);
+        match wait {
+            true => self.shared.drive(),
+            // Who does not wait may have more.
+            false => self.shared.have_driven(),
+        }
+        pending
+    }
+
+    /// Puts it in line.
+    fn enqueue(
+        &self,
+        request: request::Request,
+        forward: bool,
+        timeout: Option<Duration>,
+        wait: bool,
+    ) -> PendingReply {
         let (promise, pending) = oneshot();
         if self.down().is_some() {
             promise.keep(Err(self.not_appended("the node is down")));
@@ -150,15 +178,20 @@ impl NodeHandle {
     /// Proposes, and returns at once; refused where too many requests wait.
     #[must_use]
     pub fn submit(&self, proposal: Proposal) -> PendingReply {
-        let (session, serial, floor) =
-            (proposal.session).map_or((0, 0, 0), |(s, serial, floor)| (s.0, serial, floor));
-        let request = request::Request {
-            session,
-            serial,
-            floor,
-            ..request::Request::plain(Kind::Command, proposal.payload)
-        };
-        self.submit_request(request, proposal.forward, proposal.timeout, false)
+        let (forward, timeout) = (proposal.forward, proposal.timeout);
+        self.submit_request(request_of(proposal), forward, timeout, false)
+    }
+
+    /// Proposes several, which are taken together, and returns at once; each is refused where too many requests wait.
+    #[must_use]
+    pub fn submit_all(&self, proposals: impl IntoIterator<Item = Proposal>) -> Vec<PendingReply> {
+        let each = proposals.into_iter().map(|proposal| {
+            let (forward, timeout) = (proposal.forward, proposal.timeout);
+            self.enqueue(request_of(proposal), forward, timeout, false)
+        });
+        let pending = each.collect();
+        self.shared.drive();
+        pending
     }
 
     /// Proposes on this node and waits.
@@ -207,6 +240,7 @@ impl NodeHandle {
         {
             return Err(self.down().map_or(ReadError::TimedOut, ReadError::Down));
         }
+        self.shared.drive();
         match pending.wait(Some(timeout)) {
             Ok(result) => result,
             Err(NoValue::TimedOut) => Err(ReadError::TimedOut),
@@ -225,6 +259,7 @@ impl NodeHandle {
     pub fn status(&self) -> Option<Status> {
         let (promise, pending) = oneshot();
         self.shared.requests.send(Request::Status(promise)).ok()?;
+        self.shared.drive();
         pending.wait(None).ok()
     }
 
@@ -247,7 +282,9 @@ impl NodeHandle {
 
     fn ask(&self, request: Request) -> Result<(), ProposeError> {
         (self.shared.requests.send_timeout(request, self.timeout))
-            .map_err(|_| self.not_appended("too many requests wait"))
+            .map_err(|_| self.not_appended("too many requests wait"))?;
+        self.shared.drive();
+        Ok(())
     }
 
     /// On the leader: adds a member that gets the log and does not vote. Returns when that is committed.

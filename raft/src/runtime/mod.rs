@@ -228,7 +228,11 @@ impl Node {
             "esker-rf-files",
             Box::new(move |stop| files_work.run(&files_in, &stop)),
         )?;
-        spawn("esker-rf-core", Box::new(move |_| driver.run()))?;
+        let driving = shared.clone();
+        spawn(
+            "esker-rf-core",
+            Box::new(move |_| driving.run_driver(driver)),
+        )?;
         Ok(node)
     }
 
@@ -288,6 +292,8 @@ fn inbound(
                     packets.try_send(packet)
                 {
                     shared.packet_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                } else {
+                    shared.drive();
                 }
             }
             _ if files.len() < PIECES_MAX => {

@@ -4,6 +4,7 @@
 //! bounded by what the driver lets be on its way (uncommitted bytes, bytes being applied, one fetch and one snapshot per peer).
 
 use super::about::About;
+use super::driver::Driver;
 use super::error::{LeaderHint, Outcome, ReadError};
 use super::machine::Arriving;
 use super::status::{Stages, Status};
@@ -11,6 +12,8 @@ use crate::core::{Change, Entry, Index, LogId, Membership, NodeId, SnapshotMeta,
 use crate::log::LogReader;
 use crate::transport::{Content, Packet, Sender, Transport};
 use crossbeam_channel::Sender as Channel;
+use esker_sync::baton::Baton;
+use esker_sync::bell::Bell;
 use esker_sync::oneshot::Promise;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -73,7 +76,22 @@ pub(super) enum Event {
     Stop,
 }
 
+/// Turns that who brings something takes; then the driver's thread goes on.
+const TURNS_MAX: usize = 2;
+
+/// Who drives (DR6).
+#[derive(Default)]
+struct Wheel {
+    baton: Baton,
+    /// Taken by who holds the baton; the driver's thread looks into it. Empty before the start and behind the end.
+    driver: Mutex<Option<Driver>>,
+    /// The baton was left to the driver's thread.
+    handed: AtomicBool,
+    bell: Bell,
+}
+
 pub(super) struct Shared {
+    wheel: Wheel,
     pub(super) me: Sender,
     pub(super) transport: OnceLock<Arc<dyn Transport>>,
     pub(super) events: Channel<Event>,
@@ -99,6 +117,7 @@ impl Shared {
         log: Arc<dyn LogReader>,
     ) -> Shared {
         Shared {
+            wheel: Wheel::default(),
             me,
             transport: OnceLock::new(),
             events,
@@ -117,6 +136,66 @@ impl Shared {
     /// To the driver; nobody listens any more when it has ended.
     pub(super) fn report(&self, event: Event) {
         let _ = self.events.send(event);
+        self.drive();
+    }
+
+    /// Something was put into one of the driver's queues: it is taken at once, by this thread where no other is at it (DR6).
+    pub(super) fn drive(&self) {
+        if self.wheel.baton.arrive() {
+            self.turns(TURNS_MAX);
+        }
+    }
+
+    /// The same, by the driver's thread: for who has more to bring.
+    pub(super) fn have_driven(&self) {
+        if self.wheel.baton.arrive() {
+            self.hand_on();
+        }
+    }
+
+    fn hand_on(&self) {
+        self.wheel.handed.store(true, Ordering::Release);
+        self.wheel.bell.ring();
+    }
+
+    /// For who holds the baton.
+    fn turns(&self, turns_max: usize) {
+        let ends = EndsIfPanics(self);
+        let laid_down = self.wheel.baton.run(turns_max, || {
+            let mut driver = self.wheel.driver.lock();
+            let more = driver.as_mut().is_some_and(Driver::turn);
+            if driver.as_ref().is_some_and(Driver::is_ended) {
+                // Its queues end with it, and by them the other threads.
+                let ended = driver.take();
+                drop(driver);
+                ended.into_iter().for_each(Driver::end);
+                self.wheel.bell.ring();
+            }
+            more
+        });
+        drop(ends);
+        if !laid_down {
+            self.hand_on();
+        }
+    }
+
+    /// The driver's thread: takes turns that are left to it, and one at each tick.
+    pub(super) fn run_driver(&self, mut driver: Driver) {
+        driver.begin();
+        *self.wheel.driver.lock() = Some(driver);
+        // What came before there was one.
+        let mut held = self.wheel.baton.arrive();
+        loop {
+            if held {
+                self.turns(usize::MAX);
+            }
+            let Some(tick) = self.wheel.driver.lock().as_ref().map(Driver::next_tick) else {
+                return;
+            };
+            let rang = self.wheel.bell.wait(Some(tick));
+            held = self.wheel.handed.swap(false, Ordering::AcqRel)
+                || (!rang && self.wheel.baton.arrive());
+        }
     }
 
     pub(super) fn send(&self, to: NodeId, content: Content) {
@@ -144,5 +223,19 @@ impl Shared {
                 .and_then(|about| About::decode(about).ok())
                 .map_or_else(String::new, |about| about.client),
         });
+    }
+}
+
+/// A driver that panics ends the node, whoever's thread it was.
+struct EndsIfPanics<'a>(&'a Shared);
+
+impl Drop for EndsIfPanics<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *self.0.down.lock() = Some("a defect; the panic is in the log".into());
+            let driver = self.0.wheel.driver.lock().take();
+            drop(driver);
+            self.0.wheel.bell.ring();
+        }
     }
 }
