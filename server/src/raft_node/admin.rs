@@ -18,6 +18,10 @@ const USAGE: &str = "ERR use RAFT.STATUS, RAFT.ADD <id> <tcp://host:port> [<clie
 
 /// The words of a command to the cluster, the first in upper case: `RAFT.ADD 4 ...` and `RAFT ADD 4 ...` are the same.
 pub(super) fn words(argv: &[&[u8]]) -> Option<Vec<String>> {
+    // Most commands are none of these.
+    if !(argv.first()?.get(..4)?).eq_ignore_ascii_case(b"RAFT") {
+        return None;
+    }
     let mut words: Vec<String> = argv
         .iter()
         .map(|word| String::from_utf8_lossy(&word[..word.len().min(512)]).into_owned())

@@ -97,7 +97,7 @@ pub struct RaftNodeArgs {
     #[arg(long, env = "ESKER_ALLOW_REMOTE_PLAINTEXT", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     pub allow_remote_plaintext: bool,
 
-    /// Clients at once; each has a thread
+    /// Clients at once; each that reads has a thread
     #[arg(long, env = "ESKER_MAX_CLIENTS", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_clients: u32,
 

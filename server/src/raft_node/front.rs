@@ -1,4 +1,5 @@
-//! Clients of a node: a thread for each, which reads what has come, runs it, and answers it in one write.
+//! Clients of a node. Those that only write are served together by one thread (`writers`); one that reads has a thread of its own, which reads what
+//! has come, runs it, and answers it in one write.
 //!
 //! - RF1: a client's commands take effect in its order. Writes that came together go into the log as one batch, up to a bound; a read
 //!   behind them waits for them.
@@ -10,6 +11,7 @@
 use super::admin;
 use super::app::Reading;
 use super::slots::{self, OnFollower};
+use super::writers::{Answered, LISTENER, WAKE, Writers};
 use crate::commands::replicated::{self, Batch, Class};
 use crate::commands::{self, store_error};
 use crate::engine::cursors::Cursors;
@@ -21,7 +23,7 @@ use esker_lsm::StoreError;
 use esker_raft::core::NodeId;
 use esker_raft::machine::StateReader;
 use esker_raft::runtime::{NodeHandle, ProposeError, ReadError};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Interest, Poll, Waker};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -46,20 +48,18 @@ pub enum ReadMode {
 }
 
 /// A client that takes no reply for so long is cut off.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a stop waits for clients to take their replies.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// After so long without an answer a barrier is begun anew.
 const BARRIER_TIME: Duration = Duration::from_secs(1);
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// Replies that are gathered before they are sent.
-const OUTPUT_BYTES: usize = 1 << 20;
+pub(super) const OUTPUT_BYTES: usize = 1 << 20;
 /// Longest argument. A command has to fit into an entry of the Raft log with what surrounds it.
 const BULK_MAX: usize = 8 << 20;
 /// Longest request.
 pub(super) const REQUEST_MAX: usize = 12 << 20;
-const LISTENER: Token = Token(0);
-const STOP: Token = Token(1);
 
 /// What all clients' threads share.
 pub(super) struct Shared {
@@ -87,14 +87,14 @@ pub(super) struct Shared {
 }
 
 pub(super) struct Client {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     pub(super) addr: SocketAddr,
 }
 
 /// The running front end.
 pub(super) struct Front {
     shared: Arc<Shared>,
-    waker: Waker,
+    answered: Arc<Answered>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -105,16 +105,14 @@ impl Front {
         let poll = Poll::new()?;
         let registry = poll.registry();
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
-        let waker = Waker::new(registry, STOP)?;
+        let answered = Arc::new(Answered::new(Waker::new(registry, WAKE)?));
+        let writers = Writers::new(shared.clone(), poll, listener, answered.clone());
         let thread = std::thread::Builder::new()
-            .name("esker-accept".into())
-            .spawn({
-                let shared = shared.clone();
-                move || accept(poll, &listener, &shared)
-            })?;
+            .name("esker-clients".into())
+            .spawn(move || writers.run())?;
         Ok(Front {
             shared,
-            waker,
+            answered,
             thread: Some(thread),
         })
     }
@@ -126,7 +124,7 @@ impl Front {
         };
         self.shared.stopping.store(true, Ordering::SeqCst);
         // It fails only when the eventfd is gone, and with it the thread.
-        let _ = self.waker.wake();
+        let _ = self.answered.waker.wake();
         let how = if now { Shutdown::Both } else { Shutdown::Read };
         let end = Instant::now() + DRAIN_TIME_MAX;
         while !thread.is_finished() {
@@ -147,39 +145,8 @@ impl Front {
     }
 }
 
-/// Takes clients in, and joins their threads.
-fn accept(mut poll: Poll, listener: &mio::net::TcpListener, shared: &Arc<Shared>) {
-    let mut events = Events::with_capacity(8);
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    let mut next_id = 0;
-    while !shared.stopping.load(Ordering::SeqCst) {
-        match poll.poll(&mut events, None) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                tracing::error!(%error, "no further clients are taken");
-                break;
-            }
-        }
-        while !shared.stopping.load(Ordering::SeqCst) {
-            match listener.accept() {
-                Ok((stream, addr)) => {
-                    next_id += 1;
-                    if let Err(error) = admit(stream, addr, next_id, shared, &mut threads) {
-                        tracing::debug!(%addr, %error, "a client was not taken");
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Out of file descriptors, say.
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
-        join(&mut threads, JoinHandle::is_finished);
-    }
-    join(&mut threads, |_| true);
-}
-
-fn join(threads: &mut Vec<JoinHandle<()>>, which: impl Fn(&JoinHandle<()>) -> bool) {
+/// Joins some of the clients' threads.
+pub(super) fn join(threads: &mut Vec<JoinHandle<()>>, which: impl Fn(&JoinHandle<()>) -> bool) {
     for thread in threads.extract_if(.., |thread| which(thread)) {
         if thread.join().is_err() {
             tracing::error!("a client's thread panicked; see above");
@@ -187,56 +154,20 @@ fn join(threads: &mut Vec<JoinHandle<()>>, which: impl Fn(&JoinHandle<()>) -> bo
     }
 }
 
-fn admit(
-    stream: mio::net::TcpStream,
-    addr: SocketAddr,
-    id: u64,
-    shared: &Arc<Shared>,
-    threads: &mut Vec<JoinHandle<()>>,
-) -> io::Result<()> {
-    let mut stream = TcpStream::from(stream);
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(WRITE_TIME_MAX))?;
-    // Relaxed: a count.
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    if shared.clients.lock().len() >= shared.clients_max {
-        return stream.write_all(b"-ERR max number of clients reached\r\n");
-    }
-    let kept = stream.try_clone()?;
-    let local = stream.local_addr()?;
-    shared
-        .clients
-        .lock()
-        .insert(id, Client { stream: kept, addr });
-    let spawned = std::thread::Builder::new()
-        .name("esker-client".into())
-        .spawn({
-            let shared = shared.clone();
-            move || {
-                let _gone = Gone(&shared, id);
-                let session = Session::new(id, addr, local);
-                if let Err(error) = (Serving::new(&shared, session)).serve(stream) {
-                    tracing::debug!(client = id, %addr, %error, "a client is gone");
-                }
-            }
-        });
-    match spawned {
-        Ok(thread) => threads.push(thread),
-        Err(error) => {
-            shared.clients.lock().remove(&id);
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
 /// Forgets a client, also where its thread panics.
-struct Gone<'a>(&'a Shared, u64);
+pub(super) struct Gone<'a>(pub(super) &'a Shared, pub(super) u64);
 
 impl Drop for Gone<'_> {
     fn drop(&mut self) {
         self.0.clients.lock().remove(&self.1);
+    }
+}
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        bulk_bytes_max: BULK_MAX,
+        request_bytes_max: REQUEST_MAX,
+        ..Limits::default()
     }
 }
 
@@ -247,11 +178,11 @@ enum Unread {
 }
 
 /// One client.
-struct Serving<'a> {
+pub(super) struct Serving<'a> {
     shared: &'a Shared,
-    session: Session,
-    out: Reply,
-    batch: Batch,
+    pub(super) session: Session,
+    pub(super) out: Reply,
+    pub(super) batch: Batch,
     /// What has come is covered by a barrier.
     fresh: bool,
     /// A client of Redis Cluster that reads where it is.
@@ -259,34 +190,24 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(shared: &'a Shared, session: Session) -> Self {
+    pub(super) fn new(shared: &'a Shared, session: Session) -> Self {
+        let protocol = session.protocol;
         Serving {
             shared,
-            batch: Batch::new(session.protocol),
+            batch: Batch::new(protocol),
             session,
-            out: Reply::default(),
+            out: Reply::new(protocol),
             fresh: false,
             reads_here: false,
         }
     }
 
-    fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
-        let limits = Limits {
-            bulk_bytes_max: BULK_MAX,
-            request_bytes_max: REQUEST_MAX,
-            ..Limits::default()
-        };
+    /// Serves until the client goes. `input` has come already.
+    pub(super) fn serve(mut self, mut stream: TcpStream, mut input: Vec<u8>) -> io::Result<()> {
+        let limits = limits();
         let mut parser = Parser::default();
-        let mut input: Vec<u8> = Vec::new();
         let mut scratch = vec![0; READ_BYTES];
         loop {
-            let n = match stream.read(&mut scratch) {
-                Ok(0) => return Ok(()),
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            input.extend_from_slice(&scratch[..n]);
             let mut at = 0;
             let mut closing = false;
             self.fresh = false;
@@ -327,7 +248,34 @@ impl<'a> Serving<'a> {
             if input.is_empty() && input.capacity() > 4 * READ_BYTES {
                 input = Vec::new();
             }
+            let n = loop {
+                match stream.read(&mut scratch) {
+                    Ok(0) => return Ok(()),
+                    Ok(n) => break n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            };
+            input.extend_from_slice(&scratch[..n]);
         }
+    }
+
+    /// Whether it can stand in a batch with others, and is to be executed through this node.
+    pub(super) fn gathers(&self, argv: &[&[u8]]) -> bool {
+        let mut error = Reply::new(self.session.protocol);
+        let class = replicated::classify(argv, &mut error);
+        matches!(class, Class::Write { alone: false })
+            && (self.shared.on_follower == OnFollower::Forward
+                || slots::away(self.shared, argv).is_none())
+    }
+
+    /// Whether running it may wait for the cluster.
+    pub(super) fn may_wait(&self, argv: &[&[u8]]) -> bool {
+        let mut error = Reply::new(self.session.protocol);
+        let class = replicated::classify(argv, &mut error);
+        matches!(class, Class::Write { .. } | Class::Read)
+            || slots::is_for(argv)
+            || admin::words(argv).is_some()
     }
 
     fn send(&mut self, stream: &mut TcpStream) -> io::Result<()> {
@@ -341,7 +289,7 @@ impl<'a> Serving<'a> {
     }
 
     /// Runs one; whether the connection is to be closed.
-    fn request(&mut self, argv: &[&[u8]]) -> bool {
+    pub(super) fn request(&mut self, argv: &[&[u8]]) -> bool {
         // Relaxed: a count.
         self.shared.commands.fetch_add(1, Ordering::Relaxed);
         if let Some(words) = admin::words(argv) {
@@ -424,8 +372,13 @@ impl<'a> Serving<'a> {
         }
         let batch = std::mem::replace(&mut self.batch, Batch::new(protocol));
         let commands = batch.commands();
+        self.write(&batch.finish(), commands);
+    }
+
+    /// Writes a batch, and answers it.
+    pub(super) fn write(&mut self, batch: &Bytes, commands: usize) {
         self.fresh = false;
-        match propose(self.shared, &batch.finish()) {
+        match propose(self.shared, batch) {
             Ok(replies) => self.out.raw(&replies),
             Err(error) => {
                 let text = error_text(&error);

@@ -15,7 +15,9 @@ mod admin;
 mod app;
 mod boot;
 mod front;
+mod members;
 mod slots;
+mod writers;
 
 pub use app::{Commands, Reading};
 pub use boot::{RaftNodeArgs, main};
@@ -31,12 +33,12 @@ use esker_raft::machine::LsmMachine;
 use esker_raft::runtime::{
     About, MachineError, Node, NodeConfig, NodeHandle, NodeOptions, StartError,
 };
-use esker_raft::transport::Transport;
-use esker_raft::transport::zmq::{Keys, ZmqListener, ZmqOptions};
+use esker_raft::transport::zmq::Keys;
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers;
 use esker_wal::LogId;
 use front::{Front, Shared};
+use members::MembersPort;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -48,8 +50,6 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(200);
 /// What surrounds a request in an entry of the log.
 const ENTRY_ROOM: usize = 4 << 20;
-/// Longest message between members: an entry, or a reply that carries what one batch wrote.
-const MESSAGE_MAX: usize = 80 << 20;
 
 /// How a directory without a log is begun (RN1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub struct RaftOptions {
     pub request_timeout: Duration,
     /// Listen for members beyond loopback, where whoever reaches the port can speak as one.
     pub allow_remote_plaintext: bool,
-    /// Clients at once; each has a thread.
+    /// Clients at once; each that reads has a thread.
     pub clients_max: usize,
     /// Bytes of a segment file of the log.
     pub segment_bytes: u64,
@@ -209,21 +209,21 @@ impl RaftServer {
             });
         }
         // Taken before anything is made on the disk.
-        let mut transport = ZmqOptions::new(listen);
-        transport.allow_remote_plaintext = options.allow_remote_plaintext;
-        transport.message_bytes_max = MESSAGE_MAX;
-        if let Some((secret, members)) = &options.keys {
-            let own = members.get(&options.id);
-            transport.keys = Some(Keys {
-                public: own.ok_or(RaftStartError::NoKey(options.id))?.clone(),
-                secret: secret.clone(),
-                members: members
-                    .iter()
-                    .map(|(n, k)| (NodeId(*n), k.clone()))
-                    .collect(),
-            });
-        }
-        let members = ZmqListener::bind(transport)?;
+        let keys = match &options.keys {
+            None => None,
+            Some((secret, members)) => {
+                let own = members.get(&options.id);
+                Some(Keys {
+                    public: own.ok_or(RaftStartError::NoKey(options.id))?.clone(),
+                    secret: secret.clone(),
+                    members: members
+                        .iter()
+                        .map(|(n, k)| (NodeId(*n), k.clone()))
+                        .collect(),
+                })
+            }
+        };
+        let members = MembersPort::bind(listen, keys, options.allow_remote_plaintext)?;
         let endpoint = members.endpoint().to_owned();
         std::fs::create_dir_all(dir).map_err(|source| RaftStartError::Directory {
             dir: dir.clone(),
@@ -280,10 +280,7 @@ impl RaftServer {
             Box::new(log),
             recovered,
             Box::new(machine),
-            |me, inbound| {
-                let transport: Arc<dyn Transport> = members.start(me, inbound)?;
-                Ok(transport)
-            },
+            |me, inbound| members.start(me, inbound),
         )?;
         let handle = node.handle();
         let (ask, asked) = crossbeam_channel::unbounded();

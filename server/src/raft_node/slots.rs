@@ -182,6 +182,13 @@ fn info(shared: &Shared) -> String {
     )
 }
 
+/// Whether [`run`] may take it.
+pub(super) fn is_for(argv: &[&[u8]]) -> bool {
+    let names = ["cluster", "readonly", "readwrite", "asking"];
+    let is = |word: &&str| (argv.first()).is_some_and(|a| a.eq_ignore_ascii_case(word.as_bytes()));
+    names.iter().any(is)
+}
+
 /// Answers a command of Redis Cluster; false for any other. READONLY and READWRITE change `reads_here`.
 pub(super) fn run(shared: &Shared, argv: &[&[u8]], reads_here: &mut bool, out: &mut Reply) -> bool {
     let is = |at: usize, word: &str| {

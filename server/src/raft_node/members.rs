@@ -1,0 +1,57 @@
+//! Where members are heard: over ZeroMQ with CURVE where there are keys, over plain TCP where there are none.
+
+use esker_raft::runtime::StartError;
+use esker_raft::transport::tcp::{PlainListener, TcpOptions};
+use esker_raft::transport::zmq::{Keys, ZmqListener, ZmqOptions};
+use esker_raft::transport::{Inbound, Sender, Transport};
+use std::sync::Arc;
+
+/// Longest message between members: an entry, or a reply that carries what one batch wrote.
+const MESSAGE_MAX: usize = 80 << 20;
+
+/// The port is taken.
+pub(super) enum MembersPort {
+    Plain(PlainListener),
+    Keys(ZmqListener),
+}
+
+impl MembersPort {
+    pub(super) fn bind(
+        listen: &str,
+        keys: Option<Keys>,
+        allow_remote_plaintext: bool,
+    ) -> Result<MembersPort, StartError> {
+        Ok(match keys {
+            None => {
+                let mut options = TcpOptions::new(listen);
+                options.allow_remote_plaintext = allow_remote_plaintext;
+                options.message_bytes_max = MESSAGE_MAX;
+                MembersPort::Plain(PlainListener::bind(options)?)
+            }
+            keys => {
+                let mut options = ZmqOptions::new(listen);
+                options.keys = keys;
+                options.message_bytes_max = MESSAGE_MAX;
+                MembersPort::Keys(ZmqListener::bind(options)?)
+            }
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        match self {
+            MembersPort::Plain(port) => port.endpoint(),
+            MembersPort::Keys(port) => port.endpoint(),
+        }
+    }
+
+    pub(super) fn start(
+        self,
+        me: Sender,
+        inbound: Inbound,
+    ) -> Result<Arc<dyn Transport>, StartError> {
+        Ok(match self {
+            MembersPort::Plain(port) => port.start(me, inbound)?,
+            MembersPort::Keys(port) => port.start(me, inbound)?,
+        })
+    }
+}

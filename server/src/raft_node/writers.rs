@@ -1,0 +1,530 @@
+//! Clients that write: one thread reads what has come from all of them, has it proposed together, and answers what was applied.
+//!
+//! - WR1: it never waits for the cluster. A client whose next command would have it wait (a read behind a barrier, an order to the cluster, a batch
+//!   that is to be tried again) gets a thread of its own, with what it has sent so far, and keeps it (`front`).
+//! - WR2 (RF1): of one client, one batch is under way; what it sends meanwhile is read up to a bound and runs behind it.
+//! - WR3: what came from all clients in one look at the sockets is proposed at once, so that many clients share what a proposal costs.
+
+use super::front::{
+    Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, error_text, join,
+    limits,
+};
+use crate::commands::replicated::Batch;
+use crate::resp::{Parsed, Parser};
+use crate::{Reply, Session};
+use bytes::Bytes;
+use esker_raft::runtime::{Outcome, PendingReply, Proposal, ProposeError};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll as Polled, Wake, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub(super) const LISTENER: Token = Token(0);
+pub(super) const WAKE: Token = Token(1);
+/// How often clients that take no replies are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Whose batch was answered.
+pub(super) struct Answered {
+    tokens: Mutex<Vec<Token>>,
+    rung: AtomicBool,
+    pub(super) waker: mio::Waker,
+}
+
+impl Answered {
+    pub(super) fn new(waker: mio::Waker) -> Answered {
+        Answered {
+            tokens: Mutex::default(),
+            rung: AtomicBool::new(false),
+            waker,
+        }
+    }
+
+    fn take(&self) -> Vec<Token> {
+        // Before the look: who comes behind it rings again.
+        self.rung.swap(false, Ordering::AcqRel);
+        std::mem::take(&mut *self.tokens.lock())
+    }
+}
+
+/// Wakes the loop for one client.
+struct Ring(Token, Arc<Answered>);
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.1.tokens.lock().push(self.0);
+        if !self.1.rung.swap(true, Ordering::AcqRel) {
+            // It fails only when the eventfd is gone, and with it the loop.
+            let _ = self.1.waker.wake();
+        }
+    }
+}
+
+/// A batch under way.
+struct Pending {
+    reply: PendingReply,
+    batch: Bytes,
+    commands: usize,
+}
+
+struct Writer {
+    stream: mio::net::TcpStream,
+    /// Taken while a command runs.
+    session: Option<Session>,
+    parser: Parser,
+    input: Vec<u8>,
+    /// There may be more to read.
+    readable: bool,
+    /// The client sends no more: what can be read ends with that.
+    hung_up: bool,
+    eof: bool,
+    out: Reply,
+    sent: usize,
+    /// Since when the client takes nothing.
+    stuck: Option<Instant>,
+    pending: Option<Pending>,
+    /// A batch of it is gathered, or pending (WR2).
+    busy: bool,
+    waker: Waker,
+    closing: bool,
+}
+
+/// How a client's commands went.
+enum Pace {
+    Goes,
+    Waits,
+    Ends,
+}
+
+/// What becomes of a client next.
+enum Next {
+    Stays,
+    Ends,
+    /// WR1. With a batch that is to be tried again, and its number of commands.
+    Leaves(Option<(Bytes, usize)>),
+}
+
+pub(super) struct Writers {
+    shared: Arc<Shared>,
+    poll: Poll,
+    listener: mio::net::TcpListener,
+    answered: Arc<Answered>,
+    clients: HashMap<Token, Writer>,
+    next_id: u64,
+    /// Of clients that have left.
+    threads: Vec<JoinHandle<()>>,
+    /// To be proposed at the end of this look (WR3).
+    gathered: Vec<(Token, Bytes, usize)>,
+    scratch: Vec<u8>,
+}
+
+impl Writers {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        poll: Poll,
+        listener: mio::net::TcpListener,
+        answered: Arc<Answered>,
+    ) -> Writers {
+        Writers {
+            shared,
+            poll,
+            listener,
+            answered,
+            clients: HashMap::new(),
+            next_id: 0,
+            threads: Vec::new(),
+            gathered: Vec::new(),
+            scratch: vec![0; READ_BYTES],
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        let mut swept = Instant::now();
+        while !self.shared.stopping.load(Ordering::SeqCst) || !self.clients.is_empty() {
+            match self.poll.poll(&mut events, Some(SWEEP)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::error!(%error, "no further clients are served");
+                    break;
+                }
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(),
+                    WAKE => {}
+                    token => self.ready(token, event),
+                }
+            }
+            for token in self.answered.take() {
+                self.answer(token);
+            }
+            self.propose();
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.sweep();
+            }
+        }
+        join(&mut self.threads, |_| true);
+    }
+
+    fn accept(&mut self) {
+        join(&mut self.threads, JoinHandle::is_finished);
+        while !self.shared.stopping.load(Ordering::SeqCst) {
+            match self.listener.accept() {
+                Ok((stream, addr)) => {
+                    self.next_id += 1;
+                    if let Err(error) = self.admit(stream, addr) {
+                        tracing::debug!(%addr, %error, "a client was not taken");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Out of file descriptors, say.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: mio::net::TcpStream, addr: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        // Relaxed: a count.
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        if self.shared.clients.lock().len() >= self.shared.clients_max {
+            return stream.write_all(b"-ERR max number of clients reached\r\n");
+        }
+        let local = stream.local_addr()?;
+        let (id, token) = (self.next_id, Token(self.next_id as usize + 1));
+        self.poll.registry().register(
+            &mut stream,
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        let stream = TcpStream::from(stream);
+        let kept = stream.try_clone()?;
+        (self.shared.clients.lock()).insert(id, Client { stream: kept, addr });
+        let writer = Writer {
+            stream: mio::net::TcpStream::from_std(stream),
+            session: Some(Session::new(id, addr, local)),
+            parser: Parser::default(),
+            input: Vec::new(),
+            readable: true,
+            hung_up: false,
+            eof: false,
+            out: Reply::default(),
+            sent: 0,
+            stuck: None,
+            pending: None,
+            busy: false,
+            waker: Arc::new(Ring(token, self.answered.clone())).into(),
+            closing: false,
+        };
+        self.clients.insert(token, writer);
+        Ok(())
+    }
+
+    fn ready(&mut self, token: Token, event: &Event) {
+        let Some(writer) = self.clients.get_mut(&token) else {
+            return;
+        };
+        writer.hung_up |= event.is_read_closed() || event.is_error();
+        writer.readable |= event.is_readable() || writer.hung_up;
+        self.advance(token);
+    }
+
+    fn advance(&mut self, token: Token) {
+        if let Some(writer) = self.clients.get_mut(&token) {
+            match writer.advance(&self.shared, &mut self.scratch) {
+                Ok((batch, next)) => {
+                    if let Some((batch, commands)) = batch {
+                        self.gathered.push((token, batch, commands));
+                    }
+                    self.then(token, next);
+                }
+                Err(error) => {
+                    tracing::debug!(client = token.0, %error, "a client is gone");
+                    drop(self.remove(token));
+                }
+            }
+        }
+    }
+
+    fn then(&mut self, token: Token, next: Next) {
+        match next {
+            Next::Stays => {}
+            Next::Ends => drop(self.remove(token)),
+            Next::Leaves(again) => self.leave(token, again),
+        }
+    }
+
+    /// A batch was answered.
+    fn answer(&mut self, token: Token) {
+        let Some(writer) = self.clients.get_mut(&token) else {
+            return;
+        };
+        let Some(pending) = &mut writer.pending else {
+            return;
+        };
+        let mut context = Context::from_waker(&writer.waker);
+        let Polled::Ready(outcome) = Pin::new(&mut pending.reply).poll(&mut context) else {
+            return;
+        };
+        let pending = writer.pending.take().expect("just seen");
+        match writer.told(pending, outcome) {
+            Some(again) => self.then(token, Next::Leaves(Some(again))),
+            None => self.advance(token),
+        }
+    }
+
+    /// WR3.
+    fn propose(&mut self) {
+        while !self.gathered.is_empty() {
+            let gathered = std::mem::take(&mut self.gathered);
+            let proposals = gathered.iter().map(|(_, batch, _)| Proposal {
+                forward: true,
+                ..Proposal::new(batch.clone())
+            });
+            let replies = self.shared.handle.submit_all(proposals);
+            for ((token, batch, commands), reply) in gathered.into_iter().zip(replies) {
+                if let Some(writer) = self.clients.get_mut(&token) {
+                    writer.pending = Some(Pending {
+                        reply,
+                        batch,
+                        commands,
+                    });
+                    // Where it is answered already what follows may be gathered in turn.
+                    self.answer(token);
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let stuck = (self.clients.iter())
+            .filter(|(_, w)| w.stuck.is_some_and(|at| at.elapsed() > WRITE_TIME_MAX))
+            .map(|(token, _)| *token);
+        for token in stuck.collect::<Vec<_>>() {
+            drop(self.remove(token));
+        }
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Writer> {
+        let mut writer = self.clients.remove(&token)?;
+        // It fails where it is gone.
+        let _ = self.poll.registry().deregister(&mut writer.stream);
+        self.shared.clients.lock().remove(&(token.0 as u64 - 1));
+        Some(writer)
+    }
+
+    /// WR1.
+    fn leave(&mut self, token: Token, again: Option<(Bytes, usize)>) {
+        let Some(mut writer) = self.clients.remove(&token) else {
+            return;
+        };
+        let _ = self.poll.registry().deregister(&mut writer.stream);
+        let id = token.0 as u64 - 1;
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name("esker-client".into());
+        let spawned = thread.spawn(move || {
+            let _gone = Gone(&shared, id);
+            if let Err(error) = writer.alone(&shared, again) {
+                tracing::debug!(client = id, %error, "a client is gone");
+            }
+        });
+        match spawned {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                self.shared.clients.lock().remove(&id);
+                tracing::error!(%error, "a client that needs a thread was let go");
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Goes on in a thread of its own.
+    fn alone(self, shared: &Shared, again: Option<(Bytes, usize)>) -> io::Result<()> {
+        let mut stream = TcpStream::from(self.stream);
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(WRITE_TIME_MAX))?;
+        stream.write_all(&self.out.as_bytes()[self.sent..])?;
+        let session = self.session.expect("no command runs");
+        let mut serving = Serving::new(shared, session);
+        if let Some((batch, commands)) = again {
+            serving.write(&batch, commands);
+        }
+        serving.serve(stream, self.input)
+    }
+
+    /// Takes an answer. What is certainly not executed is to be tried again.
+    fn told(&mut self, pending: Pending, outcome: Outcome) -> Option<(Bytes, usize)> {
+        self.busy = false;
+        match outcome {
+            Ok(reply) => self.out.raw(&reply.payload),
+            Err(ProposeError::NotAppended { .. }) => {
+                return Some((pending.batch, pending.commands));
+            }
+            Err(error) => {
+                let text = error_text(&error);
+                for _ in 0..pending.commands {
+                    self.out.error(&text);
+                }
+            }
+        }
+        None
+    }
+
+    /// Reads, runs and answers as far as that goes without waiting. A batch that is to be proposed, and its number of commands.
+    fn advance(
+        &mut self,
+        shared: &Shared,
+        scratch: &mut [u8],
+    ) -> io::Result<(Option<(Bytes, usize)>, Next)> {
+        if self.busy {
+            return Ok((None, Next::Stays));
+        }
+        loop {
+            if !self.send()? {
+                return Ok((None, Next::Stays));
+            }
+            if self.closing {
+                return Ok((None, Next::Ends));
+            }
+            let room = limits().request_bytes_max;
+            while self.readable && self.input.len() < room {
+                match self.stream.read(scratch) {
+                    Ok(0) => (self.readable, self.eof) = (false, true),
+                    Ok(n) => {
+                        self.input.extend_from_slice(&scratch[..n]);
+                        // What did not fill the buffer was all; more is another event.
+                        if n < scratch.len() && !self.hung_up {
+                            self.readable = false;
+                        }
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            let (batch, pace) = self.run(shared);
+            if batch.commands() > 0 {
+                self.busy = true;
+                let commands = batch.commands();
+                return Ok((Some((batch.finish(), commands)), Next::Stays));
+            }
+            let next = match pace {
+                Pace::Waits => Next::Leaves(None),
+                Pace::Ends => {
+                    self.closing = true;
+                    continue;
+                }
+                Pace::Goes if self.out.len() > self.sent || self.readable => continue,
+                Pace::Goes if self.eof => Next::Ends,
+                Pace::Goes => Next::Stays,
+            };
+            return Ok((None, next));
+        }
+    }
+
+    /// Runs what has come, up to the end of a batch or a command that waits.
+    fn run(&mut self, shared: &Shared) -> (Batch, Pace) {
+        let session = self.session.take().expect("no command runs");
+        let mut serving = Serving::new(shared, session);
+        std::mem::swap(&mut serving.out, &mut self.out);
+        let mut at = 0;
+        let mut pace = Pace::Goes;
+        let limits = limits();
+        self.parser.reset();
+        while matches!(pace, Pace::Goes) && !serving.batch.is_full() {
+            match self.parser.parse(&self.input[at..], &limits) {
+                Ok(Parsed::Incomplete { missing }) => {
+                    let len = self.input.len() - at + missing.min(1);
+                    if len > limits.request_bytes_max {
+                        pace = Pace::Ends;
+                    }
+                    break;
+                }
+                Ok(Parsed::Nothing { len }) => at += len,
+                Ok(Parsed::Request { len }) => {
+                    let input = &self.input[at..at + len];
+                    let argv: SmallVec<[&[u8]; 8]> = self.parser.args(input).collect();
+                    if serving.gathers(&argv) {
+                        serving.batch.push(&argv);
+                    } else if serving.batch.commands() > 0 {
+                        break;
+                    } else if serving.may_wait(&argv) {
+                        pace = Pace::Waits;
+                        break;
+                    } else if serving.request(&argv) {
+                        pace = Pace::Ends;
+                    }
+                    drop(argv);
+                    at += len;
+                }
+                Err(error) => {
+                    if serving.batch.commands() == 0 {
+                        serving.out.error(&format!("ERR {error}"));
+                        pace = Pace::Ends;
+                    }
+                    break;
+                }
+            }
+            self.parser.reset();
+            if serving.out.len() >= OUTPUT_BYTES {
+                break;
+            }
+        }
+        self.input.drain(..at);
+        if self.input.is_empty() && self.input.capacity() > 4 * READ_BYTES {
+            self.input = Vec::new();
+        }
+        let Serving {
+            session,
+            out,
+            batch,
+            ..
+        } = serving;
+        self.out = out;
+        self.session = Some(session);
+        (batch, pace)
+    }
+
+    /// Sends what is there; false where the client has to take some of it first.
+    fn send(&mut self) -> io::Result<bool> {
+        while self.sent < self.out.len() {
+            match self.stream.write(&self.out.as_bytes()[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.sent += n;
+                    self.stuck = None;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return Ok(false);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if self.sent > 0 {
+            let big = self.out.capacity() > OUTPUT_BYTES;
+            self.out.truncate(0);
+            self.sent = 0;
+            if big {
+                let protocol = self.session.as_ref().map(|s| s.protocol);
+                self.out = Reply::new(protocol.unwrap_or_default());
+            }
+        }
+        Ok(true)
+    }
+}
