@@ -113,6 +113,17 @@ fn parts() -> Vec<Part> {
             ],
         },
         Part {
+            name: "openraft",
+            what: "the log as openraft's storage: openraft's own suite, and what it does not ask",
+            steps: vec![
+                cargo("fmt --check --manifest-path raft/openraft/Cargo.toml"),
+                cargo("test --locked --manifest-path raft/openraft/Cargo.toml").env(
+                    "CARGO_TARGET_DIR",
+                    target_dir().join("openraft").to_string_lossy(),
+                ),
+            ],
+        },
+        Part {
             name: "replication",
             what: "tests of replication and of our build of libzmq",
             steps: vec![Step::Tests(&["replication", "replication/zmq-sys"])],
