@@ -441,3 +441,45 @@ fn members_with_keys_send_cluster_clients_to_the_leader() {
         assert!(info.contains("cluster_state:ok"), "{info}");
     }
 }
+
+/// RF1, WR1, WR2: what a client sends at once runs in its order, whichever thread serves it, and all of it is answered though the client sends
+/// no more; many clients at once as well.
+#[test]
+fn what_is_sent_at_once_is_answered_in_order_also_to_one_that_hangs_up() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0, 1, &["--bootstrap"]);
+    cluster.client(0).says("SET warm 1", "+OK");
+    let mut all: Vec<Client> = (0..40).map(|_| cluster.client(0)).collect();
+    for (n, client) in all.iter_mut().enumerate() {
+        let key = format!("k{n}");
+        for round in 0..300 {
+            client.send(&["INCR", &key]);
+            if round % 100 == 99 {
+                client.send(&["PING"]);
+            }
+        }
+        client.send(&["NOSUCH"]);
+        if n % 2 == 0 {
+            client.send(&["GET", &key]);
+            client.send(&["INCR", &key]);
+        }
+        let stream = client.0.get_mut();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for (n, client) in all.iter_mut().enumerate() {
+        for round in 0..300 {
+            assert_eq!(client.reply(), format!(":{}", round + 1));
+            if round % 100 == 99 {
+                assert_eq!(client.reply(), "+PONG");
+            }
+        }
+        assert!(client.reply().starts_with("-ERR unknown command"));
+        if n % 2 == 0 {
+            assert_eq!(client.reply(), "300");
+            assert_eq!(client.reply(), ":301");
+        }
+        let mut rest = Vec::new();
+        client.0.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty(), "{rest:?}");
+    }
+}

@@ -173,7 +173,7 @@ impl Shared {
             }
             more
         });
-        drop(ends);
+        std::mem::forget(ends);
         if !laid_down {
             self.hand_on();
         }
@@ -226,16 +226,14 @@ impl Shared {
     }
 }
 
-/// A driver that panics ends the node, whoever's thread it was.
+/// A driver that panics ends the node, whoever's thread it was. Forgotten where it does not.
 struct EndsIfPanics<'a>(&'a Shared);
 
 impl Drop for EndsIfPanics<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            *self.0.down.lock() = Some("a defect; the panic is in the log".into());
-            let driver = self.0.wheel.driver.lock().take();
-            drop(driver);
-            self.0.wheel.bell.ring();
-        }
+        *self.0.down.lock() = Some("a defect; the panic is in the log".into());
+        let driver = self.0.wheel.driver.lock().take();
+        drop(driver);
+        self.0.wheel.bell.ring();
     }
 }
