@@ -170,6 +170,11 @@ fn parts() -> Vec<Part> {
             steps: vec![xtask("crash --rounds 8 --seed 3")],
         });
         parts.push(Part {
+            name: "raft-chaos",
+            what: "a cluster under kill -9, pauses and partitions: histories linearizable, nodes equal",
+            steps: vec![xtask("raft-chaos --members 3 --minutes 0.6 --measured 1")],
+        });
+        parts.push(Part {
             name: "ports",
             what: "garbage on the ports of a live primary",
             steps: vec![xtask("fuzz-ports --seeds 1000")],

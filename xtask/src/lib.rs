@@ -20,6 +20,7 @@ pub mod fuzz_ports;
 pub mod load;
 pub mod mutants;
 pub mod node;
+pub mod raft_chaos;
 pub mod resp;
 
 use std::path::{Path, PathBuf};

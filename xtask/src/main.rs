@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{bench, ci, crash, demo, fuzz_ports, mutants};
+use xtask::{bench, ci, crash, demo, fuzz_ports, mutants, raft_chaos};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Crash(crash::Options),
     /// Garbage on the ports of a live primary.
     FuzzPorts(fuzz_ports::Options),
+    /// Members of Raft clusters under kill -9, SIGSTOP and partitions; what clients saw is checked for linearizability.
+    RaftChaos(raft_chaos::Options),
     /// Changes frame, segment, recovery and flusher one operator at a time: a test must fail for each.
     Mutants(mutants::Options),
     /// Measures, beside the device and beside Redis.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Crash(options) => crash::run(&options),
         Command::FuzzPorts(options) => fuzz_ports::run(&options),
+        Command::RaftChaos(options) => raft_chaos::run(&options),
         Command::Mutants(options) => mutants::run(&options),
         Command::Bench(Bench::Quick(options)) => bench::quick(&options),
         Command::Bench(Bench::Log(options)) => bench::log::log(&options),

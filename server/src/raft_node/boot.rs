@@ -33,6 +33,10 @@ pub struct RaftNodeArgs {
     #[arg(long, env = "ESKER_CLUSTER", value_name = "N=tcp://ADDR:PORT", value_delimiter = ',', value_parser = parse_member)]
     pub cluster: Vec<(u64, String)>,
 
+    /// Where this node listens for members, if that is not its own address in --cluster: behind a proxy, or an address that is translated
+    #[arg(long, env = "ESKER_MEMBER_LISTEN", value_name = "tcp://ADDR:PORT")]
+    pub member_listen: Option<String>,
+
     /// Number of the cluster, the same on all members: keeps clusters apart
     #[arg(long, env = "ESKER_CLUSTER_ID", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub cluster_id: u64,
@@ -207,6 +211,7 @@ impl RaftNodeArgs {
                 (false, true) => Begin::Join,
                 _ => Begin::No,
             },
+            member_listen: self.member_listen.clone(),
             advertise: self.advertise.clone(),
             read: self.read,
             clock_drift_max: self.clock_drift_max,

@@ -74,6 +74,8 @@ pub struct RaftOptions {
     pub id: u64,
     /// Members and where members reach them; this node's own is where it listens. The others count at [`Begin::Bootstrap`] alone.
     pub members: BTreeMap<u64, String>,
+    /// Where this node listens for members, if that is not its own address in `members`.
+    pub member_listen: Option<String>,
     /// See there.
     pub begin: Begin,
     /// What the cluster tells clients of this node; `None`: where it listens for them.
@@ -196,6 +198,7 @@ impl RaftServer {
         let id = NodeId(options.id);
         let listen = options.members.get(&options.id);
         let listen = listen.ok_or(RaftStartError::NotNamed(options.id))?;
+        let listen = options.member_listen.as_ref().unwrap_or(listen);
         let addr = listener.local_addr().map_err(RaftStartError::Clients)?;
         let advertise = options
             .advertise
