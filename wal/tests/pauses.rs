@@ -6,11 +6,12 @@ mod harness;
 
 use esker_wal::frame::HEADER_LEN;
 use esker_wal::media::Media;
-use esker_wal::media::clock::ManualClock;
+use esker_wal::media::clock::{Clock, ManualClock};
 use esker_wal::media::sim::SimMedia;
 use esker_wal::{Log, LogId, LogOptions, Lsn, SyncPolicy, Workers};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -244,4 +245,38 @@ fn a_burst_is_synced_in_parts_that_end_at_steps() {
     assert_eq!(log.stats().syncs, before + 1);
     log.sync_up_to(ends[19]).unwrap();
     assert_eq!(log.stats().syncs, before + 5);
+}
+
+/// A clock that stands, and counts who looks at it.
+#[derive(Debug, Default)]
+struct Watched(AtomicU64);
+
+impl Clock for Watched {
+    fn now(&self) -> Duration {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        HOUR
+    }
+}
+
+/// E1: a flusher that has nothing to do sleeps, whatever it may have to do in an hour.
+#[test]
+fn an_idle_logs_flusher_sleeps() {
+    for policy in [SyncPolicy::Always, SyncPolicy::Interval(HOUR)] {
+        let clock = Arc::new(Watched::default());
+        let (_, _, log) = open(|options| LogOptions {
+            workers: Workers::Threads,
+            sync_policy: policy,
+            idle_mark_after: HOUR,
+            clock: clock.clone(),
+            ..options
+        });
+        log.sync_up_to(log.append(&[b"one"]).unwrap().end).unwrap();
+        // Time for it to look far more often, if it does not sleep.
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(1));
+            let looks = clock.0.load(Ordering::Relaxed);
+            assert!(looks < 1000, "{policy:?}: {looks}");
+        }
+        log.close().unwrap();
+    }
 }

@@ -34,7 +34,7 @@ const CHOICE: &str = "ESKER_MUTANT";
 /// Seeds of the randomised tests, unless `ESKER_SEEDS` says otherwise.
 const SEEDS: &str = "60";
 /// What reads documents or needs another build; and what takes long to find what others find too.
-const NOT_RUN: [&str; 9] = [
+const NOT_RUN: [&str; 10] = [
     "mapping",
     "broken_builds",
     "damage",
@@ -43,6 +43,7 @@ const NOT_RUN: [&str; 9] = [
     "failing_calls",
     "real_faults",
     "reservations",
+    "rewind",
     "threads_cut",
 ];
 /// A test hangs that takes so many times the processor as unchanged, and this besides; or that waits for so long in all.
