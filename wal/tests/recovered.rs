@@ -173,6 +173,32 @@ fn a_footer_over_ones_own_frames_reads_none_of_them() {
     assert!(damage.is_empty(), "{damage:?}");
 }
 
+/// A footer above every mark is checked against the frames, and stays where it is true.
+#[test]
+fn a_footer_that_says_what_the_frames_say_is_not_written_again() {
+    let media = fresh();
+    let (log, _) = open(&media).unwrap();
+    let begun = log.stats().rotations;
+    while log.stats().rotations == begun {
+        log.append(&[&[3; 700]]).unwrap();
+    }
+    while log.step() {}
+    let end = log.published();
+    media.kill();
+    drop(log);
+    let closed = |f: &&esker_wal::FileInfo| f.base == Some(Lsn::ZERO);
+    let files = survey(&media).files().unwrap();
+    let first = files.iter().find(closed).unwrap();
+    assert!(first.frames.is_some(), "{first:?}");
+    let (log, recovered) = open(&media).unwrap();
+    assert_eq!(recovered.end, end);
+    media.start_trace();
+    while log.step() {}
+    let mut calls = media.trace();
+    calls.retain(|call| call.kind == CallKind::Write && call.path.ends_with(&first.name));
+    assert!(calls.is_empty(), "{calls:?}");
+}
+
 /// A segment with a footer whose last frames are cut gets the footer of what is left.
 #[test]
 fn a_footer_of_frames_that_were_cut_is_written_again() {

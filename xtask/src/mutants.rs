@@ -58,6 +58,9 @@ pub struct Options {
     /// Only those that were not tried yet: goes on where another run ended.
     #[arg(long)]
     untried: bool,
+    /// Only those that are built apart.
+    #[arg(long)]
+    apart: bool,
     /// Begins none after so long.
     #[arg(long)]
     seconds: Option<u64>,
@@ -141,8 +144,11 @@ pub fn run(options: &Options) -> Outcome {
     let together = Tree::new(&place, "together", changed)?;
     let (tests, apart) = build_together(&together, &sources, &mutants)?;
     let tests = measure(&together, tests, options.jobs)?;
-    let (alone, chosen): (Vec<usize>, Vec<usize>) =
+    let (alone, mut chosen): (Vec<usize>, Vec<usize>) =
         wanted.iter().partition(|at| apart.contains(at));
+    if options.apart {
+        chosen.clear();
+    }
     println!(
         "{} of {} mutants, {} of them built apart",
         wanted.len(),
@@ -159,6 +165,8 @@ pub fn run(options: &Options) -> Outcome {
             found.1,
             line_of(&mutants[at].name, &verdict).trim_end()
         );
+        // Another run may try others meanwhile.
+        found.0.append(&mut read_outcomes(&outcomes));
         found.0.insert(mutants[at].name.clone(), verdict);
         write_outcomes(&outcomes, found.0)
     };
@@ -198,7 +206,11 @@ pub fn run(options: &Options) -> Outcome {
             let mutant = &mutants[at];
             let text = sources.changed(mutant);
             tree.put(&mutant.file, text.as_bytes())?;
-            let verdict = match tree.build()? {
+            let built = match tree.check()? {
+                Built::Tests(_) => tree.build()?,
+                errors => errors,
+            };
+            let verdict = match built {
                 Built::Tests(built) => {
                     // As long as they take unchanged.
                     let built = tests
@@ -277,6 +289,8 @@ impl Sources {
                 "FnValue" => "body".to_owned(),
                 "MatchArmGuard" => "guard".to_owned(),
                 "MatchArm" => "arm".to_owned(),
+                // Of a field its name.
+                "StructField" => format!("`{}`", text[from..to].split([':', ',']).next()?),
                 _ => format!("`{}`", &text[from..to]),
             };
             let constant = || {
@@ -430,11 +444,20 @@ impl Tree {
         ctx(fs::write(&path, bytes), path.display())
     }
 
+    /// The library alone, without code: enough to see that a mutant does not compile.
+    fn check(&self) -> Outcome<Built> {
+        self.cargo(&["check", "--lib"])
+    }
+
     fn build(&self) -> Outcome<Built> {
+        self.cargo(&["test", "--no-run", "--lib", "--tests"])
+    }
+
+    fn cargo(&self, what: &[&str]) -> Outcome<Built> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["test", "--no-run", "--package", PACKAGE, "--lib", "--tests"])
-            .args(["--message-format", "json"])
+            .args(what)
+            .args(["--package", PACKAGE, "--message-format", "json"])
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .env("CARGO_INCREMENTAL", "1")
