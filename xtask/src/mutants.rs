@@ -85,7 +85,7 @@ pub struct Options {
 struct Mutant {
     name: String,
     file: String,
-    /// The function or constant.
+    /// The function (`Type.function`: with colons it would be a test's name in the README) or constant.
     place: String,
     /// As the README names it: what by what, in backticks; *body*, *guard* or *arm* for a whole one.
     change: String,
@@ -301,7 +301,7 @@ impl Sources {
                 name: m["name"].as_str()?.to_owned(),
                 file: file.to_owned(),
                 place: match m["function"]["function_name"].as_str() {
-                    Some(name) => name.to_owned(),
+                    Some(name) => name.replace("::", "."),
                     None => constant()?.to_owned(),
                 },
                 change: match with {
