@@ -317,15 +317,15 @@ fn a_killed_leader_loses_nothing_acknowledged_and_every_node_serves() {
     client.says("GET after", "transfer");
 }
 
-/// C2: a node whose directory was emptied is not started as what it was.
+/// C2: a node whose directory was emptied is not started as what it was. Members speak ZeroMQ here.
 #[test]
 fn c2_a_single_node_grows_to_two_and_a_wiped_one_comes_back_only_when_it_is_added_anew() {
     let mut cluster = Cluster::new(2);
-    cluster.start(0, 1, &["--bootstrap"]);
+    cluster.start(0, 1, &["--bootstrap", "--members-over", "zmq"]);
     let mut client = cluster.client(0);
     write(&mut client, 0, 20);
     client.says("SET last 1", "+OK");
-    cluster.start(1, 1, &["--join"]);
+    cluster.start(1, 1, &["--join", "--members-over", "zmq"]);
     let address = format!("tcp://127.0.0.1:{}", cluster.members[1]);
     // Refused while the node tells the cluster its address for clients.
     eventually("a member", || {
@@ -348,7 +348,7 @@ fn c2_a_single_node_grows_to_two_and_a_wiped_one_comes_back_only_when_it_is_adde
     std::fs::remove_dir_all(cluster.dir(1)).unwrap();
     let refused = cluster.refused(1, 1, &[]);
     assert!(refused.contains("holds no Raft log"), "{refused}");
-    cluster.start(1, 1, &["--join"]);
+    cluster.start(1, 1, &["--join", "--members-over", "zmq"]);
     eventually("a member again", || {
         (client.ask(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
     });

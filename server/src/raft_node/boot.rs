@@ -1,6 +1,6 @@
 //! From the command line to a running member and back.
 
-use super::{Begin, OnFollower, RaftOptions, RaftServer, ReadMode};
+use super::{Begin, MembersOver, OnFollower, RaftOptions, RaftServer, ReadMode};
 use crate::boot::{Failure, SignalThread, bind, finish, leave, print_version, say, start_tracing};
 use crate::config::{self, LogFormat, parse_addr, parse_duration, parse_size};
 use clap::Parser;
@@ -96,6 +96,16 @@ pub struct RaftNodeArgs {
     /// Public keys of all members, this one too (CURVE, Z85): nobody else is let in
     #[arg(long, env = "ESKER_CURVE_MEMBERS", value_name = "N=KEY", value_delimiter = ',', value_parser = parse_key)]
     pub curve_members: Vec<(u64, String)>,
+
+    /// How members speak where there are no keys, the same on all of them
+    #[arg(
+        long,
+        env = "ESKER_MEMBERS_OVER",
+        value_enum,
+        value_name = "WHAT",
+        default_value = "tcp"
+    )]
+    pub members_over: MembersOver,
 
     /// Let members connect from beyond loopback: whoever reaches the port can speak as a member
     #[arg(long, env = "ESKER_ALLOW_REMOTE_PLAINTEXT", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
@@ -219,6 +229,7 @@ impl RaftNodeArgs {
             keys,
             election_timeout: self.election_timeout,
             request_timeout: self.request_timeout,
+            members_over: self.members_over,
             allow_remote_plaintext: self.allow_remote_plaintext,
             clients_max: self.max_clients as usize,
             segment_bytes: self.segment_size,

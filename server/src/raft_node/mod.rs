@@ -22,6 +22,7 @@ mod writers;
 pub use app::{Commands, Reading};
 pub use boot::{RaftNodeArgs, main};
 pub use front::ReadMode;
+pub use members::MembersOver;
 pub use slots::OnFollower;
 
 use crate::status::random_hex_40;
@@ -92,6 +93,8 @@ pub struct RaftOptions {
     pub election_timeout: Duration,
     /// How long a command may take.
     pub request_timeout: Duration,
+    /// How members speak where there are no keys; the same on all of them.
+    pub members_over: MembersOver,
     /// Listen for members beyond loopback, where whoever reaches the port can speak as one.
     pub allow_remote_plaintext: bool,
     /// Clients at once; each that reads has a thread.
@@ -226,7 +229,12 @@ impl RaftServer {
                 })
             }
         };
-        let members = MembersPort::bind(listen, keys, options.allow_remote_plaintext)?;
+        let members = MembersPort::bind(
+            listen,
+            keys,
+            options.members_over,
+            options.allow_remote_plaintext,
+        )?;
         let endpoint = members.endpoint().to_owned();
         std::fs::create_dir_all(dir).map_err(|source| RaftStartError::Directory {
             dir: dir.clone(),
