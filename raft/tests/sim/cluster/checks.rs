@@ -7,9 +7,12 @@ impl Cluster {
     /// After the storm there is a leader, new entries are committed, and every voter has applied them.
     pub(super) fn settled(&mut self, before: usize) -> Result<(), String> {
         let cores = || self.nodes.values().filter_map(|n| n.core.as_ref());
-        let newest = cores().max_by_key(|c| c.last()).expect("all are up");
-        // With one that may not vote the rest may be too few.
+        // With one that may not vote the rest may be too few, by the membership of who could be elected.
         let able = |n: NodeId| self.nodes[&n.0].disk.abstain == Abstain::No;
+        let newest = cores()
+            .filter(|c| able(c.id()))
+            .max_by_key(|c| c.last())
+            .expect("one at most is damaged");
         if !newest.membership().quorum(able) {
             *self.coverage.entry("too few votes are left").or_default() += 1;
             return Ok(());
