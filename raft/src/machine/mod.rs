@@ -21,7 +21,7 @@ mod snapshot;
 pub use batch::{BatchAnswer, Batches, encode_batch};
 pub use effects::Effects;
 
-use crate::core::{Index, SnapshotMeta};
+use crate::core::{Index, LogId as RaftId, SnapshotMeta, Term};
 use crate::runtime::{
     APPLIED, Arriving, Command, MachineError, Record, SnapshotSource, Staging, StateMachine,
     time_of,
@@ -77,9 +77,9 @@ pub trait Application: Send + 'static {
     /// Applies a command, and answers it.
     fn apply(&mut self, command: Command, state: &mut Effects<'_>) -> Result<Bytes, MachineError>;
 
-    /// Replicated time is at least this.
-    fn time(&mut self, time: u64, state: &mut Effects<'_>) -> Result<(), MachineError> {
-        let _ = (time, state);
+    /// Replicated time is at least this, by a leader of `term`.
+    fn time(&mut self, term: Term, time: u64, state: &mut Effects<'_>) -> Result<(), MachineError> {
+        let _ = (term, time, state);
         Ok(())
     }
 
@@ -352,8 +352,8 @@ impl<A: Application> StateMachine for LsmMachine<A> {
         self.with(command.index, |app, state| app.apply(command, state))
     }
 
-    fn time(&mut self, at: Index, time: u64) -> Result<(), MachineError> {
-        self.with(at, |app, state| app.time(time, state))
+    fn time(&mut self, at: RaftId, time: u64) -> Result<(), MachineError> {
+        self.with(at.index, |app, state| app.time(at.term, time, state))
     }
 
     fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError> {

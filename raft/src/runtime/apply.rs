@@ -24,6 +24,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use esker_sync::oneshot::Promise;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Key of the record of what is applied.
@@ -121,6 +122,11 @@ impl Applier {
         Ok(applier)
     }
 
+    fn told_time(&self) {
+        // Relaxed: see the driver.
+        self.shared.time.store(self.time, Ordering::Relaxed);
+    }
+
     fn load(&mut self, records: Vec<(Bytes, Bytes)>) -> Result<(), MachineError> {
         let bad = |e| MachineError::new("reading the runtime's records", e);
         self.sessions = Sessions::default();
@@ -133,6 +139,7 @@ impl Applier {
                 self.sessions.load(&key, &value).map_err(bad)?;
             }
         }
+        self.told_time();
         Ok(())
     }
 
@@ -271,7 +278,8 @@ impl Applier {
         if request.time > self.time {
             self.time = request.time;
             self.sessions.expire(self.time, records);
-            self.machine.time(index, self.time)?;
+            self.told_time();
+            self.machine.time(entry.id, self.time)?;
         }
         Ok(match request.kind {
             Kind::Time => Ok(empty),
@@ -282,6 +290,7 @@ impl Applier {
                 Verdict::Execute => {
                     let payload = self.machine.apply(Command {
                         index,
+                        term: entry.id.term,
                         time: self.time,
                         payload: request.payload.clone(),
                     })?;

@@ -14,6 +14,7 @@
 
 use super::about::About;
 use super::apply::{self, Replier, Waiting};
+use super::clock::{LeaderClock, boot_micros, wall_micros};
 use super::disk;
 use super::error::{ProposeError, ReadError, outcome};
 use super::files;
@@ -32,7 +33,7 @@ use esker_sync::oneshot::Promise;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Taken of each queue in one turn, at most.
 const TURN_MAX: usize = 1024;
@@ -69,6 +70,7 @@ pub(super) struct Driver {
     options: NodeOptions,
     queues: Queues,
     next_token: Token,
+    clock: LeaderClock,
     /// Not answered by the core yet.
     asked: HashMap<Token, Proposal>,
     reads: HashMap<Token, (Promise<Result<Index, ReadError>>, Instant)>,
@@ -125,6 +127,7 @@ impl Driver {
             options,
             queues,
             next_token: 0,
+            clock: LeaderClock::default(),
             asked: HashMap::new(),
             reads: HashMap::new(),
             appended: BTreeMap::new(),
@@ -489,8 +492,10 @@ impl Driver {
             return;
         }
         let started = Instant::now();
-        let time =
-            (SystemTime::now().duration_since(UNIX_EPOCH)).map_or(0, |d| d.as_micros() as u64);
+        // Relaxed: a time that is a little older is made up for by the next.
+        let applied = self.shared.time.load(Ordering::Relaxed);
+        let term = self.core.term();
+        let time = (self.clock).now(term, boot_micros(), wall_micros(), applied);
         let mut commands = Vec::with_capacity(proposals.len());
         for (mut request, replier, deadline) in proposals {
             if request.len() > self.options.command_bytes_max {
@@ -840,12 +845,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// Microseconds of a clock that never steps back and counts suspension (C3).
-fn boot_micros() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32).as_micros() as u64
 }
 
 /// Whether a node that starts knows what it promised. It does not when the membership knows its id by another disk (C2).

@@ -6,7 +6,7 @@ use super::error::{Outcome, ProposeError, ReadError, SessionError};
 use super::request::{self, Kind};
 use super::shared::{Request, Shared};
 use super::status::{StageCounts, Status};
-use crate::core::{Change, Index, NodeId};
+use crate::core::{Change, Index, NodeId, Term};
 use bytes::Bytes;
 use esker_sync::oneshot::{NoValue, Pending, oneshot};
 use std::collections::BTreeSet;
@@ -252,6 +252,13 @@ impl NodeHandle {
     #[must_use]
     pub fn leader(&self) -> Option<LeaderHint> {
         self.shared.hint()
+    }
+
+    /// The term in which this node leads, as far as it knows; cheap.
+    #[must_use]
+    pub fn leads(&self) -> Option<Term> {
+        let leader = self.shared.hint()?;
+        (leader.node == self.shared.me.node).then(|| self.shared.term())
     }
 
     /// What the node says of itself; `None` when it is down.

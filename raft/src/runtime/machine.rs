@@ -8,7 +8,7 @@
 //! - SM4: an error is not an answer. It stops the node: a node that can't apply a command has no state any more. What a client did wrong
 //!   is answered in the reply's bytes.
 
-use crate::core::{Index, SnapshotMeta};
+use crate::core::{Index, LogId, SnapshotMeta, Term};
 use crate::transport::SnapshotFile;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -43,6 +43,8 @@ impl MachineError {
 pub struct Command {
     /// Its place in the log.
     pub index: Index,
+    /// The term of the leader that took it.
+    pub term: Term,
     /// Replicated time in microseconds since 1970: of the leader that took it, and never less than that of the command before.
     pub time: u64,
     /// What a client proposed.
@@ -61,7 +63,7 @@ pub trait StateMachine: Send + 'static {
     fn apply(&mut self, command: Command) -> Result<Bytes, MachineError>;
 
     /// Replicated time is at least this: deadlines up to it have passed. Called between commands, on all nodes at the same place.
-    fn time(&mut self, at: Index, time: u64) -> Result<(), MachineError> {
+    fn time(&mut self, at: LogId, time: u64) -> Result<(), MachineError> {
         let _ = (at, time);
         Ok(())
     }

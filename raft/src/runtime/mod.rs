@@ -15,6 +15,7 @@
 
 mod about;
 mod apply;
+mod clock;
 mod disk;
 mod driver;
 mod error;

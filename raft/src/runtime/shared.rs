@@ -103,6 +103,8 @@ pub(super) struct Shared {
     pub(super) groups: AtomicU64,
     pub(super) log: Arc<dyn LogReader>,
     term: AtomicU64,
+    /// Replicated time, as far as it is applied.
+    pub(super) time: AtomicU64,
     leader: Mutex<Option<LeaderHint>>,
     pub(super) stages: Stages,
     /// Why the node has stopped.
@@ -127,6 +129,7 @@ impl Shared {
             groups: AtomicU64::new(0),
             log,
             term: AtomicU64::new(0),
+            time: AtomicU64::new(0),
             leader: Mutex::new(None),
             stages: Stages::default(),
             down: Mutex::new(None),

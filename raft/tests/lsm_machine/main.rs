@@ -10,7 +10,7 @@ mod world;
 
 use bytes::Bytes;
 use esker_lsm::{Condition, WriteBatch};
-use esker_raft::core::Index;
+use esker_raft::core::{Index, Term};
 use esker_raft::machine::{Application, BatchAnswer, Batches, LsmMachine, encode_batch};
 use esker_raft::runtime::{Command, StateMachine};
 use esker_raft::transport::SnapshotFile;
@@ -320,6 +320,7 @@ fn a_node_s_log_and_state_live_in_real_files() {
         };
         let command = Command {
             index,
+            term: Term(1),
             time: 0,
             payload,
         };
@@ -355,6 +356,7 @@ fn open<A: Application>(media: &SimMedia, app: A) -> LsmMachine<A> {
 fn run<A: Application>(machine: &mut LsmMachine<A>, index: u64, payload: Bytes) -> BatchAnswer {
     let command = Command {
         index: Index(index),
+        term: Term(1),
         time: 0,
         payload,
     };

@@ -251,6 +251,7 @@ impl World {
                 let (todo, want) = self.log[at].clone();
                 let command = Command {
                     index: Index(at as u64 + 1),
+                    term: Term(1),
                     time: 0,
                     payload: todo.encode(),
                 };
