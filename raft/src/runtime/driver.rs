@@ -18,6 +18,7 @@ use super::clock::{LeaderClock, boot_micros, wall_micros};
 use super::disk;
 use super::error::{ProposeError, ReadError, outcome};
 use super::files;
+use super::heard::Heard;
 use super::options::NodeOptions;
 use super::request::{is_request, stamp};
 use super::shared::{Event, Request, Shared};
@@ -71,6 +72,7 @@ pub(super) struct Driver {
     queues: Queues,
     next_token: Token,
     clock: LeaderClock,
+    heard: Heard,
     /// Not answered by the core yet.
     asked: HashMap<Token, Proposal>,
     reads: HashMap<Token, (Promise<Result<Index, ReadError>>, Instant)>,
@@ -128,6 +130,7 @@ impl Driver {
             queues,
             next_token: 0,
             clock: LeaderClock::default(),
+            heard: Heard::default(),
             asked: HashMap::new(),
             reads: HashMap::new(),
             appended: BTreeMap::new(),
@@ -391,7 +394,8 @@ impl Driver {
             Content::Raft(message) => self.step(Input::Message { from, message }),
             Content::Forward { id, request } => {
                 let replier = Replier::Remote(from, id);
-                if !is_request(&request) {
+                let name = (from, packet.from.epoch, id);
+                if !is_request(&request) || !self.heard.is_first(name) {
                     return;
                 }
                 let deadline = Instant::now() + self.options.request_timeout;

@@ -21,6 +21,7 @@ mod driver;
 mod error;
 mod files;
 mod handle;
+mod heard;
 mod machine;
 mod options;
 mod request;
