@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod core;
+pub mod lock;
 pub mod log;
 #[cfg(feature = "lsm")]
 pub mod machine;

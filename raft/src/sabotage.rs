@@ -74,7 +74,32 @@ pub enum Sabotage {
     NameNotSynced,
     /// State machine on the store: files that arrive are believed.
     HashNotChecked,
+    /// Locks: the last token is not kept.
+    LockTokenReused,
+    /// Locks: who waits is not kept.
+    LockQueueForgotten,
+    /// Locks: a new term gives nobody more time.
+    LockGraceForgotten,
+    /// Locks: a claim that has ended is not remembered.
+    LockEndForgotten,
+    /// Locks: who asks again goes to the end of the queue.
+    LockQueueUnfair,
+    /// Locks: a guard passes with any token.
+    LockGuardUnchecked,
+    /// Locks: what is kept is not taken up at a restart.
+    LocksNotLoaded,
 }
+
+/// Those of the locks, which their tests must catch; the last one those on the store.
+pub const LOCKS: &[Sabotage] = &[
+    Sabotage::LockTokenReused,
+    Sabotage::LockQueueForgotten,
+    Sabotage::LockGraceForgotten,
+    Sabotage::LockEndForgotten,
+    Sabotage::LockQueueUnfair,
+    Sabotage::LockGuardUnchecked,
+    Sabotage::LocksNotLoaded,
+];
 
 /// Those of the state machine on the store, which `tests/lsm_machine` must catch.
 pub const MACHINE: &[Sabotage] = &[

@@ -3,7 +3,7 @@
 //! - EF1: a key that was written stands in `keys`, with its value or without; it outranks `ranges`. A key in one of `ranges` and not in
 //!   `keys` is gone; any other is as in the store.
 
-use super::{OPS_MAX, USER, key_of};
+use super::{LOCKS, OPS_MAX, USER, key_of};
 use crate::core::Index;
 use crate::runtime::MachineError;
 use bytes::Bytes;
@@ -86,9 +86,19 @@ impl Effects<'_> {
         end: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
+        self.scan_in(USER, start, end, limit)
+    }
+
+    fn scan_in(
+        &self,
+        space: u8,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
         let failed = |e| MachineError::new("scanning keys", e);
-        let start = key_of(USER, start);
-        let end = end.map_or(USER_END.to_vec(), |end| key_of(USER, end));
+        let start = key_of(space, start);
+        let end = end.map_or(vec![space + 1], |end| key_of(space, end));
         let mut out = Vec::new();
         if start >= end {
             return Ok(out);
@@ -125,7 +135,11 @@ impl Effects<'_> {
 
     /// Sets a key.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        let key = key_of(USER, key);
+        self.put_in(USER, key, value);
+    }
+
+    fn put_in(&mut self, space: u8, key: &[u8], value: &[u8]) {
+        let key = key_of(space, key);
         self.overlay.batch(self.index).put(&key, value);
         let value = Bytes::copy_from_slice(value);
         self.overlay.keys.insert(key, Some(value));
@@ -133,7 +147,11 @@ impl Effects<'_> {
 
     /// Deletes a key.
     pub fn delete(&mut self, key: &[u8]) {
-        let key = key_of(USER, key);
+        self.delete_in(USER, key);
+    }
+
+    fn delete_in(&mut self, space: u8, key: &[u8]) {
+        let key = key_of(space, key);
         self.overlay.batch(self.index).delete(&key);
         self.overlay.keys.insert(key, None);
     }
@@ -151,6 +169,23 @@ impl Effects<'_> {
         let mut behind = keys.split_off(&start);
         keys.append(&mut behind.split_off(&end));
         self.overlay.ranges.push((start, end));
+    }
+
+    /// The first `limit` keys of the locks from `start` on.
+    pub(crate) fn scan_locks(
+        &self,
+        start: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
+        self.scan_in(LOCKS, start, None, limit)
+    }
+
+    pub(crate) fn put_lock(&mut self, key: &[u8], value: &[u8]) {
+        self.put_in(LOCKS, key, value);
+    }
+
+    pub(crate) fn delete_lock(&mut self, key: &[u8]) {
+        self.delete_in(LOCKS, key);
     }
 
     /// How many operations this command may still do. One that does more stops the node: refuse it before.

@@ -11,7 +11,7 @@
 //! DIR/STORE           "store-a" or "store-b", a blank, the crc32 of the name as 8 hex digits, a newline
 //! DIR/store-a/        a store with an external log; the other is where snapshots arrive
 //! DIR/snapshot-<n>/   checkpoints on their way out; removed at open
-//! keys of the store: 0 and a record's key; 1 and a key of the application
+//! keys of the store: 0 and a record's key; 1 and a key of the application; 2 and a key of the locks (`crate::lock`)
 //! ```
 
 mod batch;
@@ -50,6 +50,8 @@ const _: () = assert!(OPS_MAX < 1 << SHIFT);
 
 const RECORD: u8 = 0;
 pub(crate) const USER: u8 = 1;
+/// Of [`crate::lock`].
+const LOCKS: u8 = 2;
 
 const STORE: &str = "STORE";
 const NAMES: [&str; 2] = ["store-a", "store-b"];

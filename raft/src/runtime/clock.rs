@@ -3,7 +3,7 @@
 //! - CL1: within a term it never steps back and never stands still. It runs at the rate of the boot clock, which counts suspension; a step of the
 //!   wall clock is made up for by running faster or slower by a tenth ([`SLEW`]).
 //! - CL2: a new leader begins at its wall clock, or at replicated time where that is ahead. So between two terms it can jump forward by what the
-//!   clocks of two leaders differ: who counts a time to live gives it anew where a term begins.
+//!   clocks of two leaders differ: who counts a time to live gives it anew where a term begins (`crate::lock`, K6).
 
 use crate::core::Term;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const SLEW: u64 = 10;
 
 /// Microseconds of a clock that never steps back and counts suspension (C3).
-pub(super) fn boot_micros() -> u64 {
+pub(crate) fn boot_micros() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32).as_micros() as u64
 }

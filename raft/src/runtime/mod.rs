@@ -33,6 +33,8 @@ pub use crate::core::PeerStatus;
 pub use about::About;
 #[cfg(feature = "lsm")]
 pub(crate) use apply::{APPLIED, time_of};
+#[cfg(feature = "lsm")]
+pub(crate) use clock::boot_micros;
 pub use error::{LeaderHint, Outcome, ProposeError, ReadError, Reply, SessionError, StartError};
 pub(crate) use files::{FILES_MAX, PIECE};
 pub use handle::{NodeHandle, PendingReply, Proposal, Session, SessionId};

@@ -1,0 +1,765 @@
+//! Locks as a client has them: acquire, hold on, be told when it is over.
+//!
+//! - SV1 (K7): what a holder has left is counted from before the command left that it was given by, and by the boot clock.
+//! - SV2: commands are tried again until their time is over; each may be (K4).
+//! - SV3: a claim that waits asks again now and then: so a client that is gone waits no longer than [`LEASE`], and one whose node was
+//!   behind learns of its grant.
+//! - SV4 (E1): two threads, joined by [`LockService::close`] and by its drop: `esker-lock-time` moves replicated time on the leader when a deadline is due,
+//!   `esker-lock-keep` renews what is held and gives the signals.
+
+use super::command::{Guard, LockAnswer, LockCommand, Refusal};
+use super::machine::{LockView, TIME_TICK};
+use super::state::{How, LockEvent, LockInfo, WaiterInfo};
+use super::{MANY_MAX, counted};
+use crate::runtime::{
+    NodeHandle, PendingReply, Proposal, ProposeError, ReadError, StartError, boot_micros,
+};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use esker_sync::events::{Received, Subscription};
+use esker_sync::stop::StopToken;
+use esker_sync::workers::Workers;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// How long a claim waits that its client does not ask for again.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// How often a claim that waits asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// How often one who waits looks whether it should go on.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long one try of a command may take.
+const TRY: Duration = Duration::from_secs(1);
+/// How long a try to move time may take.
+const MOVE: Duration = Duration::from_millis(200);
+/// How long the end of a claim is tried that is not wanted any more.
+const CANCEL: Duration = Duration::from_secs(1);
+
+/// How a lock is to be had.
+#[derive(Clone, Debug)]
+pub struct Acquire {
+    /// Time to live: how long the lock stays with a client that is gone. Renewed while the client holds it. Default 10 s.
+    pub ttl: Duration,
+    /// How long to wait where another has it; zero: not at all. Default zero.
+    pub wait: Duration,
+    /// Larger is served first. Default 0.
+    pub priority: u8,
+    /// Stops the wait when it is stopped.
+    pub cancel: StopToken,
+}
+
+impl Default for Acquire {
+    fn default() -> Self {
+        Acquire {
+            ttl: Duration::from_secs(10),
+            wait: Duration::ZERO,
+            priority: 0,
+            cancel: StopToken::new(),
+        }
+    }
+}
+
+/// Why a command about locks has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// K9, K4. It changed nothing.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The cluster did not answer in time. Of *unknown* it may have taken effect.
+    #[error("{0}")]
+    Cluster(#[from] ProposeError),
+    /// The state could not be read.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// The state machine of the cluster has no locks, or is of another build.
+    #[error("the cluster's answer is none about locks; is its application inside of `Locked`?")]
+    NoAnswer,
+}
+
+/// Why a lock was not acquired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// Another holds it, and waiting was not asked for.
+    #[error("the lock is held with token {token}, for {left:?} yet unless it is renewed")]
+    Busy {
+        /// The other's token.
+        token: u64,
+        /// How long it has.
+        left: Duration,
+    },
+    /// It did not become free in time.
+    #[error("the lock did not become free in time")]
+    TimedOut,
+    /// The wait was stopped.
+    #[error("the wait for the lock was stopped")]
+    Cancelled,
+    /// The claim was ended meanwhile.
+    #[error("the claim ended: {0}")]
+    Ended(How),
+    /// See there. After *unknown* the claim may wait, or hold the lock until its time to live is over.
+    #[error("{0}")]
+    Lock(#[from] LockError),
+}
+
+/// A grant, as its client knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The token.
+    pub token: u64,
+    /// Place in the order of coming; 0 where it was not learnt.
+    pub ticket: u64,
+    /// How long it is left, counted from `asked`.
+    pub left: Duration,
+    /// By the boot clock in microseconds, before the command left that was answered with this.
+    pub asked: u64,
+}
+
+struct Bell(Sender<()>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Full: it rings already.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// What is held: shared by its holder and who renews it.
+#[derive(Debug)]
+struct Grip {
+    name: Bytes,
+    id: Bytes,
+    token: u64,
+    ticket: u64,
+    ttl: u64,
+    /// By the boot clock. SV1.
+    until: AtomicU64,
+    lost: StopToken,
+}
+
+impl Grip {
+    fn left(&self) -> u64 {
+        // Relaxed: a number of its own.
+        self.until
+            .load(Ordering::Relaxed)
+            .saturating_sub(boot_micros())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// By token: the grip and when it is to be renewed.
+    grips: BTreeMap<u64, (Arc<Grip>, u64)>,
+}
+
+struct Inner {
+    handle: NodeHandle,
+    view: LockView,
+    kept: Mutex<Kept>,
+    bell: Sender<()>,
+    stop: StopToken,
+}
+
+/// The locks of a cluster, for the clients of one node. See the module.
+#[derive(Clone)]
+pub struct LockService {
+    inner: Arc<Inner>,
+    workers: Arc<Workers>,
+}
+
+impl std::fmt::Debug for LockService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LockService")
+            .field(&self.inner.handle)
+            .finish()
+    }
+}
+
+/// Never twice: request ids are used once (K4).
+fn fresh_id() -> Bytes {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let random = RandomState::new();
+    let a = random.hash_one((count, boot_micros()));
+    let b = random.hash_one((a, std::process::id(), Instant::now()));
+    Bytes::from(format!("{a:016x}{b:016x}"))
+}
+
+impl LockService {
+    /// On a node whose application is inside [`super::Locked`]. One for a node suffices; each node that may lead needs one, or its locks do not
+    /// expire in a cluster where nobody writes.
+    pub fn start(handle: NodeHandle, view: LockView) -> Result<LockService, StartError> {
+        let (bell, rung) = bounded(1);
+        let stop = StopToken::new();
+        let inner = Arc::new(Inner {
+            handle,
+            view,
+            kept: Mutex::default(),
+            bell,
+            stop: stop.clone(),
+        });
+        let rings = inner.bell.clone();
+        stop.on_stop(move || {
+            let _ = rings.try_send(());
+        });
+        let workers = Workers::new(stop);
+        let failed = |e: std::io::Error| StartError::System {
+            doing: "starting a thread",
+            why: e.to_string(),
+        };
+        let timed = inner.clone();
+        workers
+            .spawn("esker-lock-time", move |stop| move_time(&timed, &stop))
+            .map_err(failed)?;
+        let keeper = inner.clone();
+        workers
+            .spawn("esker-lock-keep", move |stop| keep(&keeper, &rung, &stop))
+            .map_err(failed)?;
+        Ok(LockService {
+            inner,
+            workers: Arc::new(workers),
+        })
+    }
+
+    /// Ends the threads. What is held is not renewed any more and counts as lost. A second time it does nothing.
+    pub fn close(&self) {
+        if let Err(panic) = self.workers.join() {
+            tracing::error!(%panic, "a thread of the locks panicked");
+        }
+    }
+
+    /// The locks as of what this node has applied.
+    #[must_use]
+    pub fn view(&self) -> &LockView {
+        &self.inner.view
+    }
+
+    /// Carries out a command of locks; it is tried again until `timeout` (SV2).
+    pub fn ask(&self, command: &LockCommand, timeout: Duration) -> Result<LockAnswer, LockError> {
+        let end = Instant::now() + timeout;
+        self.inner.ask(command, end, &|| false).map(|(a, _)| a)
+    }
+
+    /// Acquires a lock, and keeps it until it is dropped or lost.
+    pub fn acquire(&self, name: impl Into<Bytes>, how: &Acquire) -> Result<Held, AcquireError> {
+        let (name, id) = (name.into(), fresh_id());
+        let cancelled = || how.cancel.is_stopped() || self.inner.stop.is_stopped();
+        let (ttl, wait) = (how.ttl, how.wait);
+        let grant = self.claim(&name, &id, ttl, wait, how.priority, &cancelled)?;
+        let grip = Arc::new(Grip {
+            name,
+            id,
+            token: grant.token,
+            ticket: grant.ticket,
+            ttl: micros(ttl),
+            until: (grant.asked + counted(micros(grant.left))).into(),
+            lost: StopToken::new(),
+        });
+        let first = grant.asked + micros(grant.left) / 3;
+        let mut kept = self.inner.kept.lock();
+        kept.grips.insert(grant.token, (grip.clone(), first));
+        drop(kept);
+        self.inner.ring();
+        Ok(Held {
+            grip,
+            inner: self.inner.clone(),
+        })
+    }
+
+    /// A claim with an id of the caller's choice, once: until it holds the lock, or the wait is over, or `gone` says so; then it is cancelled.
+    /// Nobody renews it but the caller. For those who hold locks in another's name.
+    pub fn claim(
+        &self,
+        name: &Bytes,
+        id: &Bytes,
+        ttl: Duration,
+        wait: Duration,
+        priority: u8,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Grant, AcquireError> {
+        let inner = &self.inner;
+        let waits = !wait.is_zero();
+        let end = Instant::now() + wait;
+        // A try without a wait may take a while all the same: there may be no leader just now.
+        let patience = end.max(Instant::now() + 2 * TRY);
+        let mut events = waits.then(|| inner.about(name, id));
+        let command = LockCommand::Acquire {
+            name: name.clone(),
+            id: id.clone(),
+            ttl: micros(ttl),
+            wait: if waits {
+                micros(LEASE.min(wait.max(TRY)))
+            } else {
+                0
+            },
+            priority,
+        };
+        let mut mine = 0;
+        loop {
+            let (answer, asked) = match inner.ask(&command, patience, gone) {
+                Ok(answered) => answered,
+                Err(error) => {
+                    // It may wait, or hold the lock.
+                    self.cancel_soon(name, id);
+                    return Err(if gone() {
+                        AcquireError::Cancelled
+                    } else {
+                        error.into()
+                    });
+                }
+            };
+            match answer {
+                LockAnswer::Acquired {
+                    token,
+                    ticket,
+                    left,
+                } => {
+                    return Ok(Grant {
+                        token,
+                        ticket,
+                        left: Duration::from_micros(left),
+                        asked,
+                    });
+                }
+                LockAnswer::Busy { token, left } => {
+                    let left = Duration::from_micros(left);
+                    return Err(AcquireError::Busy { token, left });
+                }
+                LockAnswer::Refused(Refusal::Ended { how, .. }) if mine > 0 => {
+                    return Err(AcquireError::Ended(how));
+                }
+                LockAnswer::Refused(refusal) => {
+                    return Err(AcquireError::Lock(refusal.into()));
+                }
+                LockAnswer::Queued { ticket, .. } => mine = ticket,
+                _ => return Err(AcquireError::Lock(LockError::NoAnswer)),
+            }
+            let Some(events) = &mut events else {
+                return Err(AcquireError::Lock(LockError::NoAnswer));
+            };
+            let again = (Instant::now() + ASK_AGAIN).min(end);
+            match wait_for(events, again, gone) {
+                // The answer to a further try says what there is, and counts from now.
+                Waited::Something | Waited::Time if Instant::now() < end => {}
+                Waited::Gone => {
+                    self.cancel(name, id);
+                    return Err(AcquireError::Cancelled);
+                }
+                _ => {
+                    self.cancel(name, id);
+                    return Err(AcquireError::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Ends a claim, whatever it is.
+    fn cancel(&self, name: &Bytes, id: &Bytes) {
+        let (name, id) = (name.clone(), id.clone());
+        let ended = self.ask(&LockCommand::Cancel { name, id }, CANCEL);
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a claim that is not wanted any more was not cancelled; its time will be over");
+        }
+    }
+
+    /// The same without waiting for it.
+    fn cancel_soon(&self, name: &Bytes, id: &Bytes) {
+        let (name, id) = (name.clone(), id.clone());
+        drop(self.inner.submit(&LockCommand::Cancel { name, id }, TRY));
+    }
+
+    /// Renews a grant; what is left of it now, or `None` where it is lost.
+    pub fn renew(
+        &self,
+        name: impl Into<Bytes>,
+        token: u64,
+        ttl: Option<Duration>,
+        timeout: Duration,
+    ) -> Result<Option<Duration>, LockError> {
+        let ttl = ttl.map_or(0, |ttl| micros(ttl).max(1));
+        let command = LockCommand::Renew(vec![(name.into(), token, ttl)]);
+        match self.ask(&command, timeout)? {
+            LockAnswer::Renewed(lefts) => {
+                let left = lefts.first().copied().unwrap_or(0);
+                Ok((left > 0).then(|| Duration::from_micros(left)))
+            }
+            LockAnswer::Refused(refusal) => Err(refusal.into()),
+            _ => Err(LockError::NoAnswer),
+        }
+    }
+
+    /// Takes a lock from its holder, who is told so. `token` is the grant that is meant, as shown by an inspection; 0: the one that there is now. Whether
+    /// it was held so.
+    pub fn force_release(
+        &self,
+        name: impl Into<Bytes>,
+        token: u64,
+        timeout: Duration,
+    ) -> Result<bool, LockError> {
+        let name = name.into();
+        // Not *whoever* in the command: tried again it would take the lock from the next.
+        let token = match token {
+            0 => (self.inspect(&name, timeout)?).map_or(0, |(lock, _)| lock.token),
+            token => token,
+        };
+        let command = LockCommand::Release {
+            name,
+            token,
+            forced: true,
+        };
+        match self.ask(&command, timeout)? {
+            LockAnswer::Released(was) => Ok(was),
+            LockAnswer::Refused(refusal) => Err(refusal.into()),
+            _ => Err(LockError::NoAnswer),
+        }
+    }
+
+    /// A lock and who waits for it, linearizable; `None`: nobody holds it.
+    pub fn inspect(
+        &self,
+        name: &[u8],
+        timeout: Duration,
+    ) -> Result<Option<(LockInfo, Vec<WaiterInfo>)>, LockError> {
+        self.inner.handle.read_barrier(timeout)?;
+        Ok(self.inner.view.inspect(name))
+    }
+
+    /// Locks behind `after` (empty: from the first) in the order of their names, linearizable.
+    pub fn list(
+        &self,
+        after: &[u8],
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<Vec<LockInfo>, LockError> {
+        self.inner.handle.read_barrier(timeout)?;
+        Ok(self.inner.view.list(after, limit))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+enum Waited {
+    Something,
+    Time,
+    Gone,
+}
+
+fn wait_for(
+    events: &mut Subscription<LockEvent>,
+    until: Instant,
+    gone: &dyn Fn() -> bool,
+) -> Waited {
+    loop {
+        if gone() {
+            return Waited::Gone;
+        }
+        let now = Instant::now();
+        match events.next(Some(until.min(now + LOOK))) {
+            Received::Nothing if Instant::now() >= until => return Waited::Time,
+            Received::Nothing => {}
+            Received::Closed => return Waited::Gone,
+            // It is what was just asked for.
+            Received::Event(LockEvent::Queued { .. }) => {}
+            _ => return Waited::Something,
+        }
+    }
+}
+
+impl Inner {
+    fn ring(&self) {
+        let _ = self.bell.try_send(());
+    }
+
+    /// What happens to one claim.
+    fn about(&self, name: &Bytes, id: &Bytes) -> Subscription<LockEvent> {
+        let (lock, claim) = (name.clone(), id.clone());
+        self.view.watch_if(4, move |event| match event {
+            LockEvent::Granted { name, id, .. } | LockEvent::Ended { name, id, .. } => {
+                *id == claim && *name == lock
+            }
+            LockEvent::Queued { .. } => false,
+            LockEvent::Replaced => true,
+        })
+    }
+
+    fn submit(&self, command: &LockCommand, timeout: Duration) -> PendingReply {
+        self.handle.submit(Proposal {
+            forward: true,
+            timeout: Some(timeout),
+            ..Proposal::new(command.encode())
+        })
+    }
+
+    /// SV2. The answer, and when the try left that got it.
+    fn ask(
+        &self,
+        command: &LockCommand,
+        end: Instant,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<(LockAnswer, u64), LockError> {
+        let mut pause = Duration::from_millis(2);
+        let mut unknown = false;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let asked = boot_micros();
+            match self.submit(command, left.min(TRY)).wait() {
+                Ok(reply) => {
+                    let answer = LockAnswer::decode(reply.payload);
+                    return Ok((answer.map_err(|_| LockError::NoAnswer)?, asked));
+                }
+                Err(error @ (ProposeError::NotAppended { .. } | ProposeError::Unknown { .. })) => {
+                    unknown |= matches!(error, ProposeError::Unknown { .. });
+                    let over = Instant::now() + pause >= end;
+                    if over || gone() || self.handle.down().is_some() {
+                        return Err(LockError::Cluster(match error {
+                            // An earlier try may have taken effect.
+                            ProposeError::NotAppended { why, leader } if unknown => {
+                                ProposeError::Unknown { why, leader }
+                            }
+                            error => error,
+                        }));
+                    }
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(100));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A lock that is held. It is renewed until it is dropped, which releases it without waiting for that.
+pub struct Held {
+    grip: Arc<Grip>,
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held")
+            .field("name", &self.grip.name)
+            .field("token", &self.grip.token)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    /// The fencing token (K2).
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.grip.token
+    }
+
+    /// The lock's name.
+    #[must_use]
+    pub fn name(&self) -> &Bytes {
+        &self.grip.name
+    }
+
+    /// The claim's request id.
+    #[must_use]
+    pub fn id(&self) -> &Bytes {
+        &self.grip.id
+    }
+
+    /// The claim's place in the order of coming.
+    #[must_use]
+    pub fn ticket(&self) -> u64 {
+        self.grip.ticket
+    }
+
+    /// For [`super::guarded`]: commands that take effect only while this is held.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        Guard {
+            name: self.grip.name.clone(),
+            token: self.grip.token,
+        }
+    }
+
+    /// Whether it is still held, by this clock (K7).
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        !self.grip.lost.is_stopped() && self.grip.left() > 0
+    }
+
+    /// How long that is certain without a renewal.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        match self.grip.lost.is_stopped() {
+            true => Duration::ZERO,
+            false => Duration::from_micros(self.grip.left()),
+        }
+    }
+
+    /// Stopped when the lock is lost: the work that it protects is to end. Also when it is released.
+    #[must_use]
+    pub fn lost(&self) -> &StopToken {
+        &self.grip.lost
+    }
+
+    /// Gives it back and waits for that. False: it was lost before.
+    pub fn release(self, timeout: Duration) -> Result<bool, LockError> {
+        let end = Instant::now() + timeout;
+        self.forget();
+        let (answer, _) = self.inner.ask(&self.returning(), end, &|| false)?;
+        match answer {
+            LockAnswer::Released(was) => Ok(was),
+            _ => Err(LockError::NoAnswer),
+        }
+    }
+
+    fn returning(&self) -> LockCommand {
+        LockCommand::Release {
+            name: self.grip.name.clone(),
+            token: self.grip.token,
+            forced: false,
+        }
+    }
+
+    /// It is renewed no more. False the second time.
+    fn forget(&self) -> bool {
+        let kept = self.inner.kept.lock().grips.remove(&self.grip.token);
+        self.grip.lost.stop();
+        kept.is_some()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.forget() {
+            drop(self.inner.submit(&self.returning(), TRY));
+        }
+    }
+}
+
+/// K5: on the leader, deadlines pass also where nobody writes.
+fn move_time(inner: &Inner, stop: &StopToken) {
+    while !stop.sleep(TIME_TICK) {
+        let Some(term) = inner.handle.leads() else {
+            continue;
+        };
+        if inner.view.wants_time(term) {
+            // A command that changes nothing carries time, and does not hold up a stop.
+            let command = LockCommand::Renew(Vec::new()).encode();
+            let pending = inner.handle.submit(Proposal {
+                timeout: Some(MOVE),
+                ..Proposal::new(command)
+            });
+            if let Err(error) = pending.wait() {
+                tracing::debug!(%error, "replicated time was not moved");
+            }
+        }
+    }
+}
+
+/// A renewal on its way.
+struct Renewal {
+    pending: PendingReply,
+    asked: u64,
+    tokens: Vec<u64>,
+}
+
+/// Renews what is held, and tells when it is lost.
+fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
+    let waker = Waker::from(Arc::new(Bell(inner.bell.clone())));
+    let mut renewal: Option<Renewal> = None;
+    while !stop.is_stopped() {
+        if let Some(mut under_way) = renewal.take() {
+            match Pin::new(&mut under_way.pending).poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(outcome) => renewed(inner, &under_way, outcome),
+                Poll::Pending => renewal = Some(under_way),
+            }
+        }
+        let now = boot_micros();
+        let mut next = now + micros(Duration::from_secs(1));
+        let mut lost = Vec::new();
+        let mut due = Vec::new();
+        {
+            let mut kept = inner.kept.lock();
+            kept.grips.retain(|_, (grip, at)| {
+                if grip.left() == 0 {
+                    lost.push(grip.clone());
+                    return false;
+                }
+                next = next.min(grip.until.load(Ordering::Relaxed));
+                if renewal.is_none() {
+                    match *at <= now && due.len() < MANY_MAX {
+                        true => due.push(grip.clone()),
+                        false => next = next.min(*at),
+                    }
+                }
+                true
+            });
+        }
+        // Not under the mutex: callbacks run.
+        for grip in lost {
+            grip.lost.stop();
+        }
+        if !due.is_empty() {
+            let shortest = due.iter().map(|grip| grip.ttl).min().unwrap_or(0);
+            let timeout = Duration::from_micros(shortest / 4).clamp(Duration::from_millis(20), TRY);
+            let locks = due.iter().map(|grip| (grip.name.clone(), grip.token, 0));
+            let asked = boot_micros();
+            let command = LockCommand::Renew(locks.collect());
+            renewal = Some(Renewal {
+                pending: inner.submit(&command, timeout),
+                asked,
+                tokens: due.iter().map(|grip| grip.token).collect(),
+            });
+            // It may have been answered already.
+            inner.ring();
+        }
+        let wait = Duration::from_micros(next.saturating_sub(boot_micros()));
+        match rung.recv_timeout(wait) {
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let kept = std::mem::take(&mut inner.kept.lock().grips);
+    for (grip, _) in kept.into_values() {
+        grip.lost.stop();
+    }
+}
+
+fn renewed(inner: &Inner, renewal: &Renewal, outcome: crate::runtime::Outcome) {
+    let answer = outcome.map(|reply| LockAnswer::decode(reply.payload));
+    let lefts = match answer {
+        Ok(Ok(LockAnswer::Renewed(lefts))) if lefts.len() == renewal.tokens.len() => Some(lefts),
+        _ => None,
+    };
+    let mut lost = Vec::new();
+    {
+        let mut kept = inner.kept.lock();
+        for (at, token) in renewal.tokens.iter().enumerate() {
+            let Some((grip, due)) = kept.grips.get_mut(token) else {
+                continue;
+            };
+            match lefts.as_ref().map(|lefts| lefts[at]) {
+                Some(0) => {
+                    lost.push(grip.clone());
+                    kept.grips.remove(token);
+                }
+                Some(left) => {
+                    (grip.until).store(renewal.asked + counted(left), Ordering::Relaxed);
+                    *due = renewal.asked + left / 3;
+                }
+                // Soon again.
+                None => *due = boot_micros() + (grip.ttl / 32).clamp(1_000, 100_000),
+            }
+        }
+    }
+    for grip in lost {
+        grip.lost.stop();
+    }
+}

@@ -1,0 +1,296 @@
+//! Locks over whole clusters (K1 to K8).
+//!
+//! `ESKER_SECONDS=120 cargo test -p esker-raft --features lsm --test locks clients -- --nocapture` is the long run; `ESKER_CLIENTS` says how many.
+#![cfg(feature = "lsm")]
+#![allow(clippy::print_stderr, reason = "tests tell what they did")]
+#![allow(unreachable_pub, reason = "modules of one test")]
+
+mod chaos;
+mod cluster;
+
+use bytes::Bytes;
+use cluster::{Cluster, LONG, eventually, open};
+use esker_raft::core::{Index, NodeId, Term};
+use esker_raft::lock::{
+    Acquire, AcquireError, GuardAnswer, Held, How, LockAnswer, LockCommand, LockError, Refusal,
+    guarded,
+};
+use esker_raft::runtime::{Command, StateMachine};
+use esker_wal::media::sim::SimMedia;
+use std::time::Duration;
+
+fn b(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn how(ttl: u64, wait: u64) -> Acquire {
+    Acquire {
+        ttl: Duration::from_millis(ttl),
+        wait: Duration::from_millis(wait),
+        ..Acquire::default()
+    }
+}
+
+fn acquire(cluster: &Cluster, at: usize, name: &str, how: &Acquire) -> Held {
+    eventually("a lock", || {
+        match cluster.up(at)?.locks.acquire(b(name), how) {
+            Ok(held) => Some(held),
+            Err(AcquireError::Lock(LockError::Cluster(_))) => None,
+            Err(error) => panic!("{error}"),
+        }
+    })
+}
+
+/// A command under a token through a node; `None`: try again.
+fn write(cluster: &Cluster, at: usize, held: &Held, text: &str) -> Option<GuardAnswer> {
+    let command = guarded(&[held.guard()], text.as_bytes());
+    let reply = cluster.up(at)?.node.handle().propose_anywhere(command);
+    reply
+        .ok()
+        .map(|reply| GuardAnswer::decode(reply.payload).expect("an answer"))
+}
+
+fn queue(cluster: &Cluster, at: usize, name: &str) -> Vec<Bytes> {
+    let locks = &cluster.up(at).expect("up").locks;
+    let found = eventually("a reading", || locks.inspect(name.as_bytes(), LONG).ok());
+    let waiters = found.map_or(Vec::new(), |(_, waiters)| waiters);
+    waiters.into_iter().map(|waiter| waiter.id).collect()
+}
+
+fn ask(cluster: &Cluster, at: usize, command: &LockCommand) -> LockAnswer {
+    let locks = &cluster.up(at).expect("up").locks;
+    locks.ask(command, LONG).expect("an answer")
+}
+
+fn wait_for(name: &str, id: &str) -> LockCommand {
+    LockCommand::Acquire {
+        name: b(name),
+        id: b(id),
+        ttl: 5_000_000,
+        wait: 60_000_000,
+        priority: 0,
+    }
+}
+
+/// K3, K4, K6, K8: holder, queue and what has ended outlive the leader, a snapshot, and a restart of all.
+#[test]
+fn k8_holder_and_queue_survive_fail_over_snapshots_and_a_restart_of_all() {
+    let cluster = Cluster::new(20);
+    let leader = cluster.leader();
+    let (other, behind) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.power_cut(behind, 1);
+    let held = acquire(&cluster, other, "a", &how(4_000, 0));
+    let ids = ["1", "2", "3"];
+    for id in ids {
+        assert!(matches!(
+            ask(&cluster, other, &wait_for("a", id)),
+            LockAnswer::Queued { .. }
+        ));
+    }
+    let cancel = LockCommand::Cancel {
+        name: b("a"),
+        id: b("2"),
+    };
+    ask(&cluster, leader, &cancel);
+    // More than the log keeps: the third gets all of it in a snapshot.
+    for n in 0..200 {
+        assert!(matches!(
+            write(&cluster, other, &held, &format!("{n}")),
+            Some(GuardAnswer::Passed(_))
+        ));
+    }
+    for at in [leader, other] {
+        cluster.up(at).unwrap().node.handle().checkpoint().unwrap();
+    }
+    cluster.start(behind);
+    let left = [b("1"), b("3")];
+    assert_eq!(queue(&cluster, behind, "a"), left);
+    cluster.power_cut(leader, 2);
+    cluster.leader();
+    let still = eventually("a write under the lock", || {
+        write(&cluster, other, &held, "after")
+    });
+    assert!(matches!(still, GuardAnswer::Passed(_)), "{still:?}");
+    assert!(held.is_valid());
+    assert_eq!(queue(&cluster, behind, "a"), left);
+    cluster.start(leader);
+    let token = held.token();
+    for at in 0..3 {
+        cluster.power_cut(at, 3 + at as u64);
+    }
+    // Its node is gone, and nobody renews it.
+    assert!(!held.is_valid());
+    assert!(held.lost().is_stopped());
+    for at in 0..3 {
+        cluster.start(at);
+    }
+    cluster.leader();
+    assert_eq!(queue(&cluster, other, "a"), left);
+    let ended = LockAnswer::Refused(Refusal::Ended {
+        how: How::Cancelled,
+        token: 0,
+    });
+    assert_eq!(ask(&cluster, other, &wait_for("a", "2")), ended);
+    for id in ["1", "3"] {
+        // As it would be when its holder is gone: its time passes. Nobody writes but who asks.
+        let next = eventually("the next grant", || {
+            match ask(&cluster, leader, &wait_for("a", id)) {
+                LockAnswer::Acquired { token, .. } => Some(token),
+                LockAnswer::Queued { .. } => None,
+                other => panic!("{other:?}"),
+            }
+        });
+        assert!(next > token, "K2");
+        let name = b("a");
+        let release = LockCommand::Release {
+            name,
+            token: next,
+            forced: false,
+        };
+        assert_eq!(ask(&cluster, leader, &release), LockAnswer::Released(true));
+    }
+    cluster.history();
+}
+
+/// K5: in a cluster where nobody writes, and over every kind of end.
+#[test]
+fn a_lock_goes_to_who_waits_when_it_is_released_dropped_forced_or_its_client_is_gone() {
+    let cluster = Cluster::new(1000);
+    cluster.leader();
+    let first = acquire(&cluster, 0, "a", &how(1_000, 0));
+    let busy = cluster.up(1).unwrap().locks.acquire(b("a"), &how(1_000, 0));
+    assert!(
+        matches!(busy, Err(AcquireError::Busy { token, .. }) if token == first.token()),
+        "{busy:?}"
+    );
+    let late = cluster
+        .up(1)
+        .unwrap()
+        .locks
+        .acquire(b("a"), &how(1_000, 150));
+    assert!(matches!(late, Err(AcquireError::TimedOut)), "{late:?}");
+    std::thread::scope(|scope| {
+        let waits = |at: usize| acquire(&cluster, at, "a", &how(1_000, 20_000));
+        let second = scope.spawn(move || waits(1));
+        eventually("a waiter", || {
+            (!queue(&cluster, 0, "a").is_empty()).then_some(())
+        });
+        // Longer than its time to live: it is renewed.
+        std::thread::sleep(Duration::from_millis(1_300));
+        assert!(first.is_valid() && !second.is_finished());
+        assert!(first.release(LONG).expect("released"));
+        let second = second.join().unwrap();
+        let third = scope.spawn(move || waits(2));
+        eventually("a waiter", || {
+            (!queue(&cluster, 0, "a").is_empty()).then_some(())
+        });
+        drop(second);
+        let third = third.join().unwrap();
+        let locks = cluster.up(0).unwrap().locks.clone();
+        assert!(locks.force_release(b("a"), third.token(), LONG).unwrap());
+        assert!(!locks.force_release(b("a"), third.token(), LONG).unwrap());
+        assert!(third.lost().sleep(LONG), "the holder is told");
+        assert!(matches!(
+            write(&cluster, 0, &third, "x"),
+            Some(GuardAnswer::Stale {
+                guard: 0,
+                current: 0
+            })
+        ));
+        // Its client is gone: nobody renews a claim.
+        let gone = locks.claim(
+            &b("a"),
+            &b("g"),
+            Duration::from_millis(300),
+            Duration::ZERO,
+            0,
+            &|| false,
+        );
+        let gone = gone.expect("free");
+        let last = acquire(&cluster, 1, "a", &how(1_000, 20_000));
+        assert!(last.token() > gone.token);
+        // A wait that is stopped leaves nothing behind.
+        let stopped = how(1_000, 20_000);
+        let cancel = stopped.cancel.clone();
+        let waiter = scope.spawn(move || locks.acquire(b("a"), &stopped).err());
+        eventually("a waiter", || {
+            (!queue(&cluster, 0, "a").is_empty()).then_some(())
+        });
+        cancel.stop();
+        assert_eq!(waiter.join().unwrap(), Some(AcquireError::Cancelled));
+        assert!(queue(&cluster, 0, "a").is_empty());
+    });
+}
+
+/// K7: the holder knows before the cluster gives the lock away.
+#[test]
+fn k7_a_holder_that_is_cut_off_is_told_before_another_has_the_lock() {
+    let cluster = Cluster::new(1000);
+    let leader = cluster.leader();
+    let (cut, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let held = acquire(&cluster, cut, "a", &how(800, 0));
+    cluster.network.isolate(NodeId(cut as u64 + 1));
+    let next = acquire(&cluster, other, "a", &how(800, 20_000));
+    assert!(!held.is_valid());
+    assert!(held.lost().is_stopped());
+    assert!(next.token() > held.token());
+    cluster.network.heal();
+    let stale = eventually("an answer", || write(&cluster, cut, &held, "stale"));
+    let current = next.token();
+    assert_eq!(stale, GuardAnswer::Stale { guard: 0, current });
+    assert!(!cluster.history().contains(&"stale".to_owned()), "K1");
+}
+
+fn apply(machine: &mut dyn StateMachine, index: u64, payload: Bytes) -> Bytes {
+    let command = Command {
+        index: Index(index),
+        term: Term(1),
+        time: 1_000_000 + index,
+        payload,
+    };
+    let answer = machine.apply(command).expect("applied");
+    machine.commit(Index(index), Vec::new()).expect("committed");
+    answer
+}
+
+/// K2, K8.
+#[test]
+fn k8_what_empties_the_applications_keys_leaves_the_locks_and_a_restart_too() {
+    let media = SimMedia::new(1);
+    let (mut machine, view) = open(&media);
+    for (index, id) in [(1, "1"), (2, "2"), (3, "3")] {
+        apply(&mut machine, index, wait_for("a", id).encode());
+    }
+    apply(&mut machine, 4, b("a key"));
+    apply(&mut machine, 5, b("!"));
+    let state = machine.reader().snapshot();
+    assert_eq!(state.scan(b"", None).unwrap().count(), 0);
+    let before = view.inspect(b"a").expect("held");
+    assert_eq!((before.0.token, before.1.len()), (1, 2));
+    machine.snapshot().expect("a flush");
+    machine.close().unwrap();
+    drop(machine);
+    let (mut machine, view) = open(&media);
+    let after = view.inspect(b"a").expect("held after a restart");
+    assert_eq!((after.0.token, &after.1.len()), (1, &before.1.len()));
+    let command = guarded(&[], b"x");
+    assert_eq!(apply(&mut machine, 6, command), [1][..]);
+    // Not for the application.
+    let malformed = apply(&mut machine, 7, Bytes::from_static(&[0xF7, 1]));
+    assert_eq!(
+        LockAnswer::decode(malformed),
+        Ok(LockAnswer::Refused(Refusal::Malformed))
+    );
+}
+
+#[cfg(feature = "sabotage")]
+#[test]
+fn the_broken_build_that_does_not_load_locks_is_found() {
+    use esker_raft::sabotage::Sabotage;
+    Sabotage::set(Some(Sabotage::LocksNotLoaded));
+    let found = std::panic::catch_unwind(
+        k8_what_empties_the_applications_keys_leaves_the_locks_and_a_restart_too,
+    );
+    Sabotage::set(None);
+    assert!(found.is_err());
+}
