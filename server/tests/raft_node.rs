@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "raft_node/locks.rs"]
+mod locks;
+
 const RAFT_NODE: &str = env!("CARGO_BIN_EXE_raft-node");
 /// Generous: CI machines are busy.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -10,6 +10,7 @@
 
 use super::admin;
 use super::app::Reading;
+use super::locks::{self, Conditional};
 use super::slots::{self, OnFollower};
 use super::writers::{Answered, LISTENER, WAKE, Writers};
 use crate::commands::replicated::{self, Batch, Class};
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use esker_lsm::StoreError;
 use esker_raft::core::NodeId;
+use esker_raft::lock::{Guard, GuardAnswer, LockService, guarded};
 use esker_raft::machine::StateReader;
 use esker_raft::runtime::{NodeHandle, ProposeError, ReadError};
 use mio::{Interest, Poll, Waker};
@@ -78,6 +80,7 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) config: Vec<(String, String)>,
     pub(super) cursors: Cursors,
+    pub(super) locks: LockService,
     pub(super) stopping: AtomicBool,
     pub(super) asked: Sender<bool>,
     pub(super) commands: AtomicU64,
@@ -183,6 +186,8 @@ pub(super) struct Serving<'a> {
     pub(super) session: Session,
     pub(super) out: Reply,
     pub(super) batch: Batch,
+    /// The batch takes effect only with it.
+    guard: Option<Guard>,
     /// What has come is covered by a barrier.
     fresh: bool,
     /// A client of Redis Cluster that reads where it is.
@@ -195,6 +200,7 @@ impl<'a> Serving<'a> {
         Serving {
             shared,
             batch: Batch::new(protocol),
+            guard: None,
             session,
             out: Reply::new(protocol),
             fresh: false,
@@ -224,7 +230,7 @@ impl<'a> Serving<'a> {
                     Ok(Parsed::Request { len }) => {
                         let argv: SmallVec<[&[u8]; 8]> =
                             parser.args(&input[at..at + len]).collect();
-                        closing = self.request(&argv);
+                        closing = self.request(&argv, Some(&stream));
                         drop(argv);
                         parser.reset();
                         at += len;
@@ -275,6 +281,7 @@ impl<'a> Serving<'a> {
         let class = replicated::classify(argv, &mut error);
         matches!(class, Class::Write { .. } | Class::Read)
             || slots::is_for(argv)
+            || locks::is_for(argv)
             || admin::words(argv).is_some()
     }
 
@@ -289,10 +296,30 @@ impl<'a> Serving<'a> {
     }
 
     /// Runs one; whether the connection is to be closed.
-    pub(super) fn request(&mut self, argv: &[&[u8]]) -> bool {
+    pub(super) fn request(&mut self, argv: &[&[u8]], stream: Option<&TcpStream>) -> bool {
         // Relaxed: a count.
         self.shared.commands.fetch_add(1, Ordering::Relaxed);
-        if let Some(words) = admin::words(argv) {
+        let (guard, argv) = match locks::conditional(argv) {
+            Conditional::No => (None, argv),
+            Conditional::If(guard, argv) => (Some(guard), argv),
+            Conditional::Bad(text) => {
+                self.flush();
+                self.out.error(text);
+                return false;
+            }
+        };
+        if guard.is_none()
+            && let Some(word) = locks::word(argv)
+        {
+            self.flush();
+            let (shared, gone) = (self.shared, || stream.is_some_and(is_gone));
+            locks::run(shared, &shared.locks, &word, argv, &gone, &mut self.out);
+            self.fresh = false;
+            return false;
+        }
+        if guard.is_none()
+            && let Some(words) = admin::words(argv)
+        {
             self.flush();
             admin::run(self.shared, &words, &mut self.out);
             self.fresh = false;
@@ -300,7 +327,7 @@ impl<'a> Serving<'a> {
         }
         // An error must stand behind the replies of what was sent before.
         let mut error = Reply::new(self.session.protocol);
-        if slots::run(self.shared, argv, &mut self.reads_here, &mut error) {
+        if guard.is_none() && slots::run(self.shared, argv, &mut self.reads_here, &mut error) {
             self.flush();
             self.out.raw(error.as_bytes());
             return false;
@@ -316,10 +343,17 @@ impl<'a> Serving<'a> {
             return false;
         }
         match class {
+            Class::Read | Class::Here if guard.is_some() => {
+                self.flush();
+                self.out
+                    .error("ERR LOCK.IF takes a command that writes a key");
+                false
+            }
             Class::Write { alone } => {
-                if alone {
+                if alone || guard != self.guard {
                     self.flush();
                 }
+                self.guard = guard;
                 self.batch.push(argv);
                 if alone || self.batch.is_full() {
                     self.flush();
@@ -378,14 +412,23 @@ impl<'a> Serving<'a> {
     /// Writes a batch, and answers it.
     pub(super) fn write(&mut self, batch: &Bytes, commands: usize) {
         self.fresh = false;
-        match propose(self.shared, batch) {
-            Ok(replies) => self.out.raw(&replies),
-            Err(error) => {
-                let text = error_text(&error);
-                for _ in 0..commands {
-                    self.out.error(&text);
+        let text = match self.guard.take() {
+            None => match propose(self.shared, batch) {
+                Ok(replies) => return self.out.raw(&replies),
+                Err(error) => error_text(&error),
+            },
+            Some(guard) => {
+                let command = guarded(std::slice::from_ref(&guard), batch);
+                match propose(self.shared, &command).map(GuardAnswer::decode) {
+                    Ok(Ok(GuardAnswer::Passed(replies))) => return self.out.raw(&replies),
+                    Ok(Ok(GuardAnswer::Stale { current, .. })) => locks::stale(&guard, current),
+                    Ok(_) => "ERR the cluster's answer is none about locks".into(),
+                    Err(error) => error_text(&error),
                 }
             }
+        };
+        for _ in 0..commands {
+            self.out.error(&text);
         }
     }
 
@@ -430,6 +473,17 @@ impl<'a> Serving<'a> {
         replicated::read(argv, &mut reading, &self.shared.cursors, &mut self.out)
             .map_err(Unread::Store)?;
         Ok(reading.is_behind())
+    }
+}
+
+/// Whether the client has closed its end. What it has sent stays where it is.
+fn is_gone(stream: &TcpStream) -> bool {
+    use rustix::net::RecvFlags;
+    let mut byte = [0; 1];
+    match rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((0, _)) => true,
+        Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
+        Err(_) => true,
     }
 }
 

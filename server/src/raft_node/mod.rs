@@ -15,6 +15,7 @@ mod admin;
 mod app;
 mod boot;
 mod front;
+mod locks;
 mod members;
 mod slots;
 mod writers;
@@ -29,6 +30,7 @@ use crate::status::random_hex_40;
 use crossbeam_channel::Receiver;
 use esker_lsm::StoreOptions;
 use esker_raft::core::{Lease, Membership, NodeId, RoleName};
+use esker_raft::lock::{LockService, LockView, Locked};
 use esker_raft::log::{Identity, LogStore, OpenError, WalLog, WalLogOptions};
 use esker_raft::machine::LsmMachine;
 use esker_raft::runtime::{
@@ -166,6 +168,7 @@ pub struct RaftServer {
     node: Node,
     front: Front,
     workers: Workers,
+    locks: LockService,
     addr: SocketAddr,
     endpoint: String,
     asked: Receiver<bool>,
@@ -253,15 +256,15 @@ impl RaftServer {
             (false, Begin::Bootstrap) => Err(RaftStartError::NotEmpty(dir.clone())),
             _ => open_state(&state_dir, &options).map_err(Into::into),
         };
-        let opened = opened.and_then(|machine| match machine.reader().applied().0 {
+        let opened = opened.and_then(|state: State| match state.0.reader().applied().0 {
             1.. if recovered.empty => Err(RaftStartError::LogLost(dir.clone())),
             _ if recovered.empty && options.begin == Begin::No => {
                 Err(RaftStartError::Empty(dir.clone()))
             }
-            _ => Ok(machine),
+            _ => Ok(state),
         });
-        let machine = match opened {
-            Ok(machine) => machine,
+        let (machine, view) = match opened {
+            Ok(state) => state,
             Err(error) => {
                 // The first error is the one to report.
                 let _ = log.close();
@@ -294,6 +297,7 @@ impl RaftServer {
             |me, inbound| members.start(me, inbound),
         )?;
         let handle = node.handle();
+        let locks = LockService::start(handle.clone(), view)?;
         let (ask, asked) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared {
             node: id,
@@ -316,6 +320,7 @@ impl RaftServer {
                 ("appendonly".into(), "yes".into()),
             ],
             cursors: Default::default(),
+            locks: locks.clone(),
             stopping: false.into(),
             asked: ask,
             commands: 0.into(),
@@ -334,6 +339,7 @@ impl RaftServer {
             node,
             front,
             workers,
+            locks,
             addr,
             endpoint,
             asked,
@@ -372,6 +378,7 @@ impl RaftServer {
         }
         self.front.close(now);
         self.node.close();
+        self.locks.close();
         if let Err(panic) = self.workers.join() {
             tracing::error!(%panic, "a thread of the server panicked");
         }
@@ -384,18 +391,17 @@ impl Drop for RaftServer {
     }
 }
 
-fn open_state(dir: &Path, options: &RaftOptions) -> Result<LsmMachine<Commands>, MachineError> {
+type State = (LsmMachine<Locked<Commands>>, LockView);
+
+fn open_state(dir: &Path, options: &RaftOptions) -> Result<State, MachineError> {
     let store = StoreOptions {
         memtable_bytes: options.memtable_bytes,
         cache_bytes: options.cache_bytes,
         ..StoreOptions::default()
     };
-    LsmMachine::open(
-        dir,
-        LogId(u128::from(options.cluster)),
-        store,
-        Commands::default(),
-    )
+    let (app, view) = Locked::new(Commands::default());
+    let id = LogId(u128::from(options.cluster));
+    Ok((LsmMachine::open(dir, id, store, app)?, view))
 }
 
 /// The first membership: the same on each member.

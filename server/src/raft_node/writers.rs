@@ -465,7 +465,7 @@ impl Writer {
                     } else if serving.may_wait(&argv) {
                         pace = Pace::Waits;
                         break;
-                    } else if serving.request(&argv) {
+                    } else if serving.request(&argv, None) {
                         pace = Pace::Ends;
                     }
                     drop(argv);
