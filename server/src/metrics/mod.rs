@@ -1,273 +1,57 @@
 //! `/metrics` (Prometheus text), `/healthz` and `/readyz` over HTTP.
 //!
-//! The responder is a loop of our own over `httparse`: one thread, one request per connection, bounded in
-//! bytes and time. A general HTTP server would bring threads that can't be named and joined (E1), for three
-//! pages. What is exposed is read from the server when it is asked for; nothing is counted twice.
+//! What is exposed is read from the server when it is asked for; nothing is counted twice.
+
+pub(crate) mod encode;
+pub(crate) mod http;
+
+pub use http::Metrics;
 
 use crate::server::Shared;
-use esker_sync::histogram::Counts;
-use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token, Waker};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use encode::{Magnitudes, labelled};
+use http::Source;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-const LISTENER: Token = Token(0);
-const STOP: Token = Token(1);
-const REQUEST_BYTES_MAX: usize = 8 << 10;
-/// One client is served at a time, so none may take long.
-const CLIENT_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// A running responder. Dropped, it closes.
-#[derive(Debug)]
-pub struct Metrics {
-    addr: SocketAddr,
-    stop: Arc<AtomicBool>,
-    waker: Arc<Waker>,
-    thread: Option<JoinHandle<()>>,
-}
+use std::sync::atomic::Ordering;
 
 impl Metrics {
     /// Answers on `listener` about the server behind `shared`.
     pub fn start(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Metrics> {
-        let addr = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        let mut listener = TcpListener::from_std(listener);
-        let poll = Poll::new()?;
-        poll.registry()
-            .register(&mut listener, LISTENER, Interest::READABLE)?;
-        let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new()
-            .name("esker-metrics".into())
-            .spawn({
-                let stop = Arc::clone(&stop);
-                move || serve(poll, &listener, &stop, &shared)
-            })?;
-        Ok(Metrics {
-            addr,
-            stop,
-            waker,
-            thread: Some(thread),
-        })
+        Metrics::serve(listener, shared)
+    }
+}
+
+impl Source for Shared {
+    fn failure(&self) -> Option<String> {
+        self.node.failure().map(|why| why.to_string())
     }
 
-    /// Where it listens.
-    #[must_use]
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// Ends it and joins its thread.
-    pub fn close(&mut self) {
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
-        self.stop.store(true, Ordering::Release);
-        // It fails only when the eventfd is gone, and with it the thread.
-        let _ = self.waker.wake();
-        if thread.join().is_err() {
-            tracing::error!("the metrics thread panicked; see above");
+    fn readiness(&self) -> Result<(), String> {
+        if self.node.engine().is_none() {
+            return Err("waiting for the first handshake with the primary".into());
         }
-    }
-}
-
-impl Drop for Metrics {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-fn serve(mut poll: Poll, listener: &TcpListener, stop: &AtomicBool, shared: &Arc<Shared>) {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Numbers(Arc::clone(shared))));
-    let mut events = Events::with_capacity(8);
-    while !stop.load(Ordering::Acquire) {
-        match poll.poll(&mut events, None) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                tracing::error!(%error, "metrics are not served any more");
-                return;
-            }
+        if self.node.is_replica() {
+            return match self.node.upstream().map(|upstream| upstream.link().2) {
+                Some("connected") => Ok(()),
+                _ => Err("not connected to the primary".into()),
+            };
         }
-        while !stop.load(Ordering::Acquire) {
-            match listener.accept() {
-                // What a client does wrong is its own loss.
-                Ok((stream, _)) => drop(answer(stream.into(), shared, &registry)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        self.node
+            .write_gate()
+            .map_err(|refusal| refusal.text().into_owned())
     }
-}
 
-fn answer(mut stream: std::net::TcpStream, shared: &Shared, registry: &Registry) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    let deadline = Instant::now() + CLIENT_TIME_MAX;
-    let left = || {
-        deadline
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
-            .ok_or(io::ErrorKind::TimedOut)
-    };
-    let mut request = Vec::new();
-    let mut piece = [0; 1024];
-    let path = loop {
-        stream.set_read_timeout(Some(left()?))?;
-        let n = stream.read(&mut piece)?;
-        if n == 0 {
-            return Ok(());
-        }
-        request.extend_from_slice(&piece[..n]);
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut parsed = httparse::Request::new(&mut headers);
-        match parsed.parse(&request) {
-            Ok(httparse::Status::Complete(_)) => {
-                if !matches!(parsed.method, Some("GET" | "HEAD")) {
-                    break None;
-                }
-                let path = parsed.path.unwrap_or("/");
-                break Some(path.split('?').next().unwrap_or(path).to_owned());
-            }
-            Ok(httparse::Status::Partial) if request.len() < REQUEST_BYTES_MAX => {}
-            _ => break None,
-        }
-    };
-    let (status, kind, body) = page(path.as_deref(), shared, registry);
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.set_write_timeout(Some(left()?))?;
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
-}
-
-const TEXT: &str = "text/plain; charset=utf-8";
-
-fn page(
-    path: Option<&str>,
-    shared: &Shared,
-    registry: &Registry,
-) -> (&'static str, &'static str, String) {
-    match path {
-        Some("/metrics") => {
-            let mut body = String::new();
-            match prometheus_client::encoding::text::encode(&mut body, registry) {
-                Ok(()) => (
-                    "200 OK",
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    body,
-                ),
-                Err(error) => ("500 Internal Server Error", TEXT, format!("{error}\n")),
-            }
-        }
-        Some("/healthz") => match shared.node.failure() {
-            None => ("200 OK", TEXT, "ok\n".into()),
-            Some(why) => ("503 Service Unavailable", TEXT, format!("{why}\n")),
-        },
-        Some("/readyz") => match readiness(shared) {
-            Ok(()) => ("200 OK", TEXT, "ready\n".into()),
-            Err(why) => ("503 Service Unavailable", TEXT, format!("{why}\n")),
-        },
-        Some("/") => (
-            "200 OK",
-            TEXT,
-            "Esker: /metrics, /healthz, /readyz\n".into(),
-        ),
-        Some(_) => (
-            "404 Not Found",
-            TEXT,
-            "try /metrics, /healthz or /readyz\n".into(),
-        ),
-        None => (
-            "400 Bad Request",
-            TEXT,
-            "GET one of /metrics, /healthz, /readyz\n".into(),
-        ),
-    }
-}
-
-/// Whether clients should be sent here.
-fn readiness(shared: &Shared) -> Result<(), String> {
-    if shared.node.engine().is_none() {
-        return Err("waiting for the first handshake with the primary".into());
-    }
-    if shared.node.is_replica() {
-        return match shared.node.upstream().map(|upstream| upstream.link().2) {
-            Some("connected") => Ok(()),
-            _ => Err("not connected to the primary".into()),
-        };
-    }
-    shared
-        .node
-        .write_gate()
-        .map_err(|refusal| refusal.text().into_owned())
-}
-
-/// Reads the numbers of a server when they are asked for.
-struct Numbers(Arc<Shared>);
-
-impl fmt::Debug for Numbers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Numbers")
-    }
-}
-
-/// Gauges of the same name that differ in labels.
-struct Labelled<'a>(&'a [(Vec<(&'a str, String)>, i64)]);
-
-impl EncodeMetric for Labelled<'_> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        for (labels, value) in self.0 {
-            let one = encoder.encode_family(labels)?;
-            ConstGauge::new(*value).encode(one)?;
-        }
-        Ok(())
-    }
-    fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
-    }
-}
-
-/// A histogram of the log's, by powers of two; its values divided by `unit`.
-struct Magnitudes<'a>(&'a Counts, f64);
-
-impl EncodeMetric for Magnitudes<'_> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let Magnitudes(counts, unit) = *self;
-        let bucket = |(largest, count)| match largest {
-            u64::MAX => (f64::MAX, count),
-            largest => (largest as f64 / unit, count),
-        };
-        let buckets: Vec<_> = counts.buckets().map(bucket).collect();
-        let sum = counts.sum() as f64 / unit;
-        encoder.encode_histogram::<NoLabelSet>(sum, counts.count(), &buckets, None)
-    }
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
-impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut counter = |name: &str, help: &str, value: u64| {
             let metric = ConstCounter::new(value);
             let one = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(one)
         };
-        let shared = &self.0;
+        let shared = self;
         let stats = &shared.stats;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         counter("esker_commands", "Commands run", load(&stats.commands))?;
@@ -601,15 +385,4 @@ impl Collector for Numbers {
         }
         Ok(())
     }
-}
-
-fn labelled(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    values: &[(Vec<(&str, String)>, i64)],
-) -> Result<(), fmt::Error> {
-    let metric = Labelled(values);
-    let one = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-    metric.encode(one)
 }
