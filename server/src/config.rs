@@ -435,7 +435,7 @@ pub(crate) fn parse_addr(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "use ADDRESS:PORT, as in 127.0.0.1:6380 or [::]:6380".into())
 }
 
-fn parse_addr_or_off(text: &str) -> Result<AddrOrOff, String> {
+pub(crate) fn parse_addr_or_off(text: &str) -> Result<AddrOrOff, String> {
     if text == "off" {
         return Ok(AddrOrOff(None));
     }

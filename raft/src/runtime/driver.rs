@@ -248,6 +248,8 @@ impl Driver {
             self.changed();
         }
         if let Some(to) = committed {
+            // Its own sync may be what committed them: they are counted for that before they go.
+            self.count_synced();
             self.count_committed(to);
             self.give();
         }

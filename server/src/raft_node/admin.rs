@@ -164,7 +164,7 @@ fn pairs(shared: &Shared, status: &Status) -> Vec<(String, String)> {
     let stages = shared.handle.stages();
     let fixed: [(&str, String); 26] = [
         ("raft_node", status.node.to_string()),
-        ("raft_role", format!("{:?}", status.role).to_lowercase()),
+        ("raft_role", super::metrics::role_name(status.role).into()),
         ("raft_term", status.term.0.to_string()),
         (
             "raft_leader",

@@ -2,15 +2,20 @@
 
 use super::{Begin, MembersOver, OnFollower, RaftOptions, RaftServer, ReadMode};
 use crate::boot::{Failure, SignalThread, bind, finish, leave, print_version, say, start_tracing};
-use crate::config::{self, LogFormat, parse_addr, parse_duration, parse_size};
+use crate::config::{
+    self, AddrOrOff, LogFormat, parse_addr, parse_addr_or_off, parse_duration, parse_size,
+};
 use clap::Parser;
 use crossbeam_channel::select;
 use signal_hook::consts::SIGINT;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Where metrics are served when nothing is said of it.
+const METRICS: &str = "127.0.0.1:9191";
 
 /// A member of a cluster that elects its leader itself: a replicated store for Redis clients.
 #[derive(Parser, Clone, Debug)]
@@ -56,6 +61,10 @@ pub struct RaftNodeArgs {
     /// What others are told of where this node's clients connect; where it listens if not given
     #[arg(long, env = "ESKER_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+
+    /// Where metrics are served over HTTP; `off` for nowhere. Not given: 127.0.0.1:9191, and nowhere, with a warning, where another program has that port
+    #[arg(long, env = "ESKER_METRICS_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr_or_off)]
+    pub metrics_listen: Option<AddrOrOff>,
 
     /// What a read answers
     #[arg(
@@ -252,14 +261,36 @@ pub fn main() -> ExitCode {
     finish(run(&args))
 }
 
+/// An address that was asked for has to be free. The default one goes to the first of several nodes on a machine; the others say that they
+/// have none.
+fn bind_metrics(asked: Option<AddrOrOff>) -> Result<Option<TcpListener>, Failure> {
+    if let Some(AddrOrOff(asked)) = asked {
+        return asked
+            .map(|addr| bind("metrics", "--metrics-listen", addr))
+            .transpose();
+    }
+    match TcpListener::bind(METRICS) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => {
+            tracing::warn!(addr = METRICS, %error, "this node serves no metrics: give it an address of its own with --metrics-listen, or off");
+            Ok(None)
+        }
+    }
+}
+
 fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
     start_tracing(&args.log_level, args.log_format)?;
     let options = args.options()?;
     let signals = SignalThread::start()?;
     let listener = bind("clients", "--listen", args.listen)?;
+    let metrics = bind_metrics(args.metrics_listen)?;
     let begin = options.begin;
     let mut server =
         RaftServer::start(listener, options).map_err(|error| Failure(error.to_string()))?;
+    let metrics = metrics
+        .map(|listener| server.serve_metrics(listener))
+        .transpose()
+        .map_err(|error| Failure(format!("starting to serve metrics: {error}")))?;
     say(&format!(
         "Esker {} raft-node {}, data in {}",
         env!("CARGO_PKG_VERSION"),
@@ -276,6 +307,9 @@ fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
         addr.ip(),
         addr.port()
     ));
+    if let Some(addr) = metrics {
+        say(&format!("metrics:    http://{addr}/metrics"));
+    }
     if !addr.ip().is_loopback() {
         tracing::warn!(%addr, "clients beyond this machine may connect and there are no passwords: keep the port behind a firewall");
     }

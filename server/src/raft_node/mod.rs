@@ -4,7 +4,7 @@
 //!   is a log already and so can't be left in a start script, or joins one (`join`). So a node whose disk was lost never founds its cluster
 //!   again by being restarted.
 //! - RN2 (C4): one log, the Raft log; the store under it keeps none.
-//! - RN3 (E1): [`RaftServer::close`] ends clients, node and workers, in this order, and joins all threads.
+//! - RN3 (E1): [`RaftServer::close`] ends clients, metrics, node and workers, in this order, and joins all threads.
 //!
 //! ```text
 //! DIR/log/     the Raft log (`esker_raft::log::WalLog`): names cluster and node, and has a random identity of its own
@@ -17,6 +17,7 @@ mod boot;
 mod front;
 mod locks;
 mod members;
+mod metrics;
 mod slots;
 mod writers;
 
@@ -26,6 +27,7 @@ pub use front::ReadMode;
 pub use members::MembersOver;
 pub use slots::OnFollower;
 
+use crate::metrics::Metrics;
 use crate::status::random_hex_40;
 use crossbeam_channel::Receiver;
 use esker_lsm::StoreOptions;
@@ -167,6 +169,8 @@ pub enum RaftStartError {
 pub struct RaftServer {
     node: Node,
     front: Front,
+    shared: Arc<Shared>,
+    metrics: Option<Metrics>,
     workers: Workers,
     locks: LockService,
     addr: SocketAddr,
@@ -334,10 +338,12 @@ impl RaftServer {
                 describe(&describing, disk, &stop)
             })
             .map_err(RaftStartError::Clients)?;
-        let front = Front::start(listener, shared).map_err(RaftStartError::Clients)?;
+        let front = Front::start(listener, shared.clone()).map_err(RaftStartError::Clients)?;
         Ok(RaftServer {
             node,
             front,
+            shared,
+            metrics: None,
             workers,
             locks,
             addr,
@@ -356,6 +362,14 @@ impl RaftServer {
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Serves metrics on `listener`; where they are then.
+    pub fn serve_metrics(&mut self, listener: TcpListener) -> io::Result<SocketAddr> {
+        let metrics = Metrics::serve(listener, self.shared.clone())?;
+        let addr = metrics.addr();
+        self.metrics = Some(metrics);
+        Ok(addr)
     }
 
     /// Tells when a client asked for the end (SHUTDOWN), and whether at once.
@@ -377,6 +391,9 @@ impl RaftServer {
             self.node.close();
         }
         self.front.close(now);
+        if let Some(metrics) = &mut self.metrics {
+            metrics.close();
+        }
         self.node.close();
         self.locks.close();
         if let Err(panic) = self.workers.join() {

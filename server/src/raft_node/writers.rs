@@ -420,6 +420,8 @@ impl Writer {
             if batch.commands() > 0 {
                 self.busy = true;
                 let commands = batch.commands();
+                // Relaxed: a count. The others are counted where they run.
+                (shared.commands).fetch_add(commands as u64, Ordering::Relaxed);
                 return Ok((Some((batch.finish(), commands)), Next::Stays));
             }
             let next = match pace {
