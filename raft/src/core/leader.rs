@@ -256,7 +256,8 @@ impl Core {
 
     fn append_membership(&mut self, mut membership: Membership) -> LogId {
         let members = membership.members();
-        membership.about.retain(|n, _| members.contains(n));
+        let known = |n: &NodeId| *n == NodeId::CLUSTER || members.contains(n);
+        membership.about.retain(|n, _| known(n));
         let id = self.append([EntryKind::Membership(membership)]);
         let members = self.membership().members();
         let me = self.id;

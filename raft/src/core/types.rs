@@ -34,6 +34,11 @@ number! {
     Index
 }
 
+impl NodeId {
+    /// No member: what is known of the cluster as a whole stands under it in [`Membership::about`].
+    pub const CLUSTER: NodeId = NodeId(0);
+}
+
 impl Index {
     /// The place behind this one.
     #[must_use]

@@ -16,7 +16,7 @@ use super::machine::{Arriving, Command, MachineError, Record, SnapshotSource, St
 use super::request::{Kind, Request};
 use super::session::{Sessions, Verdict};
 use super::shared::{Event, Shared};
-use crate::codec::{Decoder, put_snapshot_meta};
+use crate::codec::{Decoder, Malformed, put_snapshot_meta};
 use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta};
 use crate::log::LogReader;
 use crate::transport::Content;
@@ -89,6 +89,11 @@ pub(super) enum Job {
 
 /// A snapshot and what it stands for.
 pub(super) type Taken = (Box<dyn SnapshotSource>, SnapshotMeta);
+
+/// What is applied, from the machine's record of it.
+pub(super) fn applied_of(record: Bytes) -> Result<SnapshotMeta, Malformed> {
+    Decoder::new(record).snapshot_meta()
+}
 
 pub(super) struct Applier {
     machine: Box<dyn StateMachine>,

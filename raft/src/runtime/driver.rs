@@ -813,6 +813,7 @@ impl Driver {
             committed: self.core.committed(),
             synced: self.core.synced(),
             last: self.core.last(),
+            incarnation: self.options.incarnation,
             membership: self.core.membership().clone(),
             abstains: self.core.abstains(),
             disk_full: self.shared.disk_full.load(Ordering::Relaxed),

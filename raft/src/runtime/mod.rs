@@ -22,8 +22,10 @@ mod error;
 mod files;
 mod handle;
 mod heard;
+mod incarnation;
 mod machine;
 mod options;
+mod recover;
 mod request;
 mod session;
 mod shared;
@@ -42,6 +44,7 @@ pub use machine::{
     Arriving, Command, MachineError, MemoryMachine, Record, SnapshotSource, Staging, StateMachine,
 };
 pub use options::{NodeConfig, NodeOptions};
+pub use recover::{RecoverError, Recovery};
 pub use session::{REPLY_KEPT_MAX, SESSIONS_MAX, WINDOW};
 pub use status::{StageCounts, Status};
 
@@ -56,7 +59,7 @@ use esker_sync::workers::Workers;
 use files::Files;
 use shared::{Event, Shared};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Packets that wait for the driver, at most.
@@ -135,7 +138,7 @@ impl Node {
     /// Starts a node on a log that was just opened and a state machine; `connect` makes its transport, which gives what arrives to the
     /// [`Inbound`].
     pub fn start(
-        config: NodeConfig,
+        mut config: NodeConfig,
         mut log: Box<dyn LogStore>,
         mut recovered: Recovered,
         machine: Box<dyn StateMachine>,
@@ -151,12 +154,17 @@ impl Node {
             log.sync()?;
             recovered.log = LogView::new(meta, config.options.core.tail_bytes_max);
         }
+        let asked = config.options.incarnation;
+        let incarnation = |log: &LogView, disk| {
+            incarnation::at_start(log.membership().1, config.node, disk, asked)
+        };
+        let (disk, chosen) = (recovered.disk, incarnation(&recovered.log, recovered.disk)?);
         let started = SystemTime::now().duration_since(UNIX_EPOCH);
         let me = Sender {
-            cluster: config.cluster,
+            cluster: incarnation::on_wire(config.cluster, chosen),
             group: config.group,
             node: config.node,
-            disk: recovered.disk,
+            disk,
             epoch: started.map_or(1, |d| d.as_nanos() as u64),
         };
         let (events, events_in) = unbounded();
@@ -175,6 +183,13 @@ impl Node {
         let (applied, durable) = (applier.applied.clone(), applier.durable());
         let readmits = recovered.abstain != Abstain::Always;
         let restored = restore(&config, &mut *log, recovered, &applied)?;
+        // The log may have begun anew, behind a snapshot that was installed.
+        if incarnation(&restored.log, me.disk)? != chosen {
+            return Err(StartError::Mismatch(format!(
+                "the state is of another incarnation of its cluster than {chosen}"
+            )));
+        }
+        config.options.incarnation = chosen;
         let seed = me.epoch ^ me.node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let core = Core::new(me.node, config.options.core.clone(), restored, seed)?;
 
@@ -276,11 +291,19 @@ fn inbound(
 ) -> Inbound {
     // The transport is owned by what is shared.
     let shared = Arc::downgrade(shared);
+    let told = AtomicBool::new(false);
     Arc::new(move |packet| {
         let Some(shared) = shared.upgrade() else {
             return;
         };
         let (me, from) = (&shared.me, &packet.from);
+        if from.cluster != me.cluster && packet.to == me.node && !told.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                from = %from.node,
+                "what members of another cluster, or of another incarnation of this one, send here is dropped; this is said once"
+            );
+        }
         if (from.cluster, from.group, packet.to) != (me.cluster, me.group, me.node)
             || from.node == me.node
         {

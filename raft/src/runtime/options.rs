@@ -24,6 +24,9 @@ pub struct NodeConfig {
 /// Options of the runtime.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// Of a node that joins a cluster which was recovered from a lost majority ([`super::Recovery`]): its incarnation. 0: it was not. A member
+    /// follows its log. Default 0.
+    pub incarnation: u64,
     /// Of the core. `lease.tick_micros` must be that of `tick`.
     pub core: Options,
     /// Length of a tick. An election timeout is [`Options::election_ticks`] of them, up to twice that. Shorter finds a dead leader
@@ -50,6 +53,7 @@ pub struct NodeOptions {
 impl Default for NodeOptions {
     fn default() -> Self {
         NodeOptions {
+            incarnation: 0,
             core: Options::default(),
             tick: Duration::from_millis(50),
             request_timeout: Duration::from_secs(10),

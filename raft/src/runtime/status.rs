@@ -63,6 +63,8 @@ pub struct Status {
     pub log_groups: u64,
     /// See above.
     pub log_syncs: u64,
+    /// The incarnation of the cluster: 0, unless it was recovered from a lost majority.
+    pub incarnation: u64,
     /// The membership in force.
     pub membership: Membership,
     /// It votes for nobody, because something it promised is lost (C2).

@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// Who sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sender {
-    /// The cluster's number.
+    /// The cluster's number, with its incarnation folded in.
     pub cluster: u64,
     /// The group in it.
     pub group: u64,

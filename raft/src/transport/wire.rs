@@ -5,7 +5,7 @@
 //! at  size  field
 //!  0     4  magic    "EKC1"
 //!  4     4  crc32    of everything behind it
-//!  8     8  cluster
+//!  8     8  cluster  its number, with its incarnation folded in (`runtime::incarnation`)
 //! 16     8  group
 //! 24     8  from     id of the sending node
 //! 32     8  disk     identity of its disk

@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
     pub(crate) network: MemoryNetwork,
     pub(crate) members: BTreeMap<u64, Member>,
     pub(crate) options: NodeOptions,
-    voters: u64,
+    pub(crate) voters: u64,
 }
 
 /// Waits for something that is due; a test that waits for it in vain says so.

@@ -2,6 +2,7 @@
 
 mod common;
 mod failing;
+mod recover;
 
 use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};
