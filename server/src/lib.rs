@@ -11,6 +11,7 @@
 #![deny(missing_docs)]
 
 pub mod boot;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control;
@@ -25,6 +26,7 @@ pub mod server;
 pub mod session;
 mod stats;
 pub mod status;
+pub mod table;
 
 pub use control::{
     Ack, ClientInfo, Flow, ReplicaLine, RoleView, ServerControl, WaitKind, WaitRequest,

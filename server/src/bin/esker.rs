@@ -1,4 +1,4 @@
-//! The program `esker`: looks into an Esker directory without a server.
+//! The program `esker`: looks into an Esker directory without a server, and at a cluster from outside (see `esker_server::cluster`).
 //!
 //! `esker log ls | dump | verify | salvage | stat DIR`. DIR is a server's data directory, or a log's own. Nothing here takes
 //! a lock or writes into DIR: it may be a copy, or a directory that a server has open.
@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
+use esker_server::cluster::{self, ClusterCommand};
+use esker_server::table::{or_dash, table};
 use esker_wal::media::real::RealMedia;
 use esker_wal::{
     Damage, FileInfo, Kind, Lsn, Piece, Progress, Survey, Verified, VerifyOptions, salvage_to,
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Looks into an Esker directory without a server.
+/// Looks into an Esker directory without a server, and at a cluster from outside.
 #[derive(Debug, Parser)]
 #[command(name = "esker", version, about)]
 struct Cli {
@@ -38,6 +40,9 @@ enum Command {
         /// The file, which must not be there yet.
         file: PathBuf,
     },
+    /// A cluster of raft-node: who leads, who is up; and the last resort when a majority is lost.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +144,8 @@ fn main() -> ExitCode {
         Command::Log(LogCommand::Salvage(args)) => salvage(&mut out, &args),
         Command::Log(LogCommand::Stat(of)) => stat(&mut out, &of),
         Command::CurveKeys { file } => curve_keys(&mut out, &file),
+        // It writes by itself, on this thread.
+        Command::Cluster(command) => return cluster::run(&command),
     };
     let flushed = out.flush().map_err(Stop::from);
     match ran.and_then(|damaged| flushed.map(|()| damaged)) {
@@ -186,28 +193,6 @@ fn survey(of: &Of) -> Result<Survey, Stop> {
         &log_dir(&of.dir),
         Arc::new(RealMedia::default()),
     )?)
-}
-
-fn table(out: &mut impl Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let mut widths: Vec<usize> = head.iter().map(|h| h.len()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
-    for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line += &format!("{cell:<width$}  ");
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
 }
 
 fn damage_json(damage: &Damage) -> Value {

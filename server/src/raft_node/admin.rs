@@ -162,7 +162,7 @@ fn ids<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
 fn pairs(shared: &Shared, status: &Status) -> Vec<(String, String)> {
     let leader = shared.handle.leader();
     let stages = shared.handle.stages();
-    let fixed: [(&str, String); 26] = [
+    let fixed: [(&str, String); 27] = [
         ("raft_node", status.node.to_string()),
         ("raft_role", super::metrics::role_name(status.role).into()),
         ("raft_term", status.term.0.to_string()),
@@ -184,6 +184,7 @@ fn pairs(shared: &Shared, status: &Status) -> Vec<(String, String)> {
         ("raft_log_begins_behind", status.base.index.0.to_string()),
         ("raft_log_groups", status.log_groups.to_string()),
         ("raft_log_syncs", status.log_syncs.to_string()),
+        ("raft_incarnation", status.incarnation.to_string()),
         ("raft_voters", ids(&status.membership.voters)),
         ("raft_outgoing_voters", ids(&status.membership.outgoing)),
         ("raft_learners", ids(&status.membership.learners)),
@@ -214,6 +215,16 @@ fn pairs(shared: &Shared, status: &Status) -> Vec<(String, String)> {
         ("raft_peers", status.peers.len().to_string()),
     ];
     let mut pairs: Vec<_> = fixed.map(|(name, value)| (name.to_owned(), value)).into();
+    for id in status.membership.members() {
+        let known = status.membership.about.get(&id);
+        let about = known
+            .and_then(|about| About::decode(about).ok())
+            .unwrap_or_default();
+        pairs.push((
+            format!("raft_member{id}"),
+            format!("client={},address={}", about.client, about.address),
+        ));
+    }
     for peer in &status.peers {
         pairs.push((
             format!("raft_peer{}", peer.node),

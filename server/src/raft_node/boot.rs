@@ -54,6 +54,16 @@ pub struct RaftNodeArgs {
     #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     pub join: bool,
 
+    /// To join a cluster that was recovered from a lost majority: its incarnation, which `esker cluster recover` and RAFT.STATUS say
+    #[arg(
+        long,
+        env = "ESKER_INCARNATION",
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub incarnation: u64,
+
     /// Where clients connect
     #[arg(long, env = "ESKER_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:6391", value_parser = parse_addr)]
     pub listen: SocketAddr,
@@ -231,6 +241,7 @@ impl RaftNodeArgs {
                 _ => Begin::No,
             },
             member_listen: self.member_listen.clone(),
+            incarnation: self.incarnation,
             advertise: self.advertise.clone(),
             read: self.read,
             clock_drift_max: self.clock_drift_max,

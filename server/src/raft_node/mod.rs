@@ -83,6 +83,8 @@ pub struct RaftOptions {
     pub member_listen: Option<String>,
     /// See there.
     pub begin: Begin,
+    /// Of a node that joins a cluster which was recovered from a lost majority: its incarnation; else 0.
+    pub incarnation: u64,
     /// What the cluster tells clients of this node; `None`: where it listens for them.
     pub advertise: Option<String>,
     /// What a read answers.
@@ -285,6 +287,7 @@ impl RaftServer {
             });
         }
         node_options.request_timeout = options.request_timeout;
+        node_options.incarnation = options.incarnation;
         node_options.command_bytes_max = front::REQUEST_MAX + ENTRY_ROOM;
         let config = NodeConfig {
             cluster: options.cluster,
