@@ -8,7 +8,7 @@
 //! - M2: what cannot be chosen at run time stands *apart* and is built and run by itself: constants, `const fn`, and
 //!   whatever the compiler complains of. Only there a mutant is found not to compile.
 //! - M3: tests run in the order of what they take unchanged, until one fails. One that takes far longer than unchanged, or more
-//!   memory than [`MEMORY_KIB`], fails.
+//!   memory than `MEMORY_KIB`, fails.
 //! - M4: a mutant that survives must stand in wal/README.md, "Mutants": its function in the first column, its change (as
 //!   `` `<` to `<=` ``, `` without `!` `` or `` body to `0` ``) or *any* in the second. Where it does not, the command fails; where all
 //!   are tried, it fails for a row without a survivor as well.
