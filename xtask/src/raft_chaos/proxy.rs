@@ -120,7 +120,9 @@ fn accept(state: &Arc<State>, listener: &TcpListener, to: usize, port: u16) {
             continue;
         };
         // Who dies before it is found out who it is has nothing to say.
-        let Some(from) = owner(peer, &lock(&state.pids).clone()) else {
+        let pids = lock(&state.pids).clone();
+        let here = listener.local_addr().map(|here| here.port());
+        let Some(from) = here.ok().and_then(|here| owner(peer, here, &pids)) else {
             continue;
         };
         let Ok(outward) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
@@ -187,13 +189,13 @@ fn pump(state: &State, link: (usize, usize), mut source: TcpStream, mut sink: Tc
     let _ = sink.shutdown(Shutdown::Both);
 }
 
-/// Whose process has this end of a connection, as the kernel tells it.
-fn owner(peer: SocketAddr, pids: &[u32]) -> Option<usize> {
+/// Whose process has the other end of a connection to `here`, as the kernel tells it. One that has ended can have had the same port for another.
+fn owner(peer: SocketAddr, here: u16, pids: &[u32]) -> Option<usize> {
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let wanted = format!("0100007F:{:04X}", peer.port());
+    let wanted = [peer.port(), here].map(|port| format!("0100007F:{port:04X}"));
     let inode = table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&wanted.as_str())).then(|| fields.get(9).map(|i| (*i).to_owned()))?
+        (fields.get(1..3)? == wanted).then(|| fields.get(9).map(|i| (*i).to_owned()))?
     })?;
     let socket = format!("socket:[{inode}]");
     pids.iter().position(|pid| {
