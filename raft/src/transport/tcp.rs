@@ -11,7 +11,7 @@
 //! - TP1: nobody who sends waits: what a socket does not take at once is kept, up to `queue_bytes_max` for each connection, and written by a thread
 //!   that waits for the socket; more is lost (TR1), always whole packets.
 //! - TP2 (E2): memory for a packet grows with the bytes that have come; a length beyond `message_bytes_max`, a packet that can't be read, or other
-//!   bytes than the four at its beginning end the connection. No more than [`CONNECTIONS_MAX`] are taken.
+//!   bytes than the four at its beginning end the connection. No more than 256 connections are taken.
 //! - TP3 (R6): there are no keys here, so nothing listens beyond loopback unless that was said explicitly.
 //! - TP4 (E1): closing ends every connection and joins every thread.
 
