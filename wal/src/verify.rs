@@ -550,12 +550,14 @@ impl Survey {
         let Some(chain) = swept.chain.or(written.then(|| Footer::chain_in(&sector))) else {
             return out;
         };
+        // The log that is open meanwhile may have given the slack back, which the footer says.
+        let now = Footer::decode(&sector, found.id(), found.base()).or(found.footer);
         let footer = Footer {
             base: found.base(),
             end: swept.end,
             chain,
             frames: swept.frames,
-            punched: found.footer.is_some_and(|f| f.punched),
+            punched: now.is_some_and(|f| f.punched),
         };
         let expected = footer.encode(found.id());
         let same = (sector[..64].iter().zip(&expected)).filter(|(a, b)| a == b);
