@@ -577,6 +577,10 @@ impl Survey {
             None if same.count() >= 48 => say(DamageKind::Footer, "the segment's footer"),
             None => {}
         }
+        // It may be another segment by now.
+        if !out.is_empty() && !found.still_there() {
+            out.clear();
+        }
         out
     }
 
