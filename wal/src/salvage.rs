@@ -5,6 +5,7 @@
 //!   void frames of that length, so that positions stay what they were, and no reader finds a gap.
 //! - SA3: where anything is lost, the copy is another log: a new identity. (epoch, LSN) of the old one names what is lost, and
 //!   nothing else ever (W5). Where nothing is, it keeps its identity, and can take the old one's place.
+//!   The log may be open meanwhile; if it releases what is still to be copied, the salvage fails and says so.
 //! - SA4: the copy is there once its `LOG` is, which is written last, when all else is synced. It has a node id of its own and no
 //!   clean mark: its next writer begins an epoch.
 
@@ -20,6 +21,7 @@ use crate::segment::{
 };
 use crate::survey::Survey;
 use crate::verify::{Piece, Verified, VerifyOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -323,6 +325,14 @@ fn copy_all(
             Piece::Lost(damage) => {
                 let range = damage.lost.expect("a lost piece says what is lost");
                 copy.void(range, &survey.epochs)?;
+            }
+            Piece::Released(range) => {
+                let why = format!(
+                    "LSN {range} was released while it was copied: a log is open here; stop the process that has it open, or \
+                     let a slot of it hold {}, and salvage again",
+                    range.from
+                );
+                return Err(io_error("salvaging", &survey.dir)(io::Error::other(why)));
             }
             Piece::Frame(frame) => {
                 let lsn = frame.header.lsn;

@@ -7,7 +7,9 @@
 //!   LSNs fit between its neighbours'.
 //! - SV4: a later made segment (higher id) with base B makes bytes and marks at or above B in earlier ones dead (W5).
 //! - SV5: files are read in this order: `EPOCHS`, the list, headers and marks, frames. So whatever a log that is open
-//!   meanwhile has promised by a mark that was read is there when its frames are.
+//!   meanwhile has promised by a mark that was read is there when its frames are. Headers are read from the newest to the
+//!   oldest: a log begins segments in the order of their ids and lets them go in that order, so that no segment is missing
+//!   between two that are found. What looks damaged is looked at again: a header may have been read while it was written.
 
 use crate::append::CONTROL_FRAME_LEN;
 use crate::cursor::highest_mark;
@@ -21,9 +23,13 @@ use crate::segment::{
     Activation, BadHeader, FRAMES_AT, Footer, Identity, MARK_AT, SECTOR, SUFFIX, SectorMark,
     SegmentHeader, capacity,
 };
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The directory of a log that is open meanwhile is read again at most this often.
+const SURVEYS_MAX: u32 = 16;
 
 /// An active segment as it was found.
 #[derive(Clone, Debug)]
@@ -75,12 +81,15 @@ impl Found {
 
     /// Whether the file still is the segment that it was: a log that is open meanwhile may have taken it for another.
     pub(crate) fn still_there(&self) -> bool {
+        self.rebuilt || self.header_now().is_some()
+    }
+
+    /// Its header as it is now: a log that is open meanwhile writes the chain hash into it when it is known.
+    pub(crate) fn header_now(&self) -> Option<SegmentHeader> {
         let mut sector = [0; SECTOR];
-        let read = self.file.read_exact_at(&mut sector, 0);
-        self.rebuilt
-            || read.is_ok()
-                && SegmentHeader::decode(&sector)
-                    .is_ok_and(|h| h.identity == self.header.identity && h.active.is_some())
+        self.file.read_exact_at(&mut sector, 0).ok()?;
+        let header = SegmentHeader::decode(&sector).ok()?;
+        (header.identity == self.header.identity && header.active.is_some()).then_some(header)
     }
 }
 
@@ -123,38 +132,31 @@ pub(crate) fn scan(
         bad: Vec::new(),
         next_id: 1,
     };
-    let mut entries = media.list(dir).map_err(io_error("listing", dir))?;
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    for entry in entries {
-        let Some(stem) = entry.name.strip_suffix(SUFFIX) else {
-            continue;
-        };
-        let id = u64::from_str_radix(stem, 16).ok().map(SegmentId);
+    for read in read_headers(media, dir, write, meta).map_err(io_error("listing", dir))? {
+        let Read {
+            path,
+            id,
+            bytes,
+            opened,
+        } = read;
         if let Some(id) = id {
             scan.next_id = scan.next_id.max(id.0 + 1);
         }
-        let path = dir.join(&entry.name);
-        let opened = match write {
-            true => media.open_rw(&path),
-            false => media.open(&path),
-        };
-        let file = match (opened, &judge) {
-            (Ok(file), _) => file,
-            // A log that is open meanwhile took it away.
-            (Err(e), Judge::Collect(_)) if e.kind() == io::ErrorKind::NotFound => continue,
-            (Err(e), _) => {
+        let (file, one) = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
                 judge.error(io_error("opening", &path)(e))?;
                 scan.bad.push(BadFile {
                     path,
                     id,
-                    bytes: entry.len,
+                    bytes,
                     file: None,
                     header_only: false,
                 });
                 continue;
             }
         };
-        match read_one(&path, &file, id, entry.len, meta) {
+        match one {
             Ok(One::Live(found)) => scan.live.push(*found),
             Ok(One::Spare(identity)) => scan.spares.push((path, identity)),
             Err(BadOne::Io(e)) => {
@@ -162,7 +164,7 @@ pub(crate) fn scan(
                 scan.bad.push(BadFile {
                     path,
                     id,
-                    bytes: entry.len,
+                    bytes,
                     file: Some(file),
                     header_only: true,
                 });
@@ -176,7 +178,7 @@ pub(crate) fn scan(
                 scan.bad.push(BadFile {
                     path,
                     id,
-                    bytes: entry.len,
+                    bytes,
                     file: None,
                     header_only: false,
                 });
@@ -188,7 +190,7 @@ pub(crate) fn scan(
                 scan.bad.push(BadFile {
                     path,
                     id,
-                    bytes: entry.len,
+                    bytes,
                     file: Some(file),
                     header_only,
                 });
@@ -217,6 +219,72 @@ pub(crate) fn scan(
     }
     rank(&mut scan);
     Ok(scan)
+}
+
+/// A file with a segment's name, and what its header says.
+struct Read {
+    path: PathBuf,
+    id: Option<SegmentId>,
+    bytes: u64,
+    opened: io::Result<(Arc<dyn MediaFile>, Result<One, BadOne>)>,
+}
+
+/// Opens every file with a segment's name and reads its header; by name. A log may be open meanwhile, unless `write` (SV5).
+fn read_headers(media: &dyn Media, dir: &Path, write: bool, meta: &Meta) -> io::Result<Vec<Read>> {
+    let list = || -> io::Result<BTreeMap<String, u64>> {
+        let mut entries = media.list(dir)?;
+        entries.retain(|e| e.name.ends_with(SUFFIX));
+        Ok(entries.into_iter().map(|e| (e.name, e.len)).collect())
+    };
+    let mut entries = list()?;
+    let mut again = SURVEYS_MAX;
+    loop {
+        let mut read: Vec<Read> = Vec::with_capacity(entries.len());
+        for (name, bytes) in entries.iter().rev() {
+            let path = dir.join(name);
+            let id = u64::from_str_radix(&name[..name.len() - SUFFIX.len()], 16);
+            let id = id.ok().map(SegmentId);
+            let open = || -> io::Result<_> {
+                let file = match write {
+                    true => media.open_rw(&path),
+                    false => media.open(&path),
+                }?;
+                let one = read_one(&path, &file, id, *bytes, meta);
+                Ok((file, one))
+            };
+            let mut opened = open();
+            if !write && matches!(opened, Ok((_, Err(_)))) {
+                opened = open();
+            }
+            if !write && matches!(&opened, Err(e) if e.kind() == io::ErrorKind::NotFound) {
+                continue;
+            }
+            read.push(Read {
+                path,
+                id,
+                bytes: *bytes,
+                opened,
+            });
+        }
+        read.reverse();
+        if write {
+            return Ok(read);
+        }
+        // A directory that is listed while files in it are renamed may not name one that was there all the time; and all that
+        // it names may be gone by now.
+        let now = list()?;
+        let changed = entries.last_key_value().is_some_and(|(last, _)| {
+            let missed = now
+                .range::<String, _>(..last)
+                .any(|(name, _)| !entries.contains_key(name));
+            missed || !now.contains_key(last)
+        });
+        again -= 1;
+        if !changed || again == 0 {
+            return Ok(read);
+        }
+        entries = now;
+    }
 }
 
 /// A segment made later outranks what earlier ones hold from its base on (SV4).

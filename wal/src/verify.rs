@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::media::real::RealMedia;
 use crate::media::{Media, MediaFile, MediaMap};
 use crate::reader::FrameRef;
-use crate::segment::{self, FOOTER_LEN, Footer, MARK_AT, SECTOR};
+use crate::segment::{self, FOOTER_LEN, Footer, MARK_AT, SECTOR, SegmentHeader};
 use crate::survey::{Found, Survey};
 use std::io;
 use std::path::Path;
@@ -441,7 +441,11 @@ impl Survey {
             bytes: 0,
             damage: self.damage.clone(),
         };
-        if let Some(first) = live.first().filter(|_| self.chain_at(0).is_none()) {
+        let unfounded = |first: &&Found| {
+            let chain_now = first.header_now().and_then(|h| h.chain);
+            self.chain_at(0).is_none() && chain_now.is_none() && first.still_there()
+        };
+        if let Some(first) = live.first().filter(unfounded) {
             let what = "the segment before it is missing";
             verified.damage.push(
                 Damage::new(DamageKind::MissingSegment, &first.path, what).of_segment(first.id()),
@@ -495,6 +499,15 @@ impl Survey {
 
     /// What is wrong beside the frames of a segment, whose loss harms none of them.
     fn beside(&self, at: usize, swept: &Swept) -> Vec<Damage> {
+        let mut out = self.beside_now(at, swept);
+        // It may be another segment by now.
+        if !out.is_empty() && !self.scan.live[at].still_there() {
+            out.clear();
+        }
+        out
+    }
+
+    fn beside_now(&self, at: usize, swept: &Swept) -> Vec<Damage> {
         let found = &self.scan.live[at];
         let mut out = Vec::new();
         let mut say = |kind, what: &str| {
@@ -505,7 +518,10 @@ impl Survey {
             return out;
         }
         let zeros = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
-        if found.header.chain.is_none() && !zeros(&head[128..152]) {
+        // Not as it was surveyed: it may have been written since.
+        let sector = head.first_chunk().expect("a sector");
+        let chain = SegmentHeader::decode(sector).ok().and_then(|h| h.chain);
+        if found.header.chain.or(chain).is_none() && !zeros(&head[128..152]) {
             say(DamageKind::Chain, "the chain hash in the segment's header");
         }
         if !zeros(&head[104..128]) || !zeros(&head[152..SECTOR]) {
@@ -577,10 +593,6 @@ impl Survey {
             None if same.count() >= 48 => say(DamageKind::Footer, "the segment's footer"),
             None => {}
         }
-        // It may be another segment by now.
-        if !out.is_empty() && !found.still_there() {
-            out.clear();
-        }
         out
     }
 
@@ -605,6 +617,8 @@ pub enum Piece<'a> {
     Frame(FrameRef<'a>),
     /// A part of the log that is lost.
     Lost(Damage),
+    /// What the log that is open meanwhile let go before it was read.
+    Released(LsnRange),
 }
 
 /// Goes through what is left of a log; see [`Survey::pieces`].
@@ -638,6 +652,15 @@ impl Pieces<'_> {
                 Next::Frame(header) if header.lsn < self.from => {}
                 Next::Frame(header) => return Ok(Some(self.frame(header))),
                 Next::Lost(range, _) if range.to <= self.from => {}
+                // The file is another segment's by now: no frame of this one is left in it.
+                Next::Lost(range, _) if !found.still_there() => {
+                    walk.at = next.unwrap_or(self.survey.synced);
+                    walk.ended = true;
+                    return Ok(Some(Piece::Released(LsnRange {
+                        from: range.from.max(self.from),
+                        to: walk.at,
+                    })));
+                }
                 Next::Lost(range, broken) => {
                     return Ok(Some(Piece::Lost(lost_in(found, range, broken))));
                 }

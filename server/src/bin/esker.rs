@@ -296,6 +296,7 @@ fn dump(out: &mut impl Write, args: &Dump) -> Ran {
     while left > 0 {
         match pieces.next()? {
             None => break,
+            Some(Piece::Released(_)) => {}
             Some(Piece::Lost(damage)) => {
                 if damage.lost.is_some_and(|lost| lost.from.0 >= args.to) {
                     break;

@@ -2,6 +2,7 @@
 //! medium. (E1 is `leaves_nothing.rs`, which must be alone in its process.)
 #![allow(clippy::print_stdout, reason = "a test says on which medium it fails")]
 
+mod beside;
 mod ground;
 #[expect(unsafe_code, reason = "a medium implements the mapping")]
 mod watched;

@@ -16,11 +16,23 @@ struct Notes {
     failing: Option<(Vec<CallKind>, i32)>,
 }
 
+/// What is done before a call; it may call the medium under the watched one.
+type Meanwhile = Box<dyn FnMut(CallKind, &Path) + Send>;
+
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Watched {
     inner: Arc<dyn Media>,
     notes: Arc<Mutex<Notes>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
+    /// The next list is without this name.
+    left_out: Arc<Mutex<Option<String>>>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watched").finish_non_exhaustive()
+    }
 }
 
 impl Watched {
@@ -28,6 +40,24 @@ impl Watched {
         Watched {
             inner,
             notes: Arc::default(),
+            meanwhile: Arc::default(),
+            left_out: Arc::default(),
+        }
+    }
+
+    /// Another watched medium over the same one, whose next list is without `name`.
+    pub(crate) fn leaving_out_once(&self, name: &str) -> Watched {
+        Watched {
+            left_out: Arc::new(Mutex::new(Some(name.to_owned()))),
+            ..Watched::over(self.inner.clone())
+        }
+    }
+
+    /// Another watched medium over the same one, that does `this` before each call.
+    pub(crate) fn meanwhile(&self, this: impl FnMut(CallKind, &Path) + Send + 'static) -> Watched {
+        Watched {
+            meanwhile: Arc::new(Mutex::new(Some(Box::new(this)))),
+            ..Watched::over(self.inner.clone())
         }
     }
 
@@ -46,6 +76,9 @@ impl Watched {
     }
 
     fn call(&self, kind: CallKind, path: &Path) -> io::Result<()> {
+        if let Some(this) = &mut *self.meanwhile.lock() {
+            this(kind, path);
+        }
         let mut notes = self.notes.lock();
         notes.calls.push((kind, path.to_owned()));
         match &notes.failing {
@@ -96,7 +129,11 @@ impl Media for Watched {
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.call(CallKind::List, dir)?;
-        self.inner.list(dir)
+        let mut entries = self.inner.list(dir)?;
+        if let Some(name) = self.left_out.lock().take() {
+            entries.retain(|e| e.name != name);
+        }
+        Ok(entries)
     }
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.call(CallKind::Exists, path)?;
