@@ -1,0 +1,154 @@
+//! The live log: what is not in a closed file yet, on `esker-wal` in the directory `live`.
+//!
+//! - LI1: a frame is an entry. The log's own checks find torn tails and bit rot; the chain finds what was done on purpose.
+//! - LI2: entries that a closed file holds already are passed over: a crash came between its name and the release of the log.
+
+use crate::chain::{Break, Walk};
+use crate::entry::Entry;
+use crate::error::{Error, io_error};
+use crate::key::Keyring;
+use crate::policy::Options;
+use crate::verify::{Finding, FindingKind};
+use esker_wal::{
+    Create, Kind as FrameKind, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit, SyncPolicy,
+};
+use std::path::{Path, PathBuf};
+
+/// Name of its directory.
+pub(crate) const LIVE: &str = "live";
+const SEGMENT_MAX: u64 = 8 << 20;
+
+pub(crate) fn dir_of(dir: &Path) -> PathBuf {
+    dir.join(LIVE)
+}
+
+/// Bytes of a segment, and how many are prepared for the reserve.
+pub(crate) fn reserve(options: &Options) -> (u64, usize) {
+    let segment = (options.rotate_bytes / 4).clamp(16 << 10, SEGMENT_MAX) & !4095;
+    let reserved = options.reserve_bytes.div_ceil(segment).min(32) as usize;
+    (segment, reserved)
+}
+
+/// Opens the log, or makes one.
+pub(crate) fn open(dir: &Path, options: &Options) -> Result<Log, Error> {
+    let live = dir_of(dir);
+    let media = &options.media;
+    (media.create_dir_all(&live)).map_err(io_error("creating", &live))?;
+    let (segment_bytes, reserved) = reserve(options);
+    let options = LogOptions {
+        create: Some(Create {
+            log: LogId::random(),
+            node: NodeId::random(),
+            base: Lsn::ZERO,
+        }),
+        segment_bytes,
+        // The log keeps one of them for its own next open.
+        segments_ahead: 2 + reserved,
+        payload_bytes_max: crate::entry::ENTRY_MAX,
+        sync_policy: SyncPolicy::Interval(options.interval),
+        workers: options.workers,
+        media: media.clone(),
+        clock: options.clock.clone(),
+        ..LogOptions::default()
+    };
+    Ok(Log::open(&live, options)?.0)
+}
+
+/// What a scan of the log found.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    /// Behind the last entry that follows.
+    pub(crate) walk: Walk,
+    /// LSN of the first entry that no closed file holds.
+    pub(crate) from: Lsn,
+    /// Behind the last entry.
+    pub(crate) end: Lsn,
+    /// Time of the first entry counted.
+    pub(crate) since: Option<u64>,
+    /// An entry that does not follow, and its sequence where it has one.
+    pub(crate) broken: Option<(Break, Option<u64>)>,
+}
+
+/// Walks the log, beginning behind what closed files hold.
+pub(crate) fn scan(log: &Log, keys: &Keyring, mut walk: Walk) -> Result<Scanned, Error> {
+    let begin = walk.next;
+    let mut reader = log.reader(log.oldest(), ReadLimit::Published)?;
+    let mut out = Scanned {
+        walk,
+        from: log.oldest(),
+        end: log.oldest(),
+        since: None,
+        broken: None,
+    };
+    while let Some(frame) = reader.next_ref()? {
+        let end = frame.header.end();
+        if frame.header.kind != FrameKind::Data {
+            out.end = end;
+            continue;
+        }
+        let Some(entry) = Entry::decode(frame.payload) else {
+            out.broken = Some((Break::Changed, None));
+            break;
+        };
+        if entry.head.sequence < begin && out.since.is_none() {
+            (out.from, out.end) = (end, end);
+            continue;
+        }
+        if let Err(broken) = walk.step(keys, &entry) {
+            out.broken = Some((broken, Some(entry.head.sequence)));
+            break;
+        }
+        out.since.get_or_insert(entry.head.nanos);
+        out.end = end;
+    }
+    out.walk = walk;
+    Ok(out)
+}
+
+impl Scanned {
+    /// What a break is, as a finding.
+    pub(crate) fn finding(&self, dir: &Path) -> Option<Finding> {
+        let (broken, at) = self.broken?;
+        Some(Finding::of_break(broken, self.walk.next, at, &dir_of(dir)))
+    }
+}
+
+/// The directory `live` put aside, under a name that is free.
+pub(crate) fn put_aside(dir: &Path, options: &Options) -> Result<PathBuf, Error> {
+    let (live, media) = (dir_of(dir), &options.media);
+    let mut n = 1;
+    let aside = loop {
+        let aside = dir.join(format!("{LIVE}.aside-{n}"));
+        if !media
+            .exists(&aside)
+            .map_err(io_error("looking for", &aside))?
+        {
+            break aside;
+        }
+        n += 1;
+    };
+    (media.create_dir_all(&aside)).map_err(io_error("creating", &aside))?;
+    let entries = match media.list(&live) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(io_error("listing", &live))?,
+    };
+    for entry in entries.iter().filter(|e| !e.is_dir) {
+        let from = live.join(&entry.name);
+        (media.rename(&from, &aside.join(&entry.name)))
+            .map_err(io_error("putting aside", &from))?;
+    }
+    for dir in [&aside, &live] {
+        (media.sync_dir(dir)).map_err(io_error("syncing", dir))?;
+    }
+    Ok(aside)
+}
+
+/// A finding about the live log that its own checks made.
+pub(crate) fn damaged(dir: &Path, what: &str, next: u64) -> Finding {
+    Finding {
+        kind: FindingKind::Damaged,
+        path: dir_of(dir),
+        sequence: Some(next),
+        what: what.to_owned(),
+    }
+}

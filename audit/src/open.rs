@@ -1,0 +1,435 @@
+//! Opening a trail: what is there is looked at before anything is written.
+//!
+//! - O1: the identity stands in the file `TRAIL`, under a keyed hash; a new trail gets one before anything else.
+//! - O2: the closed files, the live log and `HEAD` must go together: files follow one another, the live log follows the last of them, and reaches as far as `HEAD` says. What
+//!   does not is a finding; by default the first ends the opening, and nothing was changed (A1).
+//! - O3: with [`OnTamper::Continue`] the trail goes on: what follows in the live log is closed first, what does not is put aside, and what is missing is a gap.
+//!
+//! `TRAIL`, 64 bytes, little-endian: `ESKATRAI` (8), format 1 (4), zeros (4), identity (8), id of the key (8), keyed hash (32).
+
+use crate::chain::Walk;
+use crate::closed::{self, Bad, Closed, ClosedFile, Writer};
+use crate::entry::{Entry, Kind, genesis};
+use crate::error::{Error, io_error};
+use crate::head::{self, HEAD, HeadFile};
+use crate::key::{KeyId, Keyring};
+use crate::live;
+use crate::policy::{OnTamper, Options};
+use crate::record::Severity;
+use crate::shared::{Shared, State};
+use crate::stats::Counters;
+use crate::trail::Opened;
+use crate::upkeep::bad_file;
+use crate::verify::{Finding, FindingKind};
+use crossbeam_channel::bounded;
+use esker_wal::media::Media;
+use esker_wal::{Kind as FrameKind, OpenError, Piece, Survey};
+use parking_lot::{Mutex, RwLock};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// Name of the file with the identity.
+pub(crate) const TRAIL: &str = "TRAIL";
+const LOCK: &str = "LOCK";
+const MAGIC: &[u8; 8] = b"ESKATRAI";
+const LEN: usize = 64;
+
+/// The identity in `dir`; `None` where there is no trail.
+pub(crate) fn identity(
+    media: &dyn Media,
+    dir: &Path,
+    keys: &Keyring,
+) -> Result<Option<u64>, Error> {
+    let path = dir.join(TRAIL);
+    let file = match media.open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(io_error("opening", &path))?,
+    };
+    let mut bytes = [0; LEN];
+    let damaged = || Error::Tampered {
+        dir: dir.to_owned(),
+        finding: Box::new(Finding {
+            kind: FindingKind::Identity,
+            path: path.clone(),
+            sequence: None,
+            what: "the file is not what was written".to_owned(),
+        }),
+    };
+    let whole = file.len().is_ok_and(|len| len == LEN as u64);
+    if !whole || file.read_exact_at(&mut bytes, 0).is_err() {
+        return Err(damaged());
+    }
+    let word = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().expect("8 bytes"));
+    if &bytes[..8] != MAGIC {
+        return Err(damaged());
+    }
+    let id = KeyId(word(24));
+    let Some(key) = keys.get(id) else {
+        return Err(Error::NoKey {
+            path: path.clone(),
+            key: id,
+        });
+    };
+    let hash = blake3::keyed_hash(key.chain(), &bytes[..32]);
+    if bytes[8..16] != [1, 0, 0, 0, 0, 0, 0, 0] || hash.as_bytes()[..] != bytes[32..] {
+        return Err(damaged());
+    }
+    Ok(Some(word(16)))
+}
+
+fn make_identity(media: &dyn Media, dir: &Path, keys: &Keyring) -> Result<u64, Error> {
+    let mut id = [0; 8];
+    getrandom::fill(&mut id).map_err(|e| crate::key::KeyError::Random(e.to_string()))?;
+    let mut bytes = [0; LEN];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8] = 1;
+    bytes[16..24].copy_from_slice(&id);
+    bytes[24..32].copy_from_slice(&keys.newest().id().0.to_le_bytes());
+    let hash = blake3::keyed_hash(keys.newest().chain(), &bytes[..32]);
+    bytes[32..].copy_from_slice(hash.as_bytes());
+    let (path, tmp) = (dir.join(TRAIL), dir.join(format!("{TRAIL}{}", closed::TMP)));
+    let write = || {
+        if media.exists(&tmp)? {
+            media.remove(&tmp)?;
+        }
+        let file = media.create(&tmp, 0)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync()?;
+        media.rename(&tmp, &path)?;
+        media.sync_dir(dir)
+    };
+    write().map_err(io_error("writing", &path))?;
+    Ok(u64::from_le_bytes(id))
+}
+
+/// The names of closed files in `dir`, oldest first.
+pub(crate) fn closed_names(media: &dyn Media, dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match media.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names: Vec<String> = entries.into_iter().map(|e| e.name).collect();
+    names.retain(|name| name.ends_with(closed::SUFFIX));
+    names.sort();
+    Ok(names)
+}
+
+/// What is found of the closed files, and what does not go together.
+fn survey_closed(
+    media: &dyn Media,
+    dir: &Path,
+    keys: &Keyring,
+    id: u64,
+) -> Result<(Vec<ClosedFile>, Vec<Finding>), Error> {
+    let (mut files, mut findings) = (Vec::<ClosedFile>::new(), Vec::new());
+    let names = closed_names(media, dir).map_err(io_error("listing", dir))?;
+    for name in names {
+        let path = dir.join(&name);
+        let mut say = |kind, sequence, what: &str| {
+            findings.push(Finding {
+                kind,
+                path: path.clone(),
+                sequence,
+                what: what.to_owned(),
+            });
+        };
+        let file = match Closed::open(media, &path, keys) {
+            Ok(file) => file.info,
+            Err(Bad::Cut(what)) => {
+                say(FindingKind::Cut, None, what);
+                continue;
+            }
+            Err(Bad::Damaged { what, .. }) => {
+                say(FindingKind::Damaged, None, what);
+                continue;
+            }
+            Err(bad) => return Err(bad_file(&path, bad)),
+        };
+        if file.trail != id {
+            say(
+                FindingKind::Foreign,
+                Some(file.first),
+                "a file of another trail",
+            );
+            continue;
+        }
+        if let Some(before) = files.last()
+            && (file.first != before.last + 1 || file.before != before.root)
+        {
+            let what = "it does not follow the file before";
+            say(FindingKind::Missing, Some(before.last + 1), what);
+        }
+        files.push(file);
+    }
+    Ok((files, findings))
+}
+
+pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Shared, Opened), Error> {
+    check(&options)?;
+    let media = options.media.clone();
+    (media.create_dir_all(dir)).map_err(io_error("creating", dir))?;
+    let lock = media.lock(&dir.join(LOCK));
+    let lock = lock.map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => Error::Open(OpenError::Locked {
+            dir: dir.to_owned(),
+        }),
+        _ => io_error("locking", dir)(e),
+    })?;
+    let names = closed_names(&*media, dir).map_err(io_error("listing", dir))?;
+    let head = head::load(&*media, dir, &keys).map_err(io_error("reading", &dir.join(HEAD)))?;
+    let id = identity(&*media, dir, &keys)?;
+    let id = match id {
+        Some(id) => id,
+        None if names.is_empty() && head.is_none() => make_identity(&*media, dir, &keys)?,
+        None => {
+            return Err(Error::Tampered {
+                dir: dir.to_owned(),
+                finding: Box::new(Finding {
+                    kind: FindingKind::Identity,
+                    path: dir.join(TRAIL),
+                    sequence: None,
+                    what: "the file is missing".to_owned(),
+                }),
+            });
+        }
+    };
+    remove_leftovers(&*media, dir)?;
+    let (mut files, mut findings) = survey_closed(&*media, dir, &keys, id)?;
+    let closed = match files.last() {
+        Some(file) => Walk::from(file.root, file.last + 1),
+        None => Walk::from(genesis(id), 1),
+    };
+    let said = head
+        .and_then(|found| found.head)
+        .filter(|head| head.trail == id);
+    if let Some(found) = head {
+        if found.damaged || said.is_none() {
+            findings.push(of_head(
+                dir,
+                FindingKind::Head,
+                None,
+                "it is not what was written",
+            ));
+        }
+    } else if !files.is_empty() {
+        findings.push(of_head(dir, FindingKind::Head, None, "it is missing"));
+    }
+    let reached = said.map_or(0, |head| head.sequence);
+    let (opened, mut found) = match live::open(dir, &options) {
+        Ok(log) => {
+            let found = live::scan(&log, &keys, closed)?;
+            findings.extend(found.finding(dir));
+            (Ok(log), Some(found))
+        }
+        Err(Error::Open(
+            e @ (OpenError::Corrupt { .. }
+            | OpenError::Io { .. }
+            | OpenError::NotFound { .. }
+            | OpenError::WrongLog { .. }),
+        )) => {
+            findings.push(live::damaged(dir, &e.to_string(), closed.next));
+            (Err(e), None)
+        }
+        Err(e) => return Err(e),
+    };
+    let last = found.as_ref().map_or(closed.next, |f| f.walk.next) - 1;
+    if let (true, Some(head)) = (last < reached, said) {
+        let what = format!(
+            "the trail was synced up to {}, and ends at {last}",
+            head.sequence
+        );
+        findings.push(of_head(dir, FindingKind::TailCut, Some(last + 1), &what));
+    }
+    if let Some(finding) = findings.first()
+        && options.on_tamper == OnTamper::Refuse
+    {
+        return Err(Error::Tampered {
+            dir: dir.to_owned(),
+            finding: Box::new(finding.clone()),
+        });
+    }
+    let mut seen = reached.max(said.map_or(0, |head| head.handed));
+    let broken = found.as_ref().is_none_or(|f| f.broken.is_some());
+    let (log, closed) = match opened {
+        Ok(log) if !broken => (log, closed),
+        opened => {
+            drop(opened.map(|log| log.close()));
+            let (file, walk, last) = save_live(dir, &keys, &options, id, closed)?;
+            seen = seen.max(last);
+            files.extend(file);
+            live::put_aside(dir, &options)?;
+            let log = live::open(dir, &options)?;
+            found = None;
+            (log, walk)
+        }
+    };
+    let found = match found {
+        Some(found) => found,
+        None => live::scan(&log, &keys, closed)?,
+    };
+    let now = head::Head {
+        count: said.map_or(0, |head| head.count),
+        trail: id,
+        sequence: found.walk.next - 1,
+        handed: 0,
+        nanos: options.clock.wall().as_nanos() as u64,
+        root: found.walk.root,
+    };
+    // What recovery kept is synced.
+    let head =
+        HeadFile::open(&*media, dir, &keys, now).map_err(io_error("writing", &dir.join(HEAD)))?;
+    let expected = found.walk.key.and_then(|key| keys.get(key));
+    let key = expected.unwrap_or_else(|| keys.newest()).clone();
+    let newest = keys.newest().clone();
+    let opened = Opened {
+        last: found.walk.next - 1,
+        closed: files.len(),
+        findings,
+    };
+    let mut state = State::of(log, &found, closed, key.clone());
+    state.lose(seen + 1, "not in the trail when it was opened");
+    let shared = Shared {
+        dir: dir.to_owned(),
+        id,
+        tail: tail_of(&options),
+        keys: RwLock::new(keys),
+        closing: Mutex::new(()),
+        head: Mutex::new(head),
+        state: Mutex::new(state),
+        files: RwLock::new(files),
+        counters: Counters::default(),
+        queue: bounded(options.queue.max(1)),
+        closed: AtomicBool::new(false),
+        lock: Mutex::new(Some(lock)),
+        anchored: Mutex::new(None),
+        options,
+    };
+    // On a full disk the reserve may be used up: it is opened all the same, and says so with the first record that is written.
+    let (kind, first) = (Kind::Trail, opened.findings.first());
+    let said = match first {
+        None => shared.own(kind, Severity::Notice, "esker.audit.opened", |_| {}),
+        Some(finding) => {
+            let what = finding.to_string();
+            shared.own(kind, Severity::Critical, "esker.audit.tampered", |out| {
+                out.text("error.message", &what);
+            })
+        }
+    };
+    if let Err(e) = said {
+        tracing::warn!(dir = %dir.display(), error = %e, "that the audit trail was opened is not in it");
+    }
+    if key.id() != newest.id() {
+        shared.rotate_key(newest)?;
+    }
+    Ok((shared, opened))
+}
+
+fn check(options: &Options) -> Result<(), Error> {
+    let bad = |option, why: &str| {
+        Err(Error::Options {
+            option,
+            why: why.to_owned(),
+        })
+    };
+    if options.rotate_bytes < 64 << 10 {
+        return bad("rotate_bytes", "must be at least 64 KiB");
+    }
+    if options.interval.is_zero() {
+        return bad("interval", "must be more than zero");
+    }
+    if !(16..=64 << 10).contains(&options.limits.text_bytes) {
+        return bad("limits.text_bytes", "must be from 16 to 65,536");
+    }
+    if options.limits.metadata > 256 {
+        return bad("limits.metadata", "must be at most 256");
+    }
+    Ok(())
+}
+
+/// What every body ends with: the node, and the brace.
+fn tail_of(options: &Options) -> Vec<u8> {
+    if options.node.is_empty() {
+        return b"}".to_vec();
+    }
+    let mut out = crate::record::Out::begin("", Severity::Info);
+    out.bytes.truncate(0);
+    out.bytes.push(b'{');
+    out.text("service.node.name", &options.node);
+    out.bytes[0] = b',';
+    out.bytes.push(b'}');
+    out.bytes
+}
+
+fn of_head(dir: &Path, kind: FindingKind, sequence: Option<u64>, what: &str) -> Finding {
+    Finding {
+        kind,
+        path: dir.join(HEAD),
+        sequence,
+        what: what.to_owned(),
+    }
+}
+
+fn remove_leftovers(media: &dyn Media, dir: &Path) -> Result<(), Error> {
+    let entries = media.list(dir).map_err(io_error("listing", dir))?;
+    for entry in entries
+        .iter()
+        .filter(|e| !e.is_dir && e.name.ends_with(closed::TMP))
+    {
+        let path = dir.join(&entry.name);
+        media.remove(&path).map_err(io_error("removing", &path))?;
+    }
+    Ok(())
+}
+
+/// Closes what follows of a live log that is not whole (O3). The file, where it leads, and the highest sequence that was seen in the log.
+fn save_live(
+    dir: &Path,
+    keys: &Keyring,
+    options: &Options,
+    id: u64,
+    before: Walk,
+) -> Result<(Option<ClosedFile>, Walk, u64), Error> {
+    let mut walk = before;
+    let mut last = 0;
+    let Ok(survey) = Survey::of(&live::dir_of(dir), options.media.clone()) else {
+        return Ok((None, walk, last));
+    };
+    let now = options.clock.wall().as_nanos() as u64;
+    let failed = |bad: Bad| bad_file(dir, bad);
+    let (key, of) = (keys.newest(), (id, before.next, before.root));
+    let mut writer: Option<Writer<'_>> = None;
+    let mut follows = true;
+    let mut pieces = survey.pieces(survey.oldest());
+    while let Some(piece) = pieces.next()? {
+        let Piece::Frame(frame) = piece else {
+            follows = false;
+            continue;
+        };
+        if frame.header.kind != FrameKind::Data {
+            continue;
+        }
+        let Some(entry) = Entry::decode(frame.payload) else {
+            follows = false;
+            continue;
+        };
+        last = last.max(entry.head.sequence);
+        if entry.head.sequence < before.next {
+            continue;
+        }
+        follows = follows && walk.step(keys, &entry).is_ok();
+        if follows {
+            if writer.is_none() {
+                let begun = Writer::begin(&*options.media, dir, key, of, now);
+                writer = Some(begun.map_err(|e| failed(e.into()))?);
+            }
+            let writer = writer.as_mut().expect("it was begun");
+            writer.put(&entry).map_err(|e| failed(e.into()))?;
+        }
+    }
+    let file = match writer {
+        Some(writer) => Some(writer.finish(keys, now).map_err(failed)?),
+        None => None,
+    };
+    Ok((file, walk, last))
+}

@@ -1,0 +1,610 @@
+//! Writing entries: what a trail's threads and callers share.
+//!
+//! - T1: a record that was acknowledged as synced is found after any crash, and the chain verifies (A1).
+//! - T2: sequences are given away in the order of the log, under one lock, and each is accounted for: by an entry, or by a gap's (A2).
+//! - T3: after a failed sync the live log is opened anew; what it then lacks is a gap. Who waited for that sync hears that the outcome is not known,
+//!   unless its policy is to wait: then it is written again.
+//!
+//! Locks, in this order: `closing`, `head`, `state`. `state` is held across an append, never across a sync.
+
+use crate::chain::{NEXT_KEY, Walk};
+use crate::closed::ClosedFile;
+use crate::entry::{ClockState, Head, Kind};
+use crate::error::Error;
+use crate::head::HeadFile;
+use crate::key::{Key, Keyring};
+use crate::live;
+use crate::note::Checkpoint;
+use crate::policy::{OnFailure, Options, Write};
+use crate::record::{Out, Record, Severity};
+use crate::stats::Counters;
+use crate::trail::{Receipt, Written};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use esker_wal::media::LockGuard;
+use esker_wal::{Log, LogError, Lsn, Workers};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Pause between two tries to open the live log again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Appended bytes between two places that `HEAD` may name, where nobody waits for a sync.
+const POINT_EVERY: u64 = 32 << 10;
+/// The clocks may part by so much before an entry says so.
+const CLOCKS_PART: i128 = 1_000_000_000;
+
+/// Sequences that were given away and have no entry.
+#[derive(Clone, Debug)]
+pub(crate) struct Gap {
+    pub(crate) first: u64,
+    pub(crate) cause: String,
+}
+
+/// A place that `HEAD` may name once it is synced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub(crate) end: Lsn,
+    pub(crate) walk: Walk,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) log: Option<Log>,
+    /// Counts the logs: who waited for one that is no more does not close the next.
+    pub(crate) life: u64,
+    /// Behind the last entry; its `next` may be below `next`, by the gap.
+    pub(crate) walk: Walk,
+    /// The next sequence to give away.
+    pub(crate) next: u64,
+    pub(crate) gap: Option<Gap>,
+    pub(crate) key: Key,
+    /// LSN behind the last entry.
+    pub(crate) end: Lsn,
+    pub(crate) points: VecDeque<Point>,
+    /// Wall clock minus monotonic clock at the entry before.
+    offset: Option<i128>,
+    /// Where closed files end, and the LSN there.
+    pub(crate) closed: Walk,
+    pub(crate) from: Lsn,
+    /// Time of the first entry that is not closed.
+    pub(crate) since: Option<u64>,
+    /// Why the log is not there.
+    failed: Option<String>,
+    retry_at: Duration,
+    /// The disk is full but for the reserve.
+    pub(crate) short: bool,
+    /// Entries since the last checkpoint, and when that was.
+    pub(crate) unanchored: u64,
+    pub(crate) anchored_at: Duration,
+}
+
+impl State {
+    /// Of a log just opened and scanned.
+    pub(crate) fn of(log: Log, found: &live::Scanned, closed: Walk, key: Key) -> State {
+        State {
+            log: Some(log),
+            life: 0,
+            walk: found.walk,
+            next: found.walk.next,
+            gap: None,
+            key,
+            end: found.end,
+            points: VecDeque::new(),
+            offset: None,
+            closed,
+            from: found.from,
+            since: found.since,
+            failed: None,
+            retry_at: Duration::ZERO,
+            short: false,
+            unanchored: 0,
+            anchored_at: Duration::ZERO,
+        }
+    }
+
+    /// The sequences from the last entry's on up to `next` have no entry.
+    pub(crate) fn lose(&mut self, next: u64, cause: &str) {
+        if next > self.walk.next {
+            self.next = self.next.max(next);
+            self.gap = Some(Gap {
+                first: self.walk.next,
+                cause: match self.gap.take() {
+                    Some(gap) if gap.cause != cause => format!("{}; {cause}", gap.cause),
+                    _ => cause.to_owned(),
+                },
+            });
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) id: u64,
+    /// What every body ends with.
+    pub(crate) tail: Vec<u8>,
+    pub(crate) keys: RwLock<Keyring>,
+    pub(crate) closing: Mutex<()>,
+    pub(crate) head: Mutex<HeadFile>,
+    pub(crate) state: Mutex<State>,
+    /// Closed files, oldest first.
+    pub(crate) files: RwLock<Vec<ClosedFile>>,
+    pub(crate) counters: Counters,
+    /// `None` wakes who writes it.
+    pub(crate) queue: (Sender<Option<Queued>>, Receiver<Option<Queued>>),
+    pub(crate) closed: AtomicBool,
+    /// One process at a time writes; free when it is closed.
+    pub(crate) lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// The newest checkpoint.
+    pub(crate) anchored: Mutex<Option<Checkpoint>>,
+}
+
+/// A record in the queue, with the times of its call.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    record: Record,
+    times: (u64, u64),
+}
+
+/// What is to become an entry.
+pub(crate) struct Draft<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) severity: Severity,
+    pub(crate) body: &'a [u8],
+    pub(crate) times: (u64, u64),
+}
+
+/// Where an entry was appended.
+pub(crate) struct Put {
+    log: Log,
+    life: u64,
+    end: Lsn,
+    pub(crate) sequence: u64,
+}
+
+impl Shared {
+    /// Wall and monotonic clock, in nanoseconds.
+    pub(crate) fn times(&self) -> (u64, u64) {
+        let clock = &self.options.clock;
+        (
+            clock.wall().as_nanos() as u64,
+            clock.now().as_nanos() as u64,
+        )
+    }
+
+    pub(crate) fn record(&self, record: Record) -> Result<Receipt, Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        if let Some(ring) = &self.options.ring {
+            ring.push(record.clone());
+        }
+        let policy = self.options.policies.of(record.severity);
+        let times = self.times();
+        if policy.write != Write::Async {
+            let sync = policy.write == Write::Sync;
+            return self.write(&record, times, sync, policy.on_failure);
+        }
+        let failed = match self.queue.0.try_send(Some(Queued { record, times })) {
+            Ok(()) => return Ok(queued()),
+            Err(TrySendError::Disconnected(_)) => return Err(Error::Closed),
+            Err(TrySendError::Full(queued)) => queued,
+        };
+        match policy.on_failure {
+            OnFailure::Block(most) if self.threaded() => {
+                match self.queue.0.send_timeout(failed, most) {
+                    Ok(()) => Ok(queued()),
+                    Err(_) => Err(self.refused("the queue stayed full")),
+                }
+            }
+            OnFailure::Block(_) | OnFailure::Refuse => Err(self.refused("the queue is full")),
+            OnFailure::Drop => Ok(self.drop_one("the queue was full")),
+        }
+    }
+
+    fn threaded(&self) -> bool {
+        self.options.workers == Workers::Threads
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        self.counters.refused.add(1);
+        Error::Refused {
+            why: why.to_owned(),
+        }
+    }
+
+    /// Writes what was queued; it can't be refused any more.
+    pub(crate) fn write_queued(&self, queued: Queued) {
+        let on_failure = match self.options.policies.of(queued.record.severity).on_failure {
+            OnFailure::Refuse => OnFailure::Drop,
+            other => other,
+        };
+        if let Err(e) = self.write(&queued.record, queued.times, false, on_failure) {
+            self.drop_one(&e.to_string());
+        }
+    }
+
+    fn body(&self, record: &Record, key: &Key) -> Vec<u8> {
+        let mut body = record.body(&self.options.limits, |value| key.redact(value));
+        body.extend_from_slice(&self.tail);
+        body
+    }
+
+    fn write(
+        &self,
+        record: &Record,
+        times: (u64, u64),
+        sync: bool,
+        on_failure: OnFailure,
+    ) -> Result<Receipt, Error> {
+        // Redacted under one key as long as it is tried.
+        let key = self.keys.read().newest().clone();
+        let body = self.body(record, &key);
+        let draft = Draft {
+            kind: Kind::Record,
+            severity: record.severity,
+            body: &body,
+            times,
+        };
+        let (deadline, retries) = match on_failure {
+            OnFailure::Block(most) if self.threaded() => (Instant::now() + most, true),
+            _ => (Instant::now(), false),
+        };
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let failed = match self.put(&draft, sync) {
+                Ok(receipt) => return Ok(receipt),
+                Err(Error::Closed) => return Err(Error::Closed),
+                Err(e) => e,
+            };
+            self.counters.failures.add(1);
+            if retries && Instant::now() + pause < deadline {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(100));
+                continue;
+            }
+            return match (on_failure, failed) {
+                // Its sequence is the entry's or, after the log was opened anew, the gap's.
+                (OnFailure::Drop, Error::Unknown { .. }) => Ok(dropped()),
+                (OnFailure::Drop, failed) => Ok(self.drop_one(&failed.to_string())),
+                (_, failed @ Error::Unknown { .. }) => Err(failed),
+                (_, failed) => Err(self.refused(&failed.to_string())),
+            };
+        }
+    }
+
+    /// Appends `draft`, and waits for the sync if that is asked for.
+    pub(crate) fn put(&self, draft: &Draft<'_>, sync: bool) -> Result<Receipt, Error> {
+        let put = {
+            let mut state = self.state.lock();
+            self.append(&mut state, draft, sync)?
+        };
+        if !sync {
+            self.counters.wrote(self.times().0);
+            return Ok(Receipt {
+                sequence: Some(put.sequence),
+                written: Written::Logged,
+            });
+        }
+        self.sync(&put)?;
+        self.counters.wrote(self.times().0);
+        Ok(Receipt {
+            sequence: Some(put.sequence),
+            written: Written::Synced,
+        })
+    }
+
+    fn sync(&self, put: &Put) -> Result<(), Error> {
+        if let Err(source) = put.log.sync_up_to(put.end) {
+            // Opened anew at once, if it can be, so that the next finds it whole.
+            let mut state = self.state.lock();
+            if state.life == put.life {
+                let _ = self.reopen(&mut state, &source.to_string());
+            }
+            return Err(Error::Unknown { source });
+        }
+        self.note_synced(Some(put.sequence));
+        Ok(())
+    }
+
+    /// Appends a gap's entry where there is a gap, and `draft`.
+    pub(crate) fn append(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        draft: &Draft<'_>,
+        point: bool,
+    ) -> Result<Put, Error> {
+        if state.log.is_none() {
+            let why = state.failed.clone().unwrap_or_default();
+            self.reopen(state, &why)?;
+        }
+        if state.short && draft.severity < self.options.reserve_from {
+            let log = state.log.as_ref().expect("it was opened");
+            // What is prepared beyond one segment is the reserve.
+            if log.stats().segments_ready <= live::reserve(&self.options).1 as u64 {
+                return Err(self.refused("the disk is full, and the reserve is for graver records"));
+            }
+        }
+        if let Some(gap) = state.gap.clone() {
+            let mut body = Out::begin("esker.audit.gap", Severity::Critical);
+            body.number("esker.gap.count", state.next - gap.first);
+            body.text("error.message", &gap.cause);
+            let body = self.own_body(body);
+            let gap_draft = Draft {
+                kind: Kind::Gap,
+                severity: Severity::Critical,
+                body: &body,
+                times: self.times(),
+            };
+            self.append_one(state, &gap_draft, gap.first, false)?;
+            state.gap = None;
+            self.counters.gaps.add(1);
+        }
+        let from = state.next;
+        self.append_one(state, draft, from, point)
+    }
+
+    pub(crate) fn own_body(&self, out: Out) -> Vec<u8> {
+        let mut body = out.bytes;
+        body.extend_from_slice(&self.tail);
+        body
+    }
+
+    fn append_one(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        draft: &Draft<'_>,
+        from: u64,
+        point: bool,
+    ) -> Result<Put, Error> {
+        let (nanos, monotonic) = draft.times;
+        let offset = i128::from(nanos) - i128::from(monotonic);
+        let clock = match state.offset.map(|before| offset - before) {
+            None => ClockState::First,
+            Some(by) if by < -CLOCKS_PART => ClockState::SteppedBack,
+            Some(by) if by > CLOCKS_PART => ClockState::Leapt,
+            Some(_) => ClockState::Steady,
+        };
+        let head = Head {
+            kind: draft.kind,
+            severity: draft.severity,
+            clock,
+            sequence: state.next,
+            nanos,
+            monotonic,
+            key: state.key.id(),
+            from,
+        };
+        let (bytes, root) = head.seal(&state.key, &state.walk.root, draft.body);
+        let log = state.log.clone().expect("it was opened");
+        let appended = match log.append(&[&bytes, draft.body, &root.0]) {
+            Ok(appended) => appended,
+            Err(e) => {
+                if matches!(e, LogError::Poisoned(_) | LogError::Closed) {
+                    let _ = self.reopen(state, &e.to_string());
+                }
+                return Err(e.into());
+            }
+        };
+        state.offset = Some(offset);
+        state.walk = Walk {
+            root,
+            next: head.sequence + 1,
+            key: Some(head.key),
+        };
+        state.next = head.sequence + 1;
+        state.end = appended.end;
+        state.since.get_or_insert(nanos);
+        state.unanchored += 1;
+        let last = state.points.back().map_or(state.from, |p| p.end);
+        if point || appended.end.since(last) >= POINT_EVERY {
+            let walk = state.walk;
+            state.points.push_back(Point {
+                end: appended.end,
+                walk,
+            });
+        }
+        self.counters.records.add(1);
+        self.counters.bytes.add(appended.end.since(appended.lsn));
+        Ok(Put {
+            log,
+            life: state.life,
+            end: appended.end,
+            sequence: head.sequence,
+        })
+    }
+
+    /// Counts a record that was dropped: its sequence will be a gap's.
+    fn drop_one(&self, cause: &str) -> Receipt {
+        let handed = {
+            let mut state = self.state.lock();
+            let next = state.next + 1;
+            if state.gap.is_none() {
+                let first = state.next;
+                state.gap = Some(Gap {
+                    first,
+                    cause: cause.to_owned(),
+                });
+            }
+            state.next = next;
+            next - 1
+        };
+        self.counters.dropped.add(1);
+        // In place: it takes no room (HE3).
+        if let Some(mut head) = self.head.try_lock() {
+            let _ = head.put(&self.keys.read(), |now| now.handed = now.handed.max(handed));
+        }
+        dropped()
+    }
+
+    /// Opens the live log anew after it failed, and counts what it lost (T3).
+    pub(crate) fn reopen(&self, state: &mut MutexGuard<'_, State>, why: &str) -> Result<(), Error> {
+        if let Some(log) = state.log.take() {
+            let _ = log.close();
+            state.life += 1;
+            tracing::warn!(dir = %self.dir.display(), why, "the live log of the audit trail is opened anew");
+        }
+        let now = self.options.clock.now();
+        if now < state.retry_at && self.threaded() {
+            let why = state.failed.clone().unwrap_or_else(|| why.to_owned());
+            return Err(Error::Refused { why });
+        }
+        state.retry_at = now + RETRY_AFTER;
+        let opened = live::open(&self.dir, &self.options)
+            .and_then(|log| Ok((live::scan(&log, &self.keys.read(), state.closed)?, log)));
+        let (found, log) = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
+                state.failed = Some(format!("{why}; then: {e}"));
+                return Err(e);
+            }
+        };
+        if let Some(finding) = found.finding(&self.dir) {
+            let _ = log.close();
+            state.failed = Some(finding.to_string());
+            return Err(Error::Tampered {
+                dir: self.dir.clone(),
+                finding: Box::new(finding),
+            });
+        }
+        state.failed = None;
+        state.log = Some(log);
+        state.walk = found.walk;
+        state.end = found.end;
+        state.from = found.from;
+        state.since = found.since;
+        state.points.clear();
+        let next = state.next;
+        state.lose(next, &format!("lost with a failed write: {why}"));
+        self.counters.reopened.add(1);
+        Ok(())
+    }
+
+    /// Lets `HEAD` name what was synced (HE2); at least up to `sequence`, if somebody waits.
+    pub(crate) fn note_synced(&self, sequence: Option<u64>) {
+        let mut head = self.head.lock();
+        if sequence.is_some_and(|sequence| head.now.sequence >= sequence) {
+            return;
+        }
+        let mut newest = None;
+        let handed = {
+            let mut state = self.state.lock();
+            let Some(synced) = state.log.as_ref().map(Log::synced) else {
+                return;
+            };
+            while state.points.front().is_some_and(|p| p.end <= synced) {
+                newest = state.points.pop_front();
+            }
+            state.next - 1
+        };
+        let Some(point) = newest else {
+            return;
+        };
+        let (nanos, _) = self.times();
+        let put = head.put(&self.keys.read(), |now| {
+            now.sequence = point.walk.next - 1;
+            now.root = point.walk.root;
+            now.nanos = nanos;
+            now.handed = handed;
+        });
+        if let Err(e) = put {
+            self.counters.head_failures.add(1);
+            tracing::warn!(dir = %self.dir.display(), error = %e, "HEAD of the audit trail was not written");
+        }
+    }
+
+    /// Everything written so far is synced, and `HEAD` names it.
+    pub(crate) fn sync_all(&self) -> Result<(), Error> {
+        let (log, end, life) = {
+            let mut state = self.state.lock();
+            let Some(log) = state.log.clone() else {
+                let why = state.failed.clone().unwrap_or_default();
+                return self.reopen(&mut state, &why);
+            };
+            let (end, walk) = (state.end, state.walk);
+            if state.points.back().map_or(state.from, |p| p.end) < end {
+                state.points.push_back(Point { end, walk });
+            }
+            (log, end, state.life)
+        };
+        if let Err(source) = log.sync_up_to(end) {
+            let mut state = self.state.lock();
+            if state.life == life {
+                let _ = self.reopen(&mut state, &source.to_string());
+            }
+            return Err(Error::Unknown { source });
+        }
+        self.note_synced(None);
+        let mut head = self.head.lock();
+        head.sync().map_err(crate::error::io_error(
+            "syncing",
+            &self.dir.join(crate::head::HEAD),
+        ))
+    }
+
+    /// One of the trail's own records, synced.
+    pub(crate) fn own(
+        &self,
+        kind: Kind,
+        severity: Severity,
+        action: &str,
+        fields: impl FnOnce(&mut Out),
+    ) -> Result<Receipt, Error> {
+        let mut out = Out::begin(action, severity);
+        fields(&mut out);
+        let body = self.own_body(out);
+        let draft = Draft {
+            kind,
+            severity,
+            body: &body,
+            times: self.times(),
+        };
+        self.put(&draft, true)
+    }
+
+    /// Chains with `key` from now on; the entry that says so is the last under the one before.
+    pub(crate) fn rotate_key(&self, key: Key) -> Result<(), Error> {
+        let mut out = Out::begin("esker.audit.key", Severity::Error);
+        out.text(NEXT_KEY, &key.id().to_string());
+        let body = self.own_body(out);
+        let put = {
+            let mut state = self.state.lock();
+            let before = state.key.id();
+            if key.id() == before {
+                return Err(Error::Options {
+                    option: "key",
+                    why: format!("{before} is the one in use"),
+                });
+            }
+            let draft = Draft {
+                kind: Kind::Key,
+                severity: Severity::Error,
+                body: &body,
+                times: self.times(),
+            };
+            let put = self.append(&mut state, &draft, true)?;
+            self.keys.write().add(key.clone());
+            state.walk.key = Some(key.id());
+            state.key = key;
+            put
+        };
+        self.sync(&put)
+    }
+}
+
+fn queued() -> Receipt {
+    Receipt {
+        sequence: None,
+        written: Written::Queued,
+    }
+}
+
+fn dropped() -> Receipt {
+    Receipt {
+        sequence: None,
+        written: Written::Dropped,
+    }
+}

@@ -1,0 +1,329 @@
+//! The trail, open for writing: the handle, its threads, its end.
+//!
+//! Threads, with [`Workers::Threads`]: `esker-audit-q` writes the queue, `esker-audit-rot` closes files, `esker-audit-cln` removes old ones,
+//! keeps `HEAD` synced, makes checkpoints and looks after the live file. They are joined on close, after the queue was written (E1).
+
+use crate::closed::ClosedFile;
+use crate::entry::Kind;
+use crate::error::Error;
+use crate::key::Key;
+use crate::note::Checkpoint;
+use crate::policy::Options;
+use crate::record::{Record, Severity};
+use crate::shared::Shared;
+use crate::stats::TrailStats;
+use crate::verify::Finding;
+use crossbeam_channel::RecvTimeoutError;
+use esker_sync::stop::StopToken;
+use esker_sync::workers::Workers as Threads;
+use esker_wal::{Lsn, Workers};
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Between two looks at what is due.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// On stable storage.
+    Synced,
+    /// In the live log: survives the process.
+    Logged,
+    /// In the queue.
+    Queued,
+    /// Dropped, as the policy says, and counted.
+    Dropped,
+}
+
+/// What became of a record, and its sequence where it has one by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its place in the trail.
+    pub sequence: Option<u64>,
+    /// What became of it.
+    pub written: Written,
+}
+
+/// What was found at [`Trail::open`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Opened {
+    /// Sequence of the last entry found; 0 of a new trail.
+    pub last: u64,
+    /// Closed files.
+    pub closed: usize,
+    /// What was not as it was written, where that was let pass.
+    pub findings: Vec<Finding>,
+}
+
+/// An audit trail, open for writing. Shared by reference; dropped, it is closed.
+#[derive(Debug)]
+pub struct Trail {
+    shared: Arc<Shared>,
+    /// Not stopped before the queue is written.
+    writer: Threads,
+    upkeep: Threads,
+    stepped: Mutex<Due>,
+}
+
+/// What the upkeep remembers between two looks.
+#[derive(Debug, Default)]
+struct Due {
+    looked: Duration,
+    seen: Lsn,
+}
+
+impl Due {
+    /// Does what is due but for the closing of files.
+    fn look(&mut self, shared: &Shared) {
+        let now = shared.options.clock.now();
+        if now.saturating_sub(self.looked) < shared.options.interval {
+            return;
+        }
+        self.looked = now;
+        // What fails is counted and tried again at the next look.
+        let _ = shared.sync_all();
+        let free = shared.options.media.free_bytes(&shared.dir);
+        let (segment, _) = crate::live::reserve(&shared.options);
+        shared.state.lock().short = free.is_ok_and(|free| free < 2 * segment);
+        if let Some(why) = shared.live_missing(&mut self.seen) {
+            tracing::error!(dir = %shared.dir.display(), why, "the live log of the audit trail was removed or renamed");
+            if let Err(e) = shared.renew_live(&why) {
+                tracing::error!(dir = %shared.dir.display(), error = %e, "no fresh live log of the audit trail was begun");
+            }
+            self.seen = Lsn::ZERO;
+        }
+        if let Err(e) = shared.clean() {
+            tracing::warn!(dir = %shared.dir.display(), error = %e, "old files of the audit trail were not removed");
+        }
+        if shared.checkpoint_due() {
+            let _ = shared.checkpoint();
+        }
+    }
+}
+
+impl Trail {
+    /// Opens the trail in `dir`, or makes one, to write with the newest key of `keys`. Its parts: [`Options`].
+    pub fn open(
+        dir: &Path,
+        keys: crate::Keyring,
+        options: Options,
+    ) -> Result<(Trail, Opened), Error> {
+        let (shared, opened) = crate::open::open(dir, keys, options)?;
+        let trail = Trail {
+            shared: Arc::new(shared),
+            writer: Threads::new(StopToken::new()),
+            upkeep: Threads::new(StopToken::new()),
+            stepped: Mutex::default(),
+        };
+        if trail.shared.options.workers == Workers::Threads {
+            let started = trail.start();
+            started.map_err(crate::error::io_error("starting threads for", dir))?;
+        }
+        Ok((trail, opened))
+    }
+
+    fn start(&self) -> std::io::Result<()> {
+        let shared = self.shared.clone();
+        self.writer.spawn("esker-audit-q", move |stop| {
+            loop {
+                match shared.queue.1.recv_timeout(TICK) {
+                    Ok(Some(queued)) => shared.write_queued(queued),
+                    Ok(None) => {}
+                    Err(RecvTimeoutError::Timeout) if !stop.is_stopped() => {}
+                    Err(_) => return,
+                }
+                if stop.is_stopped() && shared.queue.1.is_empty() {
+                    return;
+                }
+            }
+        })?;
+        let shared = self.shared.clone();
+        self.upkeep.spawn("esker-audit-rot", move |stop| {
+            while !stop.sleep(TICK) {
+                if shared.rotation_due() && shared.rotate().is_err() {
+                    // What is in the way does not go in a tick.
+                    stop.sleep(20 * TICK);
+                }
+            }
+        })?;
+        let shared = self.shared.clone();
+        self.upkeep.spawn("esker-audit-cln", move |stop| {
+            let mut due = Due::default();
+            while !stop.sleep(TICK) {
+                due.look(&shared);
+            }
+        })
+    }
+
+    /// Writes a record, as the policy of its severity says; see [`crate::Policies`].
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the policy refuses or its wait ran out: the record is not in the trail, and what it is about must not happen;
+    /// [`Error::Unknown`] where the disk failed while it was synced; [`Error::Closed`].
+    pub fn record(&self, record: Record) -> Result<Receipt, Error> {
+        self.shared.record(record)
+    }
+
+    /// Everything written before is on stable storage when it returns; what is in the queue is written first, for at most ten seconds.
+    pub fn flush(&self) -> Result<(), Error> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        self.drain();
+        self.shared.sync_all()
+    }
+
+    fn drain(&self) {
+        match self.shared.options.workers {
+            Workers::Stepped => while self.step_queue() {},
+            Workers::Threads => {
+                for _ in 0..10_000 {
+                    if self.shared.queue.1.is_empty() {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    /// Closes a file with all that was written so far, compressed; `None` where there is nothing.
+    pub fn rotate(&self) -> Result<Option<ClosedFile>, Error> {
+        self.shared.rotate()
+    }
+
+    /// Removes closed files beyond the retention; how many.
+    pub fn clean(&self) -> Result<usize, Error> {
+        self.shared.clean()
+    }
+
+    /// Makes a checkpoint of all that was written so far, and sends it where checkpoints go ([`crate::Anchor`]).
+    pub fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        self.shared.checkpoint()
+    }
+
+    /// Writes with `key` from now on. It must be in the key file before: without it nothing that follows verifies.
+    pub fn rotate_key(&self, key: Key) -> Result<(), Error> {
+        self.shared.rotate_key(key)
+    }
+
+    /// That somebody read the trail: who, and what was asked for. The only record of a reading; it makes no other.
+    pub fn read_by(&self, record: Record) -> Result<Receipt, Error> {
+        self.record(record.severity(Severity::Notice))
+    }
+
+    /// Identity of the trail.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// Closed files, oldest first.
+    #[must_use]
+    pub fn closed_files(&self) -> Vec<ClosedFile> {
+        self.shared.files.read().clone()
+    }
+
+    /// What it did, and how it stands.
+    #[must_use]
+    pub fn stats(&self) -> TrailStats {
+        let (shared, counters) = (&self.shared, &self.shared.counters);
+        let free = shared.options.media.free_bytes(&shared.dir);
+        let files = shared.files.read();
+        let last_checkpoint = shared.anchored.lock().as_ref().map_or(0, |c| c.sequence);
+        let synced = shared.head.lock().now.sequence;
+        let state = shared.state.lock();
+        TrailStats {
+            records: counters.records.get(),
+            bytes: counters.bytes.get(),
+            dropped: counters.dropped.get(),
+            gaps: counters.gaps.get(),
+            refused: counters.refused.get(),
+            failures: counters.failures.get(),
+            reopened: counters.reopened.get(),
+            head_failures: counters.head_failures.get(),
+            rotations: counters.rotations.get(),
+            rotation_failures: counters.rotation_failures.get(),
+            removed: counters.removed.get(),
+            checkpoints: counters.checkpoints.get(),
+            checkpoint_failures: counters.checkpoint_failures.get(),
+            queued: shared.queue.1.len() as u64,
+            last_written: counters.last_written(),
+            last_checkpoint,
+            synced,
+            live_bytes: state.end.since(state.from),
+            closed_files: files.len() as u64,
+            closed_bytes: files.iter().map(|f| f.bytes).sum(),
+            free_bytes: free.unwrap_or(0),
+            short: state.short,
+            down: state.log.is_none(),
+        }
+    }
+
+    fn step_queue(&self) -> bool {
+        match self.shared.queue.1.try_recv() {
+            Ok(Some(queued)) => {
+                self.shared.write_queued(queued);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Stepped workers: does what is due; false where there was nothing but the look itself.
+    pub fn step(&self) -> bool {
+        if self.step_queue() {
+            return true;
+        }
+        let log = self.shared.state.lock().log.clone();
+        if log.is_some_and(|log| log.step()) {
+            return true;
+        }
+        if self.shared.rotation_due() {
+            return self.shared.rotate().is_ok();
+        }
+        self.stepped.lock().look(&self.shared);
+        false
+    }
+
+    /// Writes what is queued and that it is closed, syncs all, joins every thread. May be called twice; the first error is returned.
+    pub fn close(&self) -> Result<(), Error> {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.writer.stop_token().stop();
+        let _ = self.shared.queue.0.try_send(None);
+        let panicked = self.writer.join().and(self.upkeep.join());
+        self.drain();
+        let (kind, severity) = (Kind::Trail, Severity::Notice);
+        let said = self
+            .shared
+            .own(kind, severity, "esker.audit.closed", |_| {})
+            .map(|_| ());
+        let synced = self.shared.sync_all();
+        let log = self.shared.state.lock().log.take();
+        let closed = log.map_or(Ok(()), |log| log.close().map_err(Error::from));
+        *self.shared.lock.lock() = None;
+        if let Err(panic) = panicked {
+            return Err(Error::Io {
+                doing: "closing",
+                path: self.shared.dir.clone(),
+                source: std::io::Error::other(panic.to_string()),
+            });
+        }
+        said.and(synced).and(closed)
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::warn!(dir = %self.shared.dir.display(), error = %e, "the audit trail was not closed cleanly");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! What goes on beside the writing: files are closed, old ones removed, checkpoints made, the live file looked after.
+//!
+//! - U1: a file is closed under the lock `closing`; the live log lets go only of what a closed file holds, verified and synced (CL1).
+//! - U2: before a closed file is removed, a tombstone's entry says so, signed and synced. The newest closed file is never removed: the chain begins there.
+//! - U3: a live file that is removed or renamed under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
+
+use crate::chain::Walk;
+use crate::closed::{Bad, ClosedFile, Writer};
+use crate::entry::{Entry, Kind};
+use crate::error::{Error, io_error};
+use crate::live;
+use crate::note::{CHECKPOINT, Checkpoint};
+use crate::record::Severity;
+use crate::shared::Shared;
+use crate::verify::{Finding, FindingKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use esker_wal::{Kind as FrameKind, Log, Lsn, ReadLimit, Survey};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a command gets for a checkpoint.
+const COMMAND_TAKES: Duration = Duration::from_secs(10);
+/// What a tombstone signs begins with.
+const TOMBSTONE: &str = "esker-audit 1 tombstone\n";
+
+/// What a tombstone's entry signs: up to this sequence, with this root, everything was removed.
+pub(crate) fn tombstone_text(trail: u64, last: u64, root: &str) -> String {
+    format!("{TOMBSTONE}{trail:016x}\n{last}\n{root}\n")
+}
+
+/// A closed file's error as one of the trail.
+pub(crate) fn bad_file(path: &Path, bad: Bad) -> Error {
+    match bad {
+        Bad::Io(source) => io_error("reading", path)(source),
+        Bad::NoKey(key) => Error::NoKey {
+            path: path.to_owned(),
+            key,
+        },
+        Bad::Cut(what) | Bad::Damaged { what, .. } => Error::Tampered {
+            dir: path.parent().unwrap_or(path).to_owned(),
+            finding: Box::new(Finding {
+                kind: FindingKind::Damaged,
+                path: path.to_owned(),
+                sequence: None,
+                what: what.to_owned(),
+            }),
+        },
+    }
+}
+
+impl Shared {
+    /// Whether a file is to be closed.
+    pub(crate) fn rotation_due(&self) -> bool {
+        let state = self.state.lock();
+        let bytes = state.end.since(state.from);
+        let (now, _) = self.times();
+        let old = |since: u64| {
+            Duration::from_nanos(now.saturating_sub(since)) >= self.options.rotate_after
+        };
+        bytes >= self.options.rotate_bytes || (bytes > 0 && state.since.is_some_and(old))
+    }
+
+    /// Closes a file with all that is in the live log (U1); `None` where there is nothing.
+    pub(crate) fn rotate(&self) -> Result<Option<ClosedFile>, Error> {
+        let _closing = self.closing.lock();
+        let rotated = self.rotate_locked();
+        match &rotated {
+            Ok(Some(_)) => self.counters.rotations.add(1),
+            Ok(None) => {}
+            Err(e) => {
+                self.counters.rotation_failures.add(1);
+                tracing::warn!(dir = %self.dir.display(), error = %e, "no file of the audit trail was closed");
+            }
+        }
+        rotated
+    }
+
+    fn rotate_locked(&self) -> Result<Option<ClosedFile>, Error> {
+        self.sync_all()?;
+        let (log, from, end, before) = {
+            let state = self.state.lock();
+            let Some(log) = state.log.clone() else {
+                return Ok(None);
+            };
+            (log, state.from, state.end, state.closed)
+        };
+        if from >= end {
+            return Ok(None);
+        }
+        let (file, walk) = self.close_range(&log, from, end, before)?;
+        let mut state = self.state.lock();
+        state.closed = walk;
+        state.from = end;
+        let (now, _) = self.times();
+        state.since = (state.end > end).then_some(now);
+        if let Some(log) = &state.log {
+            log.release(end);
+        }
+        drop(state);
+        self.files.write().push(file.clone());
+        Ok(Some(file))
+    }
+
+    fn close_range(
+        &self,
+        log: &Log,
+        from: Lsn,
+        end: Lsn,
+        before: Walk,
+    ) -> Result<(ClosedFile, Walk), Error> {
+        let keys = self.keys.read().clone();
+        let (now, _) = self.times();
+        let failed = |bad: Bad| bad_file(&self.dir, bad);
+        let media = &*self.options.media;
+        let key = keys.newest().clone();
+        let of = (self.id, before.next, before.root);
+        let mut writer =
+            Writer::begin(media, &self.dir, &key, of, now).map_err(|e| failed(e.into()))?;
+        let mut walk = before;
+        let mut reader = log.reader(from, ReadLimit::Published)?;
+        while reader.position() < end {
+            let Some(frame) = reader.next_ref()? else {
+                break;
+            };
+            if frame.header.kind != FrameKind::Data {
+                continue;
+            }
+            let entry = Entry::decode(frame.payload);
+            let stepped = entry.as_ref().map(|entry| walk.step(&keys, entry));
+            let (Some(entry), Some(Ok(()))) = (entry, stepped) else {
+                // It was changed since it was written.
+                let finding = live::damaged(&self.dir, "an entry that was written", walk.next);
+                return Err(Error::Tampered {
+                    dir: self.dir.clone(),
+                    finding: Box::new(finding),
+                });
+            };
+            writer.put(&entry).map_err(|e| failed(e.into()))?;
+        }
+        let file = writer.finish(&keys, now).map_err(failed)?;
+        Ok((file, walk))
+    }
+
+    /// Removes closed files that are too old or too many (U2); how many.
+    pub(crate) fn clean(&self) -> Result<usize, Error> {
+        let _closing = self.closing.lock();
+        let (now, _) = self.times();
+        let going: Vec<ClosedFile> = {
+            let files = self.files.read();
+            let total: u64 = files.iter().map(|f| f.bytes).sum();
+            let mut over = self
+                .options
+                .keep_bytes
+                .map_or(0, |keep| total.saturating_sub(keep));
+            let most = files.len().saturating_sub(1);
+            files
+                .iter()
+                .take(most)
+                .take_while(|file| {
+                    let age = Duration::from_nanos(now.saturating_sub(file.times.1));
+                    let old = self.options.keep_for.is_some_and(|keep| age > keep);
+                    let goes = old || over > 0;
+                    over = over.saturating_sub(file.bytes);
+                    goes
+                })
+                .cloned()
+                .collect()
+        };
+        let Some(last) = going.last() else {
+            return Ok(0);
+        };
+        let root = last.root.to_string();
+        let signature = {
+            let keys = self.keys.read();
+            let text = tombstone_text(self.id, last.last, &root);
+            BASE64.encode(keys.newest().sign(text.as_bytes()))
+        };
+        let entries: u64 = going.iter().map(|f| f.entries).sum();
+        self.own(
+            Kind::Tombstone,
+            Severity::Error,
+            "esker.audit.removed",
+            |out| {
+                out.number("esker.tombstone.first", going[0].first);
+                out.number("esker.tombstone.last", last.last);
+                out.number("esker.tombstone.entries", entries);
+                out.number("esker.tombstone.files", going.len() as u64);
+                out.text("esker.tombstone.root", &root);
+                out.text("esker.tombstone.signature", &signature);
+            },
+        )?;
+        for file in &going {
+            let media = &self.options.media;
+            (media.remove(&file.path)).map_err(io_error("removing", &file.path))?;
+            self.files.write().retain(|f| f.first != file.first);
+            self.counters.removed.add(1);
+        }
+        (self.options.media.sync_dir(&self.dir)).map_err(io_error("syncing", &self.dir))?;
+        Ok(going.len())
+    }
+
+    /// Whether a checkpoint is due.
+    pub(crate) fn checkpoint_due(&self) -> bool {
+        let state = self.state.lock();
+        let (by_entries, by_time) = (
+            self.options.checkpoint_entries,
+            self.options.checkpoint_after,
+        );
+        let waited = self.options.clock.now().saturating_sub(state.anchored_at);
+        state.unanchored > 0
+            && (by_entries > 0 && state.unanchored >= by_entries
+                || by_time > Duration::ZERO && waited >= by_time)
+    }
+
+    /// Makes a checkpoint of what is synced, and sends it where it is to go.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        {
+            let mut state = self.state.lock();
+            state.unanchored = 0;
+            state.anchored_at = self.options.clock.now();
+        }
+        self.sync_all()?;
+        let at = self.head.lock().now;
+        let (now, _) = self.times();
+        let checkpoint = {
+            let keys = self.keys.read();
+            Checkpoint::sign(keys.newest(), self.id, at.sequence, at.root, now)
+        };
+        let note = checkpoint.to_string();
+        let sent = self.store_checkpoint(&note).and_then(|()| self.send(&note));
+        match &sent {
+            Ok(()) => self.counters.checkpoints.add(1),
+            Err(e) => {
+                self.counters.checkpoint_failures.add(1);
+                tracing::warn!(dir = %self.dir.display(), error = %e, "a checkpoint of the audit trail was not kept");
+            }
+        }
+        *self.anchored.lock() = Some(checkpoint.clone());
+        sent.map(|()| checkpoint)
+    }
+
+    fn store_checkpoint(&self, note: &str) -> Result<(), Error> {
+        let (media, path) = (&self.options.media, self.dir.join(CHECKPOINT));
+        let tmp = self.dir.join(format!("{CHECKPOINT}{}", crate::closed::TMP));
+        let write = || {
+            if media.exists(&tmp)? {
+                media.remove(&tmp)?;
+            }
+            let file = media.create(&tmp, 0)?;
+            file.write_all_at(note.as_bytes(), 0)?;
+            file.sync()?;
+            media.rename(&tmp, &path)?;
+            media.sync_dir(&self.dir)
+        };
+        write().map_err(io_error("writing", &path))
+    }
+
+    fn send(&self, note: &str) -> Result<(), Error> {
+        let anchor = &self.options.anchor;
+        if let Some(path) = &anchor.file {
+            let append = || {
+                let mut file = std::fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)?;
+                file.write_all(note.as_bytes())?;
+                file.sync_data()
+            };
+            append().map_err(io_error("appending a checkpoint to", path))?;
+        }
+        if let Some((program, args)) = anchor.command.as_ref().and_then(|c| c.split_first()) {
+            run(program, args, note)
+                .map_err(io_error("sending a checkpoint by", Path::new(program)))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the live log's files are no longer what is open; `seen` is what was synced at the last look.
+    pub(crate) fn live_missing(&self, seen: &mut Lsn) -> Option<String> {
+        let (from, now) = {
+            let state = self.state.lock();
+            let log = state.log.as_ref()?;
+            (state.from, log.synced())
+        };
+        let dir = live::dir_of(&self.dir);
+        let why = match Survey::of(&dir, self.options.media.clone()) {
+            Err(e) => Some(e.to_string()),
+            Ok(survey) if survey.oldest() > from => Some("its first part".to_owned()),
+            Ok(survey) if survey.synced() < *seen => Some("its last part".to_owned()),
+            Ok(_) => None,
+        };
+        *seen = now;
+        why
+    }
+
+    /// Saves what was in a live log that is missing, and begins a fresh one (U3).
+    pub(crate) fn renew_live(&self, why: &str) -> Result<(), Error> {
+        let _closing = self.closing.lock();
+        self.own(
+            Kind::Trail,
+            Severity::Critical,
+            "esker.audit.live_missing",
+            |out| out.text("error.message", why),
+        )?;
+        let mut state = self.state.lock();
+        let Some(log) = state.log.clone() else {
+            return Ok(());
+        };
+        // Nobody writes meanwhile: what is written to a file without a name is gone with the process.
+        log.sync_up_to(state.end)?;
+        if state.from < state.end {
+            let (file, walk) = self.close_range(&log, state.from, state.end, state.closed)?;
+            state.closed = walk;
+            self.files.write().push(file);
+        }
+        state.log = None;
+        state.life += 1;
+        let _ = log.close();
+        live::put_aside(&self.dir, &self.options)?;
+        let log = live::open(&self.dir, &self.options)?;
+        state.from = log.published();
+        state.end = state.from;
+        state.points.clear();
+        state.since = None;
+        state.log = Some(log);
+        Ok(())
+    }
+}
+
+/// Runs `program`, which gets `note` on its standard input.
+fn run(program: &str, args: &[String], note: &str) -> std::io::Result<()> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut input = child.stdin.take().expect("it was asked for");
+    // A program that reads nothing ends the pipe; its exit code says the rest.
+    let _ = input.write_all(note.as_bytes());
+    drop(input);
+    let deadline = Instant::now() + COMMAND_TAKES;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return match status.success() {
+                true => Ok(()),
+                false => Err(std::io::Error::other(format!("it ended with {status}"))),
+            };
+        }
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
