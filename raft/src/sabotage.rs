@@ -157,7 +157,7 @@ mod switch {
     }
 
     impl Sabotage {
-        /// Breaks this thread's nodes in this way, and in no other.
+        /// Breaks this thread's nodes in this way, and in no other, and the nodes that it starts with all their threads.
         pub fn set(sabotage: Option<Sabotage>) {
             NOW.set(sabotage);
         }
@@ -165,6 +165,17 @@ mod switch {
 
     pub(crate) fn on(sabotage: Sabotage) -> bool {
         NOW.get() == Some(sabotage)
+    }
+
+    /// What does this work in another thread is broken as this thread is.
+    pub(crate) fn handed_on<T>(
+        work: impl FnOnce(T) + Send + 'static,
+    ) -> impl FnOnce(T) + Send + 'static {
+        let now = NOW.get();
+        move |with| {
+            NOW.set(now);
+            work(with);
+        }
     }
 }
 
@@ -175,6 +186,12 @@ mod switch {
     pub(crate) const fn on(_: Sabotage) -> bool {
         false
     }
+
+    pub(crate) fn handed_on<T>(
+        work: impl FnOnce(T) + Send + 'static,
+    ) -> impl FnOnce(T) + Send + 'static {
+        work
+    }
 }
 
-pub(crate) use switch::on;
+pub(crate) use switch::{handed_on, on};

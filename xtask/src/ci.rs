@@ -100,7 +100,7 @@ fn parts() -> Vec<Part> {
                 cargo("test --locked -p esker-wal --features sabotage --test broken_builds"),
                 cargo("test --locked -p esker-lsm --features sabotage --test broken"),
                 cargo(
-                    "test --locked -p esker-raft --features lsm,sabotage --lib --test log_storage --test lsm_machine --test locks broken",
+                    "test --locked -p esker-raft --features lsm,sabotage --lib --test log_storage --test lsm_machine --test locks --test nodes broken",
                 ),
             ],
         },
@@ -109,7 +109,9 @@ fn parts() -> Vec<Part> {
             what: "tests of raft, the state machine on lsm among them",
             steps: vec![
                 Step::Tests(&["raft"]),
-                cargo("test --locked -p esker-raft --features lsm --test lsm_machine --test locks"),
+                cargo(
+                    "test --locked -p esker-raft --features lsm --test lsm_machine --test locks --test nodes",
+                ),
             ],
         },
         Part {

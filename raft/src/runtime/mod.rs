@@ -229,9 +229,11 @@ impl Node {
             workers,
         };
         let spawn = |name, work: Box<dyn FnOnce(StopToken) + Send>| {
-            (node.workers.spawn(name, work)).map_err(|e| StartError::System {
-                doing: "starting a thread",
-                why: e.to_string(),
+            (node.workers.spawn(name, crate::sabotage::handed_on(work))).map_err(|e| {
+                StartError::System {
+                    doing: "starting a thread",
+                    why: e.to_string(),
+                }
             })
         };
         let disk_shared = shared.clone();

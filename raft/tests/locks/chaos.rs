@@ -2,7 +2,7 @@
 //! order, nobody who waits is lost.
 
 use super::b;
-use crate::cluster::{Cluster, Up};
+use crate::cluster::{Cluster, Up, history, three};
 use esker_raft::core::NodeId;
 use esker_raft::lock::{
     Acquire, AcquireError, Guard, GuardAnswer, LockAnswer, LockCommand, Refusal, guarded,
@@ -100,7 +100,7 @@ impl World {
             wait: Duration::from_micros(WAIT),
             ..Acquire::default()
         };
-        match up.locks.acquire(b(name), &how) {
+        match up.beside.acquire(b(name), &how) {
             Ok(held) => {
                 self.saw("grant to a handle");
                 if held.ticket() > 0 {
@@ -134,7 +134,7 @@ impl World {
         let (token, left, asked) = loop {
             let up = self.any(rng);
             let asked = Instant::now();
-            match up.locks.ask(&command, Duration::from_millis(500)) {
+            match up.beside.ask(&command, Duration::from_millis(500)) {
                 Ok(LockAnswer::Acquired {
                     token,
                     ticket,
@@ -163,7 +163,7 @@ impl World {
                 // So that others need not wait for its time.
                 let (name, id) = (b(name), b(&id));
                 let cancel = LockCommand::Cancel { name, id };
-                let _ = up.locks.ask(&cancel, Duration::from_secs(2));
+                let _ = up.beside.ask(&cancel, Duration::from_secs(2));
                 return;
             }
             std::thread::sleep(Duration::from_millis(100 + rng.below(200)));
@@ -193,7 +193,7 @@ impl World {
             forced: false,
         };
         // Sent again where it is not known.
-        let _ = (self.any(rng).locks).ask(&release, Duration::from_secs(2));
+        let _ = (self.any(rng).beside).ask(&release, Duration::from_secs(2));
     }
 
     fn client(&self, seed: u64) {
@@ -269,7 +269,7 @@ fn clients_under_kills_and_partitions_never_write_beside_each_other_and_keep_the
     let seconds = number("ESKER_SECONDS", 6);
     let seed = number("ESKER_SEED", 1);
     let world = World {
-        cluster: Cluster::new(200),
+        cluster: three(200),
         seen: Mutex::default(),
         stop: false.into(),
         wrong: Mutex::default(),
@@ -290,7 +290,7 @@ fn clients_under_kills_and_partitions_never_write_beside_each_other_and_keep_the
     });
     let wrong = world.wrong.lock().unwrap().clone();
     assert!(wrong.is_empty(), "ESKER_SEED={seed}: {wrong:?}");
-    let history = world.cluster.history();
+    let history = history(&world.cluster);
     let seen = world.seen.lock().unwrap();
     eprintln!(
         "{seconds} s, {clients} clients, {} writes in the store: {:?}",

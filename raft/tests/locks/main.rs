@@ -7,9 +7,11 @@
 
 mod chaos;
 mod cluster;
+#[path = "../support/nodes.rs"]
+mod nodes;
 
 use bytes::Bytes;
-use cluster::{Cluster, LONG, eventually, open};
+use cluster::{Cluster, history, open, three};
 use esker_raft::core::{Index, NodeId, Term};
 use esker_raft::lock::{
     Acquire, AcquireError, GuardAnswer, Held, How, LockAnswer, LockCommand, LockError, Refusal,
@@ -17,6 +19,7 @@ use esker_raft::lock::{
 };
 use esker_raft::runtime::{Command, StateMachine};
 use esker_wal::media::sim::SimMedia;
+use nodes::{LONG, eventually};
 use std::time::Duration;
 
 fn b(text: &str) -> Bytes {
@@ -33,7 +36,7 @@ fn how(ttl: u64, wait: u64) -> Acquire {
 
 fn acquire(cluster: &Cluster, at: usize, name: &str, how: &Acquire) -> Held {
     eventually("a lock", || {
-        match cluster.up(at)?.locks.acquire(b(name), how) {
+        match cluster.up(at)?.beside.acquire(b(name), how) {
             Ok(held) => Some(held),
             Err(AcquireError::Lock(LockError::Cluster(_))) => None,
             Err(error) => panic!("{error}"),
@@ -51,14 +54,14 @@ fn write(cluster: &Cluster, at: usize, held: &Held, text: &str) -> Option<GuardA
 }
 
 fn queue(cluster: &Cluster, at: usize, name: &str) -> Vec<Bytes> {
-    let locks = &cluster.up(at).expect("up").locks;
+    let locks = &cluster.up(at).expect("up").beside;
     let found = eventually("a reading", || locks.inspect(name.as_bytes(), LONG).ok());
     let waiters = found.map_or(Vec::new(), |(_, waiters)| waiters);
     waiters.into_iter().map(|waiter| waiter.id).collect()
 }
 
 fn ask(cluster: &Cluster, at: usize, command: &LockCommand) -> LockAnswer {
-    let locks = &cluster.up(at).expect("up").locks;
+    let locks = &cluster.up(at).expect("up").beside;
     locks.ask(command, LONG).expect("an answer")
 }
 
@@ -75,7 +78,7 @@ fn wait_for(name: &str, id: &str) -> LockCommand {
 /// K3, K4, K6, K8: holder, queue and what has ended outlive the leader, a snapshot, and a restart of all.
 #[test]
 fn k8_holder_and_queue_survive_fail_over_snapshots_and_a_restart_of_all() {
-    let cluster = Cluster::new(20);
+    let cluster = three(20);
     let leader = cluster.leader();
     let (other, behind) = ((leader + 1) % 3, (leader + 2) % 3);
     cluster.power_cut(behind, 1);
@@ -149,16 +152,20 @@ fn k8_holder_and_queue_survive_fail_over_snapshots_and_a_restart_of_all() {
         };
         assert_eq!(ask(&cluster, leader, &release), LockAnswer::Released(true));
     }
-    cluster.history();
+    history(&cluster);
 }
 
 /// K5: in a cluster where nobody writes, and over every kind of end.
 #[test]
 fn a_lock_goes_to_who_waits_when_it_is_released_dropped_forced_or_its_client_is_gone() {
-    let cluster = Cluster::new(1000);
+    let cluster = three(1000);
     cluster.leader();
     let first = acquire(&cluster, 0, "a", &how(1_000, 0));
-    let busy = cluster.up(1).unwrap().locks.acquire(b("a"), &how(1_000, 0));
+    let busy = cluster
+        .up(1)
+        .unwrap()
+        .beside
+        .acquire(b("a"), &how(1_000, 0));
     assert!(
         matches!(busy, Err(AcquireError::Busy { token, .. }) if token == first.token()),
         "{busy:?}"
@@ -166,7 +173,7 @@ fn a_lock_goes_to_who_waits_when_it_is_released_dropped_forced_or_its_client_is_
     let late = cluster
         .up(1)
         .unwrap()
-        .locks
+        .beside
         .acquire(b("a"), &how(1_000, 150));
     assert!(matches!(late, Err(AcquireError::TimedOut)), "{late:?}");
     std::thread::scope(|scope| {
@@ -186,7 +193,7 @@ fn a_lock_goes_to_who_waits_when_it_is_released_dropped_forced_or_its_client_is_
         });
         drop(second);
         let third = third.join().unwrap();
-        let locks = cluster.up(0).unwrap().locks.clone();
+        let locks = cluster.up(0).unwrap().beside.clone();
         assert!(locks.force_release(b("a"), third.token(), LONG).unwrap());
         assert!(!locks.force_release(b("a"), third.token(), LONG).unwrap());
         assert!(third.lost().sleep(LONG), "the holder is told");
@@ -225,7 +232,7 @@ fn a_lock_goes_to_who_waits_when_it_is_released_dropped_forced_or_its_client_is_
 /// K7: the holder knows before the cluster gives the lock away.
 #[test]
 fn k7_a_holder_that_is_cut_off_is_told_before_another_has_the_lock() {
-    let cluster = Cluster::new(1000);
+    let cluster = three(1000);
     let leader = cluster.leader();
     let (cut, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let held = acquire(&cluster, cut, "a", &how(800, 0));
@@ -238,7 +245,7 @@ fn k7_a_holder_that_is_cut_off_is_told_before_another_has_the_lock() {
     let stale = eventually("an answer", || write(&cluster, cut, &held, "stale"));
     let current = next.token();
     assert_eq!(stale, GuardAnswer::Stale { guard: 0, current });
-    assert!(!cluster.history().contains(&"stale".to_owned()), "K1");
+    assert!(!history(&cluster).contains(&"stale".to_owned()), "K1");
 }
 
 fn apply(machine: &mut dyn StateMachine, index: u64, payload: Bytes) -> Bytes {
@@ -257,7 +264,7 @@ fn apply(machine: &mut dyn StateMachine, index: u64, payload: Bytes) -> Bytes {
 #[test]
 fn k8_what_empties_the_applications_keys_leaves_the_locks_and_a_restart_too() {
     let media = SimMedia::new(1);
-    let (mut machine, view) = open(&media);
+    let (mut machine, view) = open(&media).expect("the state opens");
     for (index, id) in [(1, "1"), (2, "2"), (3, "3")] {
         apply(&mut machine, index, wait_for("a", id).encode());
     }
@@ -270,7 +277,7 @@ fn k8_what_empties_the_applications_keys_leaves_the_locks_and_a_restart_too() {
     machine.snapshot().expect("a flush");
     machine.close().unwrap();
     drop(machine);
-    let (mut machine, view) = open(&media);
+    let (mut machine, view) = open(&media).expect("the state opens");
     let after = view.inspect(b"a").expect("held after a restart");
     assert_eq!((after.0.token, &after.1.len()), (1, &before.1.len()));
     let command = guarded(&[], b"x");

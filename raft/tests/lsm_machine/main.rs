@@ -6,6 +6,8 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 
 mod cluster;
+#[path = "../support/nodes.rs"]
+mod nodes;
 mod world;
 
 use bytes::Bytes;
