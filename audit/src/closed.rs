@@ -344,22 +344,8 @@ impl Closed {
         if bytes < (HEADER_LEN + TRAILER_LEN) as u64 {
             return Err(Bad::Cut("the file is shorter than a header and a trailer"));
         }
-        let mut header = [0; HEADER_LEN];
-        file.read_exact_at(&mut header, 0)?;
-        if &header[..8] != MAGIC || header[8..16] != [1, 0, 0, 0, 0, 0, 0, 0] {
-            return Err(Bad::Damaged {
-                what: "it does not begin as a closed file",
-                at: 0,
-            });
-        }
-        let id = KeyId(word(&header, 32));
-        let key = keys.get(id).ok_or(Bad::NoKey(id))?.clone();
-        if keyed(&key, &[&header[..96]]) != header[96..] {
-            return Err(Bad::Damaged {
-                what: "its header",
-                at: 0,
-            });
-        }
+        let header = read_header(&*file)?;
+        let key = key_of(&header, keys)?;
         let mut trailer = [0; TRAILER_LEN];
         let at = bytes - TRAILER_LEN as u64;
         file.read_exact_at(&mut trailer, at)?;
@@ -420,7 +406,7 @@ impl Closed {
                 closed: word(&trailer, 48),
                 before: root(&header[48..]),
                 root: root(&trailer[64..]),
-                key: id,
+                key: key.id(),
             },
             signed: key.signed(&signed(&header, &trailer), signature),
             header_hash: *header[96..].first_chunk().expect("32 bytes"),
@@ -434,32 +420,18 @@ impl Closed {
     /// The entries of a block, each behind its length.
     pub(crate) fn block(&self, at: usize) -> Result<Vec<u8>, Bad> {
         let block = self.index[at];
+        let read = read_block(&*self.file, &self.key, &self.header_hash, block.offset)?;
         let damaged = |what| Bad::Damaged {
             what,
             at: block.offset,
         };
-        let mut head = [0; BLOCK_LEN];
-        self.file.read_exact_at(&mut head, block.offset)?;
-        let len = |at: usize| u32::from_le_bytes(*head[at..].first_chunk().expect("4")) as usize;
-        let (stored_len, raw_len) = (len(0), len(4));
-        if stored_len as u64 > self.info.bytes || raw_len > BLOCK_RAW_MAX {
-            return Err(damaged("a block's header"));
-        }
-        let mut stored = vec![0; stored_len];
-        let from = block.offset + BLOCK_LEN as u64;
-        self.file.read_exact_at(&mut stored, from)?;
-        let hash = keyed(&self.key, &[&self.header_hash, &head[..48], &stored]);
-        if hash[..16] != head[48..] {
+        if !read.intact {
             return Err(damaged("a block"));
         }
-        if head[8..40] != block.encode()[8..] || head[40..48] != [0; 8] {
+        if read.head[8..40] != block.encode()[8..] {
             return Err(damaged("a block's header"));
         }
-        let raw = zstd::bulk::decompress(&stored, raw_len).map_err(|_| damaged("a block"))?;
-        match raw.len() == raw_len {
-            true => Ok(raw),
-            false => Err(damaged("a block")),
-        }
+        read.raw.ok_or(damaged("a block"))
     }
 
     /// Reads all of it: hashes and what they are of.
@@ -482,6 +454,104 @@ impl Closed {
                 at: self.info.bytes - self.trailer.len() as u64,
             }),
         }
+    }
+}
+
+/// A block as it is in the file.
+pub(crate) struct ReadBlock {
+    head: [u8; BLOCK_LEN],
+    /// Its hash is that of its bytes.
+    pub(crate) intact: bool,
+    /// What is stored, if it can be made of it at all: to see which entry was changed.
+    pub(crate) raw: Option<Vec<u8>>,
+    /// Behind it.
+    pub(crate) end: u64,
+}
+
+/// The block at `offset`, whether it is intact or not; at most [`BLOCK_RAW_MAX`] of it (CL3).
+pub(crate) fn read_block(
+    file: &dyn MediaFile,
+    key: &Key,
+    header_hash: &[u8; 32],
+    offset: u64,
+) -> Result<ReadBlock, Bad> {
+    let mut head = [0; BLOCK_LEN];
+    file.read_exact_at(&mut head, offset)?;
+    let len = |at: usize| u32::from_le_bytes(*head[at..].first_chunk().expect("4")) as usize;
+    let (stored_len, raw_len) = (len(0), len(4));
+    let bound = zstd::zstd_safe::compress_bound(BLOCK_RAW_MAX);
+    if stored_len > bound || raw_len > BLOCK_RAW_MAX || head[40..48] != [0; 8] {
+        return Err(Bad::Damaged {
+            what: "a block's header",
+            at: offset,
+        });
+    }
+    let mut stored = vec![0; stored_len];
+    file.read_exact_at(&mut stored, offset + BLOCK_LEN as u64)?;
+    let hash = keyed(key, &[header_hash, &head[..48], &stored]);
+    let raw = zstd::bulk::decompress(&stored, raw_len);
+    Ok(ReadBlock {
+        intact: hash[..16] == head[48..],
+        raw: raw.ok().filter(|raw| raw.len() == raw_len),
+        end: offset + (BLOCK_LEN + stored_len) as u64,
+        head,
+    })
+}
+
+/// A closed file's header that verifies, and what is needed to read the blocks behind it without an index.
+pub(crate) struct Begun {
+    pub(crate) trail: u64,
+    pub(crate) first: u64,
+    pub(crate) before: Root,
+    pub(crate) key: Key,
+    pub(crate) header_hash: [u8; 32],
+    /// Where the index begins, if the trailer says so.
+    pub(crate) index_at: Option<u64>,
+}
+
+/// Reads the header alone, where the end is damaged.
+pub(crate) fn begun(file: &dyn MediaFile, keys: &Keyring) -> Result<Begun, Bad> {
+    let header = read_header(file)?;
+    let key = key_of(&header, keys)?;
+    let bytes = file.len()?;
+    let mut trailer = [0; TRAILER_LEN];
+    let at = bytes.saturating_sub(TRAILER_LEN as u64);
+    let whole = at > HEADER_LEN as u64 && file.read_exact_at(&mut trailer, at).is_ok();
+    let index_at = (whole && &trailer[..8] == END_MAGIC)
+        .then(|| word(&trailer, 8).checked_mul(INDEX_LEN as u64))
+        .flatten()
+        .and_then(|len| at.checked_sub(len));
+    Ok(Begun {
+        trail: word(&header, 16),
+        first: word(&header, 24),
+        before: Root(*header[48..].first_chunk().expect("32 bytes")),
+        header_hash: *header[96..].first_chunk().expect("32 bytes"),
+        index_at: index_at.filter(|at| *at > HEADER_LEN as u64),
+        key,
+    })
+}
+
+fn read_header(file: &dyn MediaFile) -> Result<[u8; HEADER_LEN], Bad> {
+    let mut header = [0; HEADER_LEN];
+    file.read_exact_at(&mut header, 0)?;
+    match &header[..8] == MAGIC && header[8..16] == [1, 0, 0, 0, 0, 0, 0, 0] {
+        true => Ok(header),
+        false => Err(Bad::Damaged {
+            what: "it does not begin as a closed file",
+            at: 0,
+        }),
+    }
+}
+
+fn key_of(header: &[u8; HEADER_LEN], keys: &Keyring) -> Result<Key, Bad> {
+    let id = KeyId(word(header, 32));
+    let key = keys.get(id).ok_or(Bad::NoKey(id))?;
+    match keyed(key, &[&header[..96]]) == header[96..] {
+        true => Ok(key.clone()),
+        false => Err(Bad::Damaged {
+            what: "its header",
+            at: 0,
+        }),
     }
 }
 

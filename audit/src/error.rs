@@ -6,8 +6,8 @@
     reason = "the fields of an error are explained by its message"
 )]
 
+use crate::finding::Finding;
 use crate::key::{KeyError, KeyId};
-use crate::verify::Finding;
 use esker_wal::{LogError, OpenError};
 use std::io;
 use std::path::{Path, PathBuf};

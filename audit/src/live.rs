@@ -6,9 +6,9 @@
 use crate::chain::{Break, Walk};
 use crate::entry::Entry;
 use crate::error::{Error, io_error};
+use crate::finding::{Finding, FindingKind};
 use crate::key::Keyring;
 use crate::policy::Options;
-use crate::verify::{Finding, FindingKind};
 use esker_wal::{
     Create, Kind as FrameKind, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit, SyncPolicy,
 };

@@ -6,13 +6,13 @@
 use crate::closed::ClosedFile;
 use crate::entry::Kind;
 use crate::error::Error;
+use crate::finding::Finding;
 use crate::key::Key;
 use crate::note::Checkpoint;
 use crate::policy::Options;
 use crate::record::{Record, Severity};
 use crate::shared::Shared;
 use crate::stats::TrailStats;
-use crate::verify::Finding;
 use crossbeam_channel::RecvTimeoutError;
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers as Threads;

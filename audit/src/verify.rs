@@ -1,119 +1,701 @@
-//! Verifying a trail; see [`verify`].
-use crate::chain::Break;
-use std::fmt;
-use std::path::{Path, PathBuf};
+//! Verifying a trail: nothing was changed, removed, put in, put elsewhere or cut off (A1).
+//!
+//! - V1: every byte of the closed files and every frame of the live log is read; every hash, root and signature is computed anew.
+//! - V2: the first entry must follow the beginning of the trail, or the newest tombstone; each file the one before; the live log the last file; and the
+//!   end must be at least where `HEAD` is. A finding names the first sequence that is wrong or missing.
+//! - V3: a trail may be written meanwhile: `HEAD` is read before the rest, and where files come or go between two reads it begins again.
+//! - V4: what no file of the directory can show, a checkpoint can: that all of it is an older copy. Without one the report says that it is not anchored.
 
-/// What kind of thing is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use crate::chain::Walk;
+use crate::closed::{self, Bad, Closed, Entries};
+use crate::entry::{Entry, Kind, Root, genesis};
+use crate::error::{Error, io_error};
+use crate::finding::{Finding, FindingKind};
+use crate::head::{self, HEAD};
+use crate::key::{KeyId, Keyring};
+use crate::live;
+use crate::note::Checkpoint;
+use crate::open::{closed_names, identity};
+use crate::upkeep::tombstone_text;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use esker_wal::media::Media;
+use esker_wal::media::real::RealMedia;
+use esker_wal::{Kind as FrameKind, Piece, Survey};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// How often it begins again because files came and went.
+const AGAIN: usize = 20;
+
+/// Called by the threads that verify, now and then, with the bytes of files read and of how many.
+pub type OnProgress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// Options of [`verify`].
+#[derive(Clone)]
+pub struct VerifyOptions {
+    /// A checkpoint that was kept elsewhere. Default: none.
+    pub against: Option<Checkpoint>,
+    /// Threads, each with one file at a time. Default: as many as there are cores.
+    pub threads: usize,
+    /// Default: nobody is told.
+    pub progress: Option<OnProgress>,
+    /// Default: the operating system's files.
+    pub media: Arc<dyn Media>,
+}
+
+impl std::fmt::Debug for VerifyOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifyOptions")
+            .field("against", &self.against)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        VerifyOptions {
+            against: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            progress: None,
+            media: Arc::new(RealMedia::default()),
+        }
+    }
+}
+
+/// How a trail relates to a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchored {
+    /// None was given: that the whole directory was replaced by an older copy can't be seen.
+    Not,
+    /// The trail holds what the checkpoint saw.
+    Holds,
+    /// What the checkpoint saw was removed by retention: it says nothing of what is left.
+    TooOld,
+    /// It does not; see the findings.
+    Breaks,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum FindingKind {
-    /// Entries are missing in the middle, or a file is.
-    Missing,
-    /// An entry stands where it was before, or before where it belongs.
-    Reordered,
-    /// An entry was changed, or written by somebody without the key.
-    Changed,
-    /// Bytes are not what was written: bit rot, or an edit that did not try to hide.
-    Damaged,
-    /// A closed file ends before it should.
-    Cut,
-    /// The last entries are missing.
-    TailCut,
-    /// A file of another trail, or under another's name.
-    Foreign,
-    /// A signature is not that of its key.
-    Signature,
-    /// `HEAD` is missing or not what was written.
-    Head,
-    /// `TRAIL` is missing or not what was written.
-    Identity,
-    /// The trail is an older one than the checkpoint saw.
-    OldCopy,
-    /// The trail at the checkpoint's sequence is another than it saw.
-    Forked,
+pub struct Report {
+    /// Identity of the trail.
+    pub trail: u64,
+    /// Sequence of the first entry that is there; 0 where there is none.
+    pub first: u64,
+    /// Sequence of the last.
+    pub last: u64,
+    /// Root of the last.
+    pub root: Root,
+    /// Entries that verify.
+    pub entries: u64,
+    /// Their bytes, not compressed.
+    pub bytes: u64,
+    /// Closed files.
+    pub files: usize,
+    /// Sequences that gaps' entries stand for: records that were dropped, and counted.
+    pub dropped: u64,
+    /// Up to this sequence retention removed everything, says the newest tombstone; 0: nothing.
+    pub removed: u64,
+    /// How far `HEAD` says that it was synced.
+    pub synced: u64,
+    /// Against a checkpoint.
+    pub anchored: Anchored,
+    /// What is wrong, the first sequence first.
+    pub findings: Vec<Finding>,
 }
 
-impl FindingKind {
-    /// In a word.
+impl Report {
+    /// Whether nothing is wrong.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            FindingKind::Missing => "missing",
-            FindingKind::Reordered => "reordered",
-            FindingKind::Changed => "changed",
-            FindingKind::Damaged => "damaged",
-            FindingKind::Cut => "cut",
-            FindingKind::TailCut => "tail cut",
-            FindingKind::Foreign => "foreign",
-            FindingKind::Signature => "signature",
-            FindingKind::Head => "head",
-            FindingKind::Identity => "identity",
-            FindingKind::OldCopy => "old copy",
-            FindingKind::Forked => "forked",
-        }
+    pub fn is_whole(&self) -> bool {
+        self.findings.is_empty()
     }
 }
 
-/// Something that is not as it was written.
+/// What a tombstone's entry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What kind.
-    pub kind: FindingKind,
-    /// In which file or directory.
-    pub path: PathBuf,
-    /// At which sequence, where that is known: the first that is wrong or missing.
-    pub sequence: Option<u64>,
-    /// In words.
-    pub what: String,
+struct Tombstone {
+    last: u64,
+    root: String,
+    signed: bool,
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.kind.name())?;
-        if let Some(sequence) = self.sequence {
-            write!(f, " at record {sequence}")?;
+/// What is gathered of entries in a row.
+#[derive(Debug)]
+struct Row {
+    begin: Walk,
+    walk: Walk,
+    first_key: Option<KeyId>,
+    entries: u64,
+    bytes: u64,
+    dropped: u64,
+    tombstone: Option<Tombstone>,
+    /// Roots at the sequences asked for.
+    roots: BTreeMap<u64, Root>,
+    finding: Option<Finding>,
+    signed: bool,
+    trail: u64,
+}
+
+impl Row {
+    fn from(walk: Walk, trail: u64) -> Row {
+        Row {
+            begin: walk,
+            walk,
+            first_key: None,
+            entries: 0,
+            bytes: 0,
+            dropped: 0,
+            tombstone: None,
+            roots: BTreeMap::new(),
+            finding: None,
+            signed: true,
+            trail,
         }
-        write!(f, ": {}", self.what)
     }
 }
 
-impl Finding {
-    pub(crate) fn of_break(broken: Break, expected: u64, at: Option<u64>, path: &Path) -> Finding {
-        let (kind, sequence, what) = match broken {
-            Break::Missing { until } => (
-                FindingKind::Missing,
-                expected,
-                format!("records {expected} to {} are missing", until - 1),
-            ),
-            Break::Again => (
-                FindingKind::Reordered,
-                at.unwrap_or(expected),
-                format!(
-                    "record {} stands where {expected} belongs",
-                    at.unwrap_or(expected)
-                ),
-            ),
-            Break::Changed => (
-                FindingKind::Changed,
-                expected,
-                "its hash is not that of its bytes behind the record before".to_owned(),
-            ),
-            Break::WrongKey => (
-                FindingKind::Changed,
-                expected,
-                "it is written with a key that no record began".to_owned(),
-            ),
-            Break::NoKey(key) => (
-                FindingKind::Changed,
-                expected,
-                format!("its key {key} is not in the keyring"),
-            ),
+struct Verifier<'a> {
+    dir: &'a Path,
+    keys: &'a Keyring,
+    options: &'a VerifyOptions,
+    id: u64,
+    wanted: Vec<u64>,
+}
+
+/// Verifies the trail in `dir`. Changes nothing and takes no lock: it may be written meanwhile. Fails only where it could not run.
+pub fn verify(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, Error> {
+    let media = &*options.media;
+    let names = closed_names(media, dir).map_err(io_error("listing", dir))?;
+    let id = match identity(media, dir, keys) {
+        Ok(Some(id)) => id,
+        Ok(None) if names.is_empty() => {
+            return Err(Error::NotFound {
+                dir: dir.to_owned(),
+            });
+        }
+        // Any file tells it too; that this one does not is a finding.
+        Ok(None) | Err(Error::Tampered { .. }) => {
+            let of_file = |name: &String| Closed::open(media, &dir.join(name), keys).ok();
+            names.iter().find_map(of_file).map_or(0, |f| f.info.trail)
+        }
+        Err(e) => return Err(e),
+    };
+    let mut again = AGAIN;
+    loop {
+        let head = head::load(media, dir, keys).map_err(io_error("reading", &dir.join(HEAD)))?;
+        let said = head.and_then(|found| found.head);
+        let wanted = (said.map(|head| head.sequence).into_iter())
+            .chain(options.against.as_ref().map(|c| c.sequence))
+            .collect();
+        let verifier = Verifier {
+            dir,
+            keys,
+            options,
+            id,
+            wanted,
         };
+        let before = closed_names(media, dir).map_err(io_error("listing", dir))?;
+        let report = verifier.run(&before, head)?;
+        let after = closed_names(media, dir).map_err(io_error("listing", dir))?;
+        again -= 1;
+        if report.is_whole() || before == after || again == 0 {
+            return Ok(report);
+        }
+    }
+}
+
+impl Verifier<'_> {
+    fn finding(&self, kind: FindingKind, name: &str, sequence: Option<u64>, what: &str) -> Finding {
         Finding {
             kind,
-            path: path.to_owned(),
-            sequence: Some(sequence),
-            what,
+            path: self.dir.join(name),
+            sequence,
+            what: what.to_owned(),
         }
     }
+
+    /// Takes an entry into a row; false where it does not follow.
+    fn take(&self, row: &mut Row, path: &Path, entry: &Entry<'_>) -> bool {
+        let expected = row.walk.next;
+        if let Err(broken) = row.walk.step(self.keys, entry) {
+            let at = Some(entry.head.sequence);
+            row.finding = Some(Finding::of_break(broken, expected, at, path));
+            return false;
+        }
+        let head = &entry.head;
+        row.first_key.get_or_insert(head.key);
+        row.entries += 1;
+        row.bytes += entry.bytes().len() as u64;
+        row.dropped += head.sequence - head.from;
+        if self.wanted.contains(&head.sequence) {
+            row.roots.insert(head.sequence, entry.root);
+        }
+        if head.kind == Kind::Tombstone {
+            row.tombstone = self.tombstone(entry);
+        }
+        true
+    }
+
+    fn tombstone(&self, entry: &Entry<'_>) -> Option<Tombstone> {
+        let body: Value = serde_json::from_slice(entry.body).ok()?;
+        let text = |name: &str| body.get(name)?.as_str().map(str::to_owned);
+        let last = body.get("esker.tombstone.last")?.as_u64()?;
+        let root = text("esker.tombstone.root")?;
+        let signature = BASE64.decode(text("esker.tombstone.signature")?).ok()?;
+        let signature: [u8; 64] = signature.try_into().ok()?;
+        let signed = tombstone_text(self.id, last, &root);
+        Some(Tombstone {
+            // Signed by the key it was written with, or by the one of before a rotation.
+            signed: (self.keys.iter()).any(|key| key.signed(signed.as_bytes(), &signature)),
+            last,
+            root,
+        })
+    }
+
+    fn run(&self, names: &[String], head: Option<head::Found>) -> Result<Report, Error> {
+        let rows = self.closed_rows(names)?;
+        let mut findings = Vec::new();
+        if identity(&*self.options.media, self.dir, self.keys)
+            .ok()
+            .flatten()
+            != Some(self.id)
+        {
+            let what = "it is missing, or not what was written";
+            findings.push(self.finding(FindingKind::Identity, crate::open::TRAIL, None, what));
+        }
+        let mut end: Option<Walk> = None;
+        let mut all = Row::from(Walk::from(genesis(self.id), 1), self.id);
+        let mut first = None;
+        // Behind what broke off nothing can follow.
+        let mut joined = true;
+        let files = rows.len();
+        for (name, row) in names.iter().zip(rows) {
+            self.join(name, &row, end.filter(|_| joined), &mut findings);
+            first.get_or_insert(row.begin);
+            joined = row.finding.is_none();
+            end = Some(row.walk);
+            gather(&mut all, row, &mut findings);
+        }
+        let live = self.live_row(end, joined)?;
+        if live.entries > 0 || live.finding.is_some() {
+            first.get_or_insert(live.begin);
+        }
+        let reached = live.walk;
+        gather(&mut all, live, &mut findings);
+        self.check_beginning(first, all.tombstone.as_ref(), names, &mut findings);
+        let last = reached.next - 1;
+        let synced = self.check_head(head, last, &all.roots, &mut findings);
+        let anchored = self.check_anchor(first, last, &all.roots, &mut findings);
+        findings.sort_by_key(|f| f.sequence.unwrap_or(u64::MAX));
+        Ok(Report {
+            trail: self.id,
+            first: first
+                .filter(|_| all.entries > 0)
+                .map_or(0, |walk| walk.next),
+            last,
+            root: reached.root,
+            entries: all.entries,
+            bytes: all.bytes,
+            files,
+            dropped: all.dropped,
+            removed: all.tombstone.map_or(0, |t| t.last),
+            synced,
+            anchored,
+            findings,
+        })
+    }
+
+    /// How a file goes on from the one before.
+    fn join(&self, name: &str, row: &Row, end: Option<Walk>, findings: &mut Vec<Finding>) {
+        let begin = row.begin;
+        if row.trail != self.id {
+            let what = "a file of another trail";
+            findings.push(self.finding(FindingKind::Foreign, name, Some(begin.next), what));
+        } else if closed::file_name(begin.next) != name {
+            let what = format!("its first record is {}: it had another name", begin.next);
+            findings.push(self.finding(FindingKind::Foreign, name, Some(begin.next), &what));
+        }
+        if !row.signed {
+            let what = "its signature is not that of its key";
+            findings.push(self.finding(FindingKind::Signature, name, Some(begin.next), what));
+        }
+        let Some(end) = end else {
+            return;
+        };
+        let finding = if begin.next > end.next {
+            let what = format!(
+                "records {} to {}, before this file, are missing",
+                end.next,
+                begin.next - 1
+            );
+            self.finding(FindingKind::Missing, name, Some(end.next), &what)
+        } else if begin.next < end.next {
+            let what = "its records stand in the file before too";
+            self.finding(FindingKind::Reordered, name, Some(begin.next), what)
+        } else if begin.root != end.root {
+            let what = "it does not follow the file before";
+            self.finding(FindingKind::Changed, name, Some(begin.next), what)
+        } else if end.key.is_some() && row.first_key.is_some() && end.key != row.first_key {
+            let what = "it is written with a key that no record began";
+            self.finding(FindingKind::Changed, name, Some(begin.next), what)
+        } else {
+            return;
+        };
+        // What broke off before is said already.
+        if findings
+            .last()
+            .is_none_or(|last| last.sequence != Some(end.next))
+        {
+            findings.push(finding);
+        }
+    }
+
+    fn closed_rows(&self, names: &[String]) -> Result<Vec<Row>, Error> {
+        let media = &self.options.media;
+        let total: u64 = (names.iter())
+            .filter_map(|name| media.open(&self.dir.join(name)).ok()?.len().ok())
+            .sum();
+        let (turn, read) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let work = || {
+            let mut mine = Vec::new();
+            loop {
+                // Relaxed: a counter.
+                let at = turn.fetch_add(1, Ordering::Relaxed);
+                let Some(name) = names.get(at) else {
+                    return mine;
+                };
+                let row = self.closed_row(name, &|bytes| {
+                    let done = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                    if let Some(progress) = &self.options.progress {
+                        progress(done, total.max(done));
+                    }
+                });
+                mine.push((at, row));
+            }
+        };
+        let threads = self.options.threads.clamp(1, names.len().max(1));
+        let mut rows = match threads {
+            1 => work(),
+            _ => std::thread::scope(|scope| {
+                let spawned: Vec<_> = (1..threads)
+                    .map_while(|_| {
+                        let named = std::thread::Builder::new().name("esker-audit-v".to_owned());
+                        named.spawn_scoped(scope, work).ok()
+                    })
+                    .collect();
+                let mut all = work();
+                for thread in spawned {
+                    all.extend(thread.join().expect("verifying doesn't panic"));
+                }
+                all
+            }),
+        };
+        rows.sort_by_key(|(at, _)| *at);
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    fn closed_row(&self, name: &str, done: &dyn Fn(u64)) -> Result<Row, Error> {
+        let path = self.dir.join(name);
+        // Where it can't be read at all, its name says where it should begin.
+        let named = name.trim_end_matches(closed::SUFFIX).parse().unwrap_or(1);
+        let mut row = Row::from(Walk::from(Root([0; 32]), named), self.id);
+        let file = match self.options.media.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                row.finding =
+                    Some(self.finding(FindingKind::Missing, name, Some(named), "the file is gone"));
+                return Ok(row);
+            }
+            other => other.map_err(io_error("opening", &path))?,
+        };
+        let begun = match closed::begun(&*file, self.keys) {
+            Ok(begun) => begun,
+            Err(bad) => {
+                row.finding = Some(self.of_bad(name, named, bad)?);
+                return Ok(row);
+            }
+        };
+        row = Row::from(Walk::from(begun.before, begun.first), begun.trail);
+        let whole = Closed::open(&*self.options.media, &path, self.keys);
+        row.signed = whole.as_ref().map_or(true, |whole| whole.signed);
+        let end = begun.index_at.unwrap_or(u64::MAX);
+        let mut at = closed::HEADER_LEN as u64;
+        while at < end {
+            let next = row.walk.next;
+            let block = match closed::read_block(&*file, &begun.key, &begun.header_hash, at) {
+                Ok(block) if begun.index_at.is_some() || block.intact => block,
+                // There is no trailer to say where the blocks end.
+                Ok(_) => break,
+                Err(_) if begun.index_at.is_none() => break,
+                Err(bad) => {
+                    row.finding = Some(self.of_bad(name, next, bad)?);
+                    return Ok(row);
+                }
+            };
+            let raw = block.raw.as_deref().unwrap_or_default();
+            for entry in Entries::of(raw) {
+                let expected = row.walk.next;
+                let follows = entry.is_some_and(|entry| self.take(&mut row, &path, &entry));
+                if !follows {
+                    row.finding.get_or_insert_with(|| {
+                        let what = "what stands there is no record";
+                        self.finding(FindingKind::Damaged, name, Some(expected), what)
+                    });
+                    return Ok(row);
+                }
+            }
+            if !block.intact || block.raw.is_none() {
+                let what = "the block that begins there is not what was written";
+                row.finding = Some(self.finding(FindingKind::Damaged, name, Some(next), what));
+                return Ok(row);
+            }
+            done(block.end - at);
+            at = block.end;
+        }
+        if let Err(bad) = whole {
+            row.finding = Some(self.of_bad(name, row.walk.next, bad)?);
+        } else if let Ok(whole) = whole
+            && (whole.info.entries, whole.info.last, whole.info.root)
+                != (row.entries, row.walk.next - 1, row.walk.root)
+        {
+            let what = "its trailer counts other records";
+            row.finding = Some(self.finding(FindingKind::Damaged, name, Some(row.walk.next), what));
+        }
+        Ok(row)
+    }
+
+    fn of_bad(&self, name: &str, sequence: u64, bad: Bad) -> Result<Finding, Error> {
+        Ok(match bad {
+            Bad::Cut(what) => self.finding(FindingKind::Cut, name, Some(sequence), what),
+            Bad::Damaged { what, at } => {
+                let what = format!("{what}, at byte {at}");
+                self.finding(FindingKind::Damaged, name, Some(sequence), &what)
+            }
+            Bad::NoKey(key) => {
+                return Err(Error::NoKey {
+                    path: self.dir.join(name),
+                    key,
+                });
+            }
+            Bad::Io(source) => {
+                let what = format!("it can't be read: {source}");
+                self.finding(FindingKind::Damaged, name, Some(sequence), &what)
+            }
+        })
+    }
+
+    /// The entries of the live log, from where the closed files end.
+    fn live_row(&self, end: Option<Walk>, joined: bool) -> Result<Row, Error> {
+        let from = end.unwrap_or(Walk::from(genesis(self.id), 1));
+        let mut row = Row::from(from, self.id);
+        let dir = live::dir_of(self.dir);
+        let survey = match Survey::of(&dir, self.options.media.clone()) {
+            Ok(survey) => survey,
+            Err(esker_wal::OpenError::NotFound { .. }) => return Ok(row),
+            Err(e) => {
+                let what = e.to_string();
+                row.finding =
+                    Some(self.finding(FindingKind::Damaged, live::LIVE, Some(from.next), &what));
+                return Ok(row);
+            }
+        };
+        let mut begun = false;
+        let mut pieces = survey.pieces(survey.oldest());
+        let damaged = |next: u64, what: &str| {
+            Some(self.finding(FindingKind::Damaged, live::LIVE, Some(next), what))
+        };
+        while let Some(piece) = pieces.next()? {
+            let next = row.walk.next;
+            let frame = match piece {
+                Piece::Frame(frame) => frame,
+                Piece::Lost(damage) => {
+                    row.finding = damaged(next, &damage.to_string());
+                    break;
+                }
+                // What it held is in a closed file by now.
+                Piece::Released(_) => continue,
+            };
+            if frame.header.kind != FrameKind::Data {
+                continue;
+            }
+            let Some(entry) = Entry::decode(frame.payload) else {
+                row.finding = damaged(next, "what stands there is no record");
+                break;
+            };
+            if !begun && entry.head.sequence < from.next && end.is_some() {
+                continue;
+            }
+            // All closed files are gone, or the last is broken off: that is said of them.
+            if !begun && entry.head.from > row.walk.next && (end.is_none() || !joined) {
+                break;
+            }
+            begun = true;
+            if !self.take(&mut row, &dir, &entry) {
+                break;
+            }
+        }
+        if row.finding.is_none() {
+            let media = self.options.media.clone();
+            let options = esker_wal::VerifyOptions {
+                media,
+                threads: 1,
+                ..esker_wal::VerifyOptions::default()
+            };
+            let found = esker_wal::verify(&dir, &options)?;
+            if let Some(damage) = found.damage.first() {
+                row.finding = damaged(row.walk.next, &damage.to_string());
+            }
+        }
+        Ok(row)
+    }
+
+    /// Whether the first entry follows the beginning, or what retention left.
+    fn check_beginning(
+        &self,
+        first: Option<Walk>,
+        tombstone: Option<&Tombstone>,
+        names: &[String],
+        findings: &mut Vec<Finding>,
+    ) {
+        let name = names.first().map_or(live::LIVE, String::as_str);
+        let Some(first) = first else {
+            return;
+        };
+        if first.next == 1 {
+            if first.root != genesis(self.id) {
+                let what = "the first record does not follow the beginning of the trail";
+                findings.push(self.finding(FindingKind::Changed, name, Some(1), what));
+            }
+            return;
+        }
+        let (kind, from, what) = match tombstone {
+            Some(t) if !t.signed => (
+                FindingKind::Signature,
+                1,
+                "the newest tombstone is not signed by a key of the trail".to_owned(),
+            ),
+            Some(t) if t.last + 1 == first.next && t.root == first.root.to_string() => return,
+            // The crash came before all was removed.
+            Some(t) if t.last >= first.next => return,
+            Some(t) => (
+                FindingKind::Missing,
+                t.last + 1,
+                format!(
+                    "records {} to {} are missing: retention removed those before",
+                    t.last + 1,
+                    first.next - 1
+                ),
+            ),
+            None => (
+                FindingKind::Missing,
+                1,
+                format!(
+                    "records 1 to {} are missing, and no tombstone says why",
+                    first.next - 1
+                ),
+            ),
+        };
+        findings.push(self.finding(kind, name, Some(from), &what));
+    }
+
+    fn check_head(
+        &self,
+        head: Option<head::Found>,
+        last: u64,
+        roots: &BTreeMap<u64, Root>,
+        findings: &mut Vec<Finding>,
+    ) -> u64 {
+        let mut say = |kind, sequence, what: &str| {
+            findings.push(self.finding(kind, HEAD, sequence, what));
+        };
+        let Some(found) = head else {
+            say(
+                FindingKind::Head,
+                None,
+                "it is missing: a cut tail would not be seen",
+            );
+            return 0;
+        };
+        if found.damaged {
+            say(FindingKind::Head, None, "it is not what was written");
+        }
+        let Some(said) = found.head else {
+            return 0;
+        };
+        if said.trail != self.id {
+            say(FindingKind::Foreign, None, "it is another trail's");
+            return 0;
+        }
+        if said.sequence > last {
+            let what = format!(
+                "records {} to {} were synced, and are missing",
+                last + 1,
+                said.sequence
+            );
+            say(FindingKind::TailCut, Some(last + 1), &what);
+        } else if roots
+            .get(&said.sequence)
+            .is_some_and(|root| *root != said.root)
+        {
+            let what = "the record that it names is another";
+            say(FindingKind::Changed, Some(said.sequence), what);
+        }
+        said.sequence
+    }
+
+    fn check_anchor(
+        &self,
+        first: Option<Walk>,
+        last: u64,
+        roots: &BTreeMap<u64, Root>,
+        findings: &mut Vec<Finding>,
+    ) -> Anchored {
+        let Some(against) = &self.options.against else {
+            return Anchored::Not;
+        };
+        let at = Some(against.sequence);
+        let mut say = |kind, what: &str| {
+            findings.push(self.finding(kind, "", at, what));
+            Anchored::Breaks
+        };
+        if against.trail != self.id {
+            return say(FindingKind::Foreign, "the checkpoint is another trail's");
+        }
+        if against.sequence > last {
+            let what = format!(
+                "the trail ends at {last}; the checkpoint of {} saw {}: this is an older copy, or its end was cut off",
+                against.time, against.sequence
+            );
+            return say(FindingKind::OldCopy, &what);
+        }
+        match roots.get(&against.sequence) {
+            Some(root) if *root == against.root => Anchored::Holds,
+            Some(_) => say(
+                FindingKind::Forked,
+                "the checkpoint saw another record there: the trail was rebuilt with its key, or is a copy that went its own way",
+            ),
+            None if first.is_some_and(|first| against.sequence < first.next) => Anchored::TooOld,
+            None => say(
+                FindingKind::Missing,
+                "the record that the checkpoint saw is missing or damaged",
+            ),
+        }
+    }
+}
+
+/// Adds up rows.
+fn gather(all: &mut Row, row: Row, findings: &mut Vec<Finding>) {
+    all.entries += row.entries;
+    all.bytes += row.bytes;
+    all.dropped += row.dropped;
+    all.roots.extend(row.roots);
+    all.tombstone = row.tombstone.or(all.tombstone.take());
+    findings.extend(row.finding);
 }

@@ -1,6 +1,8 @@
 //! A trail, written, closed and opened again.
 
-use esker_audit::{Key, Keyring, Options, Receipt, Record, Severity, Trail, Written};
+use esker_audit::{
+    Key, Keyring, Options, Order, Query, Reader, Receipt, Record, Severity, Trail, Written,
+};
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::SimMedia;
@@ -75,5 +77,94 @@ fn with_threads_on_files_too() {
         trail.checkpoint().unwrap();
         trail.close().unwrap();
         assert_eq!(trail.stats().records, 802);
+    }
+}
+
+/// The sequences that a query answers.
+fn sequences(media: &SimMedia, query: Query) -> Vec<u64> {
+    let reader = Reader::open_on(Path::new("audit"), keys(), Arc::new(media.clone())).unwrap();
+    let mut records = reader.query(query).unwrap();
+    let mut out = Vec::new();
+    while let Some(found) = records.next().unwrap() {
+        out.push(found.head.sequence);
+    }
+    out
+}
+
+#[test]
+fn rd1_queries_answer_each_record_once_in_either_order() {
+    let media = SimMedia::new(1);
+    let (trail, _) = Trail::open(Path::new("audit"), keys(), stepped(&media)).unwrap();
+    for n in 0..2000 {
+        trail.record(login(n % 10)).unwrap();
+        if n == 300 || n == 1200 {
+            trail.rotate().unwrap();
+        }
+    }
+    let all: Vec<u64> = (1..=2001).collect();
+    assert_eq!(sequences(&media, Query::default()), all);
+    let newest = Query {
+        order: Order::Newest,
+        ..Query::default()
+    };
+    let back: Vec<u64> = all.iter().rev().copied().collect();
+    assert_eq!(sequences(&media, newest.clone()), back);
+    let of_three = Query {
+        actor: Some("3".to_owned()),
+        action: Some("user.*".to_owned()),
+        after: Some(1000),
+        ..Query::default()
+    };
+    let expected: Vec<u64> = (0..2000).filter(|n| n % 10 == 3).map(|n| n + 2).collect();
+    let (upper, lower): (Vec<u64>, Vec<u64>) = expected.iter().partition(|s| **s > 1000);
+    assert_eq!(sequences(&media, of_three.clone()), upper);
+    let back = Query {
+        order: Order::Newest,
+        ..of_three
+    };
+    let lower: Vec<u64> = lower.into_iter().rev().collect();
+    assert_eq!(sequences(&media, back), lower);
+    let none = Query {
+        text: Some("nobody".to_owned()),
+        ..Query::default()
+    };
+    assert!(sequences(&media, none).is_empty());
+}
+
+#[test]
+fn rd3_what_is_closed_while_it_is_read_is_read_once() {
+    let media = SimMedia::new(1);
+    let (trail, _) = Trail::open(Path::new("audit"), keys(), stepped(&media)).unwrap();
+    for n in 0..3000 {
+        trail.record(login(n)).unwrap();
+        if n == 1000 {
+            trail.rotate().unwrap();
+        }
+    }
+    for order in [Order::Oldest, Order::Newest] {
+        let reader = Reader::open_on(Path::new("audit"), keys(), Arc::new(media.clone())).unwrap();
+        let query = Query {
+            order,
+            ..Query::default()
+        };
+        let before = sequences(&media, query.clone());
+        let mut records = reader.query(query).unwrap();
+        let mut seen = Vec::new();
+        while let Some(found) = records.next().unwrap() {
+            seen.push(found.head.sequence);
+            if seen.len() == 500 {
+                trail.record(login(0)).unwrap();
+                trail.rotate().unwrap();
+                for n in 0..3000 {
+                    trail.record(login(n)).unwrap();
+                    while trail.step() {}
+                }
+            }
+        }
+        assert!(seen.starts_with(&before), "{order:?}");
+        let rising = seen
+            .windows(2)
+            .all(|w| (w[0] < w[1]) == (order == Order::Oldest));
+        assert!(rising, "{order:?}");
     }
 }

@@ -1,0 +1,406 @@
+//! Reading a trail: what is asked for, in order, with bounded memory.
+//!
+//! - RD1: records come in the order of their sequences, or the other way; each once.
+//! - RD2: one block of a closed file, or one stretch of the live log of about the same size, is in memory at a time. Blocks that can't hold what is asked for, by their sequences and
+//!   times, are not read.
+//! - RD3: the trail may be written meanwhile: what was in the live log and is in a closed file by now is read there. Records written after the query began need not be
+//!   among the answers; ask again behind the last one to follow the trail.
+//! - RD4: what does not verify is an error that names it, not an answer.
+
+use crate::closed::{Bad, Closed, Entries};
+use crate::entry::{Entry, Head, Kind};
+use crate::error::{Error, io_error};
+use crate::finding::{Finding, FindingKind};
+use crate::key::Keyring;
+use crate::live;
+use crate::open::{closed_names, identity};
+use crate::record::{Outcome, Severity};
+use crate::upkeep::bad_file;
+use esker_wal::media::Media;
+use esker_wal::media::real::RealMedia;
+use esker_wal::{Kind as FrameKind, Lsn, OpenError, Piece, Survey};
+use serde_json::{Map, Value};
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of the live log that are read at once, about.
+const STRETCH: u64 = 256 << 10;
+/// How often it plans anew because files came and went.
+const AGAIN: usize = 20;
+
+/// In which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Order {
+    /// The first first.
+    #[default]
+    Oldest,
+    /// The last first.
+    Newest,
+}
+
+/// What is asked for; what is `None` or empty asks for nothing in particular. Texts are compared whole, but where they end with `*`: then by what is before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// In which order.
+    pub order: Order,
+    /// Not before, nanoseconds since 1970.
+    pub since: Option<u64>,
+    /// Before, nanoseconds since 1970.
+    pub until: Option<u64>,
+    /// Behind this sequence in the order of the query: a cursor.
+    pub after: Option<u64>,
+    /// Of this actor (`user.id` or `user.name`).
+    pub actor: Option<String>,
+    /// `event.action`.
+    pub action: Option<String>,
+    /// `esker.resource.id`, or `TYPE:ID`.
+    pub resource: Option<String>,
+    /// `source.address`.
+    pub address: Option<String>,
+    /// `organization.id`.
+    pub tenant: Option<String>,
+    /// `http.request.id`.
+    pub request: Option<String>,
+    /// `event.outcome`.
+    pub outcome: Option<Outcome>,
+    /// At least so grave.
+    pub severity: Option<Severity>,
+    /// Somewhere in the record, as it is stored.
+    pub text: Option<String>,
+    /// Without the trail's own records.
+    pub without_own: bool,
+}
+
+fn fits(pattern: &str, text: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(begin) => text.starts_with(begin),
+        None => text == pattern,
+    }
+}
+
+impl Query {
+    /// Whether a stretch of sequences and times may hold an answer.
+    fn may(&self, (first, last): (u64, u64), times: (u64, u64)) -> bool {
+        let behind = self.after.is_none_or(|after| match self.order {
+            Order::Oldest => last > after,
+            Order::Newest => first < after,
+        });
+        behind
+            && self.since.is_none_or(|since| times.1 >= since)
+            && self.until.is_none_or(|until| times.0 < until)
+    }
+
+    fn of_head(&self, head: &Head) -> bool {
+        let at = (head.sequence, head.sequence);
+        self.may(at, (head.nanos, head.nanos))
+            && self.severity.is_none_or(|least| head.severity >= least)
+            && !(self.without_own && head.kind != Kind::Record)
+    }
+
+    fn of_body(&self, entry: &Entry<'_>) -> bool {
+        if let Some(text) = &self.text {
+            let (body, text) = (entry.body, text.as_bytes());
+            let there = text.is_empty() || body.windows(text.len()).any(|w| w == text);
+            if !there {
+                return false;
+            }
+        }
+        let outcome = self.outcome.map(|o| o.name().to_owned());
+        let asked = [
+            (&self.action, &["event.action"][..]),
+            (&self.actor, &["user.id", "user.name"][..]),
+            (&self.address, &["source.address"][..]),
+            (&self.tenant, &["organization.id"][..]),
+            (&self.request, &["http.request.id"][..]),
+            (&outcome, &["event.outcome"][..]),
+        ];
+        if asked.iter().all(|(asked, _)| asked.is_none()) && self.resource.is_none() {
+            return true;
+        }
+        let Ok(body) = serde_json::from_slice::<Map<String, Value>>(entry.body) else {
+            return false;
+        };
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
+        let matches = |pattern: &String, names: &[&str]| {
+            (names.iter()).any(|name| text(name).is_some_and(|text| fits(pattern, text)))
+        };
+        let resource = self.resource.as_ref().is_none_or(|pattern| {
+            let id = text("esker.resource.id").unwrap_or_default();
+            let kind = text("esker.resource.type").unwrap_or_default();
+            fits(pattern, id) || fits(pattern, &format!("{kind}:{id}"))
+        });
+        resource
+            && (asked.iter()).all(|(asked, names)| asked.as_ref().is_none_or(|p| matches(p, names)))
+    }
+}
+
+/// A record found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its fixed part.
+    pub head: Head,
+    /// Its fields, as [`Entry::fields`] names them.
+    pub fields: Map<String, Value>,
+}
+
+/// Where a stretch of entries is.
+#[derive(Clone, Debug)]
+enum Unit {
+    File(PathBuf),
+    Block(usize),
+    Live(Lsn, Lsn),
+}
+
+/// Answers a query; see the module.
+#[derive(Debug)]
+pub struct Records {
+    dir: PathBuf,
+    media: Arc<dyn Media>,
+    keys: Keyring,
+    id: u64,
+    query: Query,
+    units: VecDeque<Unit>,
+    file: Option<Closed>,
+    live: Option<Survey>,
+    ready: VecDeque<Found>,
+    again: usize,
+}
+
+/// Reads a trail; takes no lock and changes nothing.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    dir: PathBuf,
+    media: Arc<dyn Media>,
+    keys: Keyring,
+    id: u64,
+}
+
+impl Reader {
+    /// Of the trail in `dir`, on files of the operating system.
+    pub fn open(dir: &Path, keys: Keyring) -> Result<Reader, Error> {
+        Reader::open_on(dir, keys, Arc::new(RealMedia::default()))
+    }
+
+    /// Of the trail in `dir` on another medium.
+    pub fn open_on(dir: &Path, keys: Keyring, media: Arc<dyn Media>) -> Result<Reader, Error> {
+        let id = identity(&*media, dir, &keys)?;
+        let id = id.ok_or_else(|| Error::NotFound {
+            dir: dir.to_owned(),
+        })?;
+        Ok(Reader {
+            dir: dir.to_owned(),
+            media,
+            keys,
+            id,
+        })
+    }
+
+    /// Identity of the trail.
+    #[must_use]
+    pub fn trail(&self) -> u64 {
+        self.id
+    }
+
+    /// What answers `query`.
+    pub fn query(&self, query: Query) -> Result<Records, Error> {
+        let mut records = Records {
+            dir: self.dir.clone(),
+            media: self.media.clone(),
+            keys: self.keys.clone(),
+            id: self.id,
+            query,
+            units: VecDeque::new(),
+            file: None,
+            live: None,
+            ready: VecDeque::new(),
+            again: AGAIN,
+        };
+        records.plan()?;
+        Ok(records)
+    }
+}
+
+/// A stretch that was there when it was planned, and is not any more.
+struct Gone;
+
+impl Records {
+    /// What is to be read, in order. The live log is looked at first: what is closed meanwhile is in the list of files then.
+    fn plan(&mut self) -> Result<(), Error> {
+        let oldest = self.query.order == Order::Oldest;
+        let dir = live::dir_of(&self.dir);
+        self.live = match Survey::of(&dir, self.media.clone()) {
+            Ok(survey) => Some(survey),
+            Err(OpenError::NotFound { .. }) => None,
+            Err(e) => return Err(e.into()),
+        };
+        let mut stretches = Vec::new();
+        if let Some(survey) = &self.live {
+            let mut pieces = survey.pieces(survey.oldest());
+            let mut from = survey.oldest();
+            while pieces.next()?.is_some() {
+                let at = pieces.position();
+                if at.since(from) >= STRETCH {
+                    stretches.push(Unit::Live(from, at));
+                    from = at;
+                }
+            }
+            stretches.push(Unit::Live(from, Lsn(u64::MAX)));
+        }
+        let names =
+            closed_names(&*self.media, &self.dir).map_err(io_error("listing", &self.dir))?;
+        let mut units: VecDeque<Unit> = (names.iter())
+            .map(|name| Unit::File(self.dir.join(name)))
+            .collect();
+        units.extend(stretches);
+        if !oldest {
+            units = units.into_iter().rev().collect();
+        }
+        self.units = units;
+        self.file = None;
+        Ok(())
+    }
+
+    /// The next record; `None` at the end.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator of results would go on after an error"
+    )]
+    pub fn next(&mut self) -> Result<Option<Found>, Error> {
+        loop {
+            if let Some(found) = self.ready.pop_front() {
+                self.query.after = Some(found.head.sequence);
+                return Ok(Some(found));
+            }
+            let Some(unit) = self.units.pop_front() else {
+                return Ok(None);
+            };
+            if let Err(Gone) = self.read(unit)? {
+                self.again = self.again.saturating_sub(1);
+                if self.again == 0 {
+                    let path = self.dir.clone();
+                    let source = io::Error::other("files come and go faster than they are read");
+                    return Err(io_error("reading", &path)(source));
+                }
+                self.plan()?;
+            }
+        }
+    }
+
+    fn read(&mut self, unit: Unit) -> Result<Result<(), Gone>, Error> {
+        match unit {
+            Unit::File(path) => {
+                let file = match Closed::open(&*self.media, &path, &self.keys) {
+                    // Retention removed it, or a query that began before it was closed reads on.
+                    Err(Bad::Io(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(Gone)),
+                    other => other.map_err(|bad| bad_file(&path, bad))?,
+                };
+                let info = &file.info;
+                if !self.query.may((info.first, info.last), info.times) {
+                    return Ok(Ok(()));
+                }
+                let blocks = (0..file.index.len()).map(Unit::Block);
+                match self.query.order {
+                    Order::Oldest => blocks.rev().for_each(|b| self.units.push_front(b)),
+                    Order::Newest => blocks.for_each(|b| self.units.push_front(b)),
+                }
+                self.file = Some(file);
+                Ok(Ok(()))
+            }
+            Unit::Block(at) => {
+                let file = self.file.as_ref().expect("its file was opened before");
+                let block = file.index[at];
+                if !self.query.may((block.first, block.last), block.times) {
+                    return Ok(Ok(()));
+                }
+                let path = file.info.path.clone();
+                let raw = file.block(at).map_err(|bad| bad_file(&path, bad))?;
+                let mut found = Vec::new();
+                for entry in Entries::of(&raw) {
+                    let entry = entry.ok_or_else(|| self.damaged(&path, "no record"))?;
+                    self.keep(&mut found, &entry);
+                }
+                self.put(found);
+                Ok(Ok(()))
+            }
+            Unit::Live(from, to) => {
+                let survey = self.live.take().expect("it was surveyed");
+                let read = self.read_live(&survey, from, to);
+                self.live = Some(survey);
+                read
+            }
+        }
+    }
+
+    fn read_live(
+        &mut self,
+        survey: &Survey,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Result<(), Gone>, Error> {
+        let mut pieces = survey.pieces(from);
+        let mut found = Vec::new();
+        while pieces.position() < to {
+            match pieces.next()? {
+                None => break,
+                Some(Piece::Released(_)) => return Ok(Err(Gone)),
+                Some(Piece::Lost(damage)) => {
+                    return Err(self.damaged(&damage.path, &damage.to_string()));
+                }
+                Some(Piece::Frame(frame)) => {
+                    if frame.header.lsn >= to {
+                        break;
+                    }
+                    if frame.header.kind == FrameKind::Data {
+                        let entry = Entry::decode(frame.payload)
+                            .ok_or_else(|| self.damaged(&live::dir_of(&self.dir), "no record"))?;
+                        self.keep(&mut found, &entry);
+                    }
+                }
+            }
+        }
+        self.put(found);
+        Ok(Ok(()))
+    }
+
+    fn damaged(&self, path: &Path, what: &str) -> Error {
+        Error::Tampered {
+            dir: self.dir.clone(),
+            finding: Box::new(Finding {
+                kind: FindingKind::Damaged,
+                path: path.to_owned(),
+                sequence: None,
+                what: what.to_owned(),
+            }),
+        }
+    }
+
+    fn keep(&self, found: &mut Vec<Found>, entry: &Entry<'_>) {
+        if self.query.of_head(&entry.head) && self.query.of_body(entry) {
+            found.push(Found {
+                head: entry.head,
+                fields: entry.fields(self.id),
+            });
+        }
+    }
+
+    fn put(&mut self, mut found: Vec<Found>) {
+        if self.query.order == Order::Newest {
+            found.reverse();
+        }
+        // What a closed file holds may be in the live log too.
+        let last = self
+            .ready
+            .back()
+            .map(|f| f.head.sequence)
+            .or(self.query.after);
+        found.retain(|f| {
+            last.is_none_or(|last| match self.query.order {
+                Order::Oldest => f.head.sequence > last,
+                Order::Newest => f.head.sequence < last,
+            })
+        });
+        self.ready.extend(found);
+    }
+}
