@@ -5,6 +5,7 @@
 use esker_wal::*;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn names_of_threads() -> Vec<String> {
     fs::read_dir("/proc/self/task")
@@ -53,6 +54,11 @@ fn a_closed_log_leaves_no_thread_descriptor_mapping_or_temporary_file() {
         let mut reader = log.reader(log.oldest(), ReadLimit::Published).unwrap();
         reader.next().unwrap().unwrap();
         drop(reader);
+        // A thread names itself, when it gets a core.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while names_of_threads().len() < 3 && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(names_of_threads().len(), 3, "{:?}", names_of_threads());
         assert!(descriptors(&path) > 0 && mappings(&path) > 0);
         match round {
