@@ -164,7 +164,10 @@ fn parts() -> Vec<Part> {
         parts.push(Part {
             name: "demo",
             what: "real input, a kill in the middle, every key compared",
-            steps: vec![xtask("demo --lines 8000")],
+            steps: vec![
+                xtask("demo --lines 8000"),
+                xtask("demo raft --lines 8000 --every 2"),
+            ],
         });
         parts.push(Part {
             name: "crash",

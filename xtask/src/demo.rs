@@ -5,18 +5,26 @@
 //! with -9 while a chunk is on its way; that chunk's fate is unknown, it is loaded again. After the restart every
 //! acknowledged line is checked before anything else is written. At the end every key is compared on both nodes.
 
+pub mod raft;
+
 use crate::node::{Binaries, BinaryOptions, Node, REPLY_MAX, Setup, Workspace};
 use crate::resp::{Client, Reply, encode};
 use crate::{Outcome, ctx};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Where Debian's package unicode-data has the character database.
+const FILE: &str = "/usr/share/unicode/UnicodeData.txt";
+
 /// Options of the demo.
 #[derive(clap::Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     #[command(flatten)]
     binaries: BinaryOptions,
     /// Lines to load; all of them by default.
@@ -26,11 +34,18 @@ pub struct Options {
     #[arg(long, default_value_t = 1000)]
     chunk: usize,
     /// The input, one record a line, fields separated by semicolons.
-    #[arg(long, default_value = "/usr/share/unicode/UnicodeData.txt")]
+    #[arg(long, default_value = FILE)]
     file: PathBuf,
     /// Seed of the moment of the kill.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+/// Another demo.
+#[derive(clap::Subcommand, Clone, Debug)]
+enum Other {
+    /// A cluster of three whose leader is killed every few seconds while it loads; every key compared on every node.
+    Raft(raft::Options),
 }
 
 /// A record: key and value.
@@ -38,12 +53,10 @@ type Pair = (Vec<u8>, Vec<u8>);
 
 /// Runs the demo as the command does.
 pub fn run(options: &Options) -> Outcome {
-    let text = std::fs::read(&options.file).map_err(|error| {
-        format!(
-            "{}: {error}; it comes with Debian's package unicode-data",
-            options.file.display()
-        )
-    })?;
+    if let Some(Other::Raft(options)) = &options.other {
+        return raft::run(options);
+    }
+    let text = read(&options.file)?;
     let pairs = records(&text, options.lines.unwrap_or(usize::MAX));
     load(
         &options.binaries.find()?,
@@ -51,6 +64,15 @@ pub fn run(options: &Options) -> Outcome {
         options.chunk.max(1),
         options.seed,
     )
+}
+
+fn read(file: &Path) -> Outcome<Vec<u8>> {
+    std::fs::read(file).map_err(|error| {
+        format!(
+            "{}: {error}; it comes with Debian's package unicode-data",
+            file.display()
+        )
+    })
 }
 
 /// Splits the character database into pairs of code point and line.
@@ -306,7 +328,10 @@ pub fn wait_equal(primary: &Node, replica: &Node, max: Duration) -> Outcome<Dura
 
 /// How many of `pairs` the node does not hold byte for byte, and its DBSIZE.
 pub fn compare(node: &Node, pairs: &[Pair]) -> Outcome<(usize, u64)> {
-    let mut client = node.client()?;
+    differing(&mut node.client()?, pairs)
+}
+
+fn differing(client: &mut Client, pairs: &[Pair]) -> Outcome<(usize, u64)> {
     let mut differ = 0;
     for some in pairs.chunks(512) {
         for (key, _) in some {

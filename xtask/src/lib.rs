@@ -13,6 +13,7 @@
 pub mod bench;
 pub mod built;
 pub mod ci;
+mod cluster;
 pub mod crash;
 pub mod demo;
 pub mod disk;

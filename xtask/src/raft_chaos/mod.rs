@@ -7,20 +7,16 @@
 
 mod clients;
 mod history;
-mod proxy;
 
-use crate::node::{BinaryOptions, Workspace, free_port, info_field};
-use crate::resp::{Client, Reply};
-use crate::{Outcome, ctx};
+use crate::Outcome;
+use crate::cluster::{Cluster, eventually};
+use crate::node::{BinaryOptions, Workspace};
+use crate::resp::Reply;
 use clients::Clients;
-use proxy::Network;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -49,9 +45,6 @@ pub struct Options {
     measured: u32,
 }
 
-/// How long anything may take to come about once all is well again.
-const PATIENCE: Duration = Duration::from_secs(90);
-
 /// Runs it.
 pub fn run(options: &Options) -> Outcome {
     let binary = options.binaries.find()?.primary.with_file_name("raft-node");
@@ -65,156 +58,8 @@ pub fn run(options: &Options) -> Outcome {
     Ok(())
 }
 
-struct Cluster {
-    binary: PathBuf,
-    dir: PathBuf,
-    network: Network,
-    clients: Vec<u16>,
-    children: Vec<Option<Child>>,
-    paused: BTreeSet<usize>,
-    election: u64,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Cluster {
-    fn start(&mut self, at: usize, more: &[&str]) -> Outcome {
-        let members: Vec<String> = (self.network.public.iter().zip(1..))
-            .map(|(port, id)| format!("{id}=tcp://127.0.0.1:{port}"))
-            .collect();
-        let output = self.dir.join(format!("n{}.out", at + 1));
-        let output = OpenOptions::new().create(true).append(true).open(output);
-        let output = ctx(output, "output file")?;
-        let child = Command::new(&self.binary)
-            .args([
-                "--id",
-                &(at + 1).to_string(),
-                "--cluster",
-                &members.join(","),
-            ])
-            .args([
-                "--member-listen",
-                &format!("tcp://127.0.0.1:{}", self.network.own[at]),
-            ])
-            .args(["--listen", &format!("127.0.0.1:{}", self.clients[at])])
-            .args(["--election-timeout", &format!("{}ms", self.election)])
-            .args(["--request-timeout", "2s", "--segment-size", "4MiB"])
-            .args(["--memtable-size", "4MiB", "--cache-size", "8MiB"])
-            .arg("--data-dir")
-            .arg(self.dir.join(format!("n{}", at + 1)))
-            .args(more)
-            .stdin(Stdio::null())
-            .stderr(ctx(output.try_clone(), "output file")?)
-            .stdout(output)
-            .spawn();
-        let child = ctx(child, self.binary.display())?;
-        self.network.runs(at, child.id());
-        self.children[at] = Some(child);
-        Ok(())
-    }
-
-    fn kill(&mut self, at: usize) -> Outcome {
-        self.paused.remove(&at);
-        if let Some(mut child) = self.children[at].take() {
-            ctx(child.kill(), "kill -9")?;
-            ctx(child.wait(), "wait")?;
-        }
-        Ok(())
-    }
-
-    fn signal(&self, at: usize, signal: Signal) -> Outcome {
-        let Some(child) = &self.children[at] else {
-            return Ok(());
-        };
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        ctx(
-            kill_process(pid.ok_or("a process id out of range")?, signal),
-            "kill",
-        )
-    }
-
-    /// An error if one has ended by itself.
-    fn all_live(&mut self) -> Outcome {
-        for (at, child) in self.children.iter_mut().enumerate() {
-            if let Some(child) = child
-                && let Some(status) = ctx(child.try_wait(), "wait")?
-            {
-                return Err(format!("node {} ended by itself: {status}", at + 1));
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&self, at: usize, timeout: Duration) -> Option<Client> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.clients[at]));
-        Client::connect(address, timeout).ok()
-    }
-
-    /// Who leads, by the words of one that says so of itself.
-    fn leader(&self) -> Option<usize> {
-        (0..self.children.len()).find(|at| {
-            let ask = || {
-                let mut client = self.connect(*at, Duration::from_millis(500))?;
-                let info = client.line("INFO raft").ok()?.text();
-                Some(
-                    info_field(&info, "raft_leader")? == (at + 1).to_string()
-                        && info_field(&info, "raft_role").is_none_or(|role| role == "leader"),
-                )
-            };
-            let up = self.children[*at].is_some() && !self.paused.contains(at);
-            up && ask().unwrap_or(false)
-        })
-    }
-
-    fn some_leader(&self) -> Outcome<usize> {
-        eventually("a leader", || self.leader())
-    }
-
-    /// All is well again.
-    fn heal(&mut self) -> Outcome {
-        self.network.heal();
-        for at in std::mem::take(&mut self.paused) {
-            self.signal(at, Signal::CONT)?;
-        }
-        for at in 0..self.children.len() {
-            if self.children[at].is_none() {
-                self.start(at, &[])?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> Outcome<T> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = get() {
-            return Ok(value);
-        }
-        if Instant::now() > end {
-            return Err(format!("{what} did not come about within {PATIENCE:?}"));
-        }
-        std::thread::sleep(Duration::from_millis(4));
-    }
-}
-
 fn storm(options: &Options, binary: &Path, dir: &Path, members: usize, long: Duration) -> Outcome {
-    let mut cluster = Cluster {
-        binary: binary.to_path_buf(),
-        dir: dir.to_path_buf(),
-        network: Network::new(members)?,
-        clients: (0..members).map(|_| free_port()).collect(),
-        children: (0..members).map(|_| None).collect(),
-        paused: BTreeSet::new(),
-        election: options.election,
-    };
+    let mut cluster = Cluster::new(binary, dir, members, options.election)?;
     println!(
         "{members} members, seed {}, {long:?}, election timeout {} ms",
         options.seed, options.election

@@ -36,17 +36,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The links between the members of a cluster. Dropped, all connections end.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(crate) struct Network {
     state: Arc<State>,
     listeners: Vec<JoinHandle<()>>,
     /// Where members find each other.
-    pub(super) public: Vec<u16>,
+    pub(crate) public: Vec<u16>,
     /// Where each listens itself.
-    pub(super) own: Vec<u16>,
+    pub(crate) own: Vec<u16>,
 }
 
 impl Network {
-    pub(super) fn new(members: usize) -> Outcome<Network> {
+    pub(crate) fn new(members: usize) -> Outcome<Network> {
         let state = Arc::new(State::default());
         *lock(&state.pids) = vec![0; members];
         let own: Vec<u16> = (0..members).map(|_| free_port()).collect();
@@ -70,17 +70,17 @@ impl Network {
     }
 
     /// A member runs as this process.
-    pub(super) fn runs(&self, member: usize, pid: u32) {
+    pub(crate) fn runs(&self, member: usize, pid: u32) {
         lock(&self.state.pids)[member] = pid;
     }
 
     /// Nothing goes from one to the other any more.
-    pub(super) fn cut(&self, links: impl IntoIterator<Item = (usize, usize)>) {
+    pub(crate) fn cut(&self, links: impl IntoIterator<Item = (usize, usize)>) {
         lock(&self.state.cut).extend(links);
     }
 
     /// Ends the connections of these members, in both directions; what is under way is lost.
-    pub(super) fn reset(&self, member: usize) {
+    pub(crate) fn reset(&self, member: usize) {
         for (from, to, one, other) in lock(&self.state.connections).iter() {
             if *from == member || *to == member {
                 // They may have ended.
@@ -91,7 +91,7 @@ impl Network {
     }
 
     /// Everything goes everywhere.
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         lock(&self.state.cut).clear();
     }
 }
