@@ -91,6 +91,13 @@ impl Storm<'_> {
         self.spoilt.remove(&at);
     }
 
+    fn fail_a_sync(&mut self, at: usize, soon: u64) {
+        let nth = Fault::nth(1 + self.rng.below(soon));
+        let nth = nth.of(CallKind::SyncMap).of(CallKind::SyncFile);
+        self.cluster().media(at).fail(nth);
+        self.spoilt.insert(at);
+    }
+
     fn inflict(&mut self, fault: &'static str) {
         let world = self.world;
         let cluster = &world.cluster;
@@ -113,10 +120,7 @@ impl Storm<'_> {
             "all are killed" => (0..nodes).for_each(|at| self.end(at, false)),
             "a sync of the leader fails" | "a sync fails" => {
                 let at = if fault == "a sync fails" { one } else { leader };
-                let nth = Fault::nth(1 + self.rng.below(20));
-                let nth = nth.of(CallKind::SyncMap).of(CallKind::SyncFile);
-                cluster.media(at).fail(nth);
-                self.spoilt.insert(at);
+                self.fail_a_sync(at, 20);
             }
             "the leader is cut off" => cluster.network.isolate(id(leader)),
             "one is cut off" => cluster.network.isolate(id(one)),
@@ -196,9 +200,14 @@ impl Storm<'_> {
             }
             while cluster.up(at).is_none() {
                 let media = cluster.media(at);
-                if !last && self.rng.chance(5) {
-                    media.cut_at_call(1 + self.rng.below(150));
-                    self.spoilt.insert(at);
+                match self.rng.below(12) {
+                    _ if last => {}
+                    0 | 1 => {
+                        media.cut_at_call(1 + self.rng.below(150));
+                        self.spoilt.insert(at);
+                    }
+                    2 => self.fail_a_sync(at, 8),
+                    _ => {}
                 }
                 if let Err(error) = cluster.try_start(at) {
                     world.saw(match (media.is_down(), self.spoilt.contains(&at)) {
