@@ -24,6 +24,8 @@ pub enum FindingKind {
     Foreign,
     /// A signature is not that of its key.
     Signature,
+    /// It names a key that the keyring does not have, where others of the trail are there.
+    Key,
     /// `HEAD` is missing or not what was written.
     Head,
     /// `TRAIL` is missing or not what was written.
@@ -47,6 +49,7 @@ impl FindingKind {
             FindingKind::TailCut => "tail cut",
             FindingKind::Foreign => "foreign",
             FindingKind::Signature => "signature",
+            FindingKind::Key => "key",
             FindingKind::Head => "head",
             FindingKind::Identity => "identity",
             FindingKind::OldCopy => "old copy",

@@ -142,6 +142,8 @@ struct Row {
     finding: Option<Finding>,
     signed: bool,
     trail: u64,
+    /// Not even its header could be read.
+    unread: bool,
 }
 
 impl Row {
@@ -158,6 +160,7 @@ impl Row {
             finding: None,
             signed: true,
             trail,
+            unread: false,
         }
     }
 }
@@ -181,12 +184,18 @@ pub fn verify(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Rep
                 dir: dir.to_owned(),
             });
         }
-        // Any file tells it too; that this one does not is a finding.
-        Ok(None) | Err(Error::Tampered { .. }) => {
+        Err(e @ Error::Io { .. }) => return Err(e),
+        // Any other file tells it too; that this one does not is a finding. None does where the key is missing.
+        other => {
             let of_file = |name: &String| Closed::open(media, &dir.join(name), keys).ok();
-            names.iter().find_map(of_file).map_or(0, |f| f.info.trail)
+            let of_files = names.iter().find_map(of_file).map(|f| f.info.trail);
+            let of_head = || Some(head::load(media, dir, keys).ok()??.head?.trail);
+            match (of_files.or_else(of_head), other) {
+                (Some(id), _) => id,
+                (None, Err(e @ Error::NoKey { .. })) => return Err(e),
+                (None, _) => 0,
+            }
         }
-        Err(e) => return Err(e),
     };
     let mut again = AGAIN;
     loop {
@@ -273,12 +282,15 @@ impl Verifier<'_> {
         }
         let mut end: Option<Walk> = None;
         let mut all = Row::from(Walk::from(genesis(self.id), 1), self.id);
-        let mut first = None;
+        let (mut first, mut first_unread) = (None, false);
         // Behind what broke off nothing can follow.
         let mut joined = true;
         let files = rows.len();
         for (name, row) in names.iter().zip(rows) {
             self.join(name, &row, end.filter(|_| joined), &mut findings);
+            if first.is_none() {
+                first_unread = row.unread;
+            }
             first.get_or_insert(row.begin);
             joined = row.finding.is_none();
             end = Some(row.walk);
@@ -290,7 +302,12 @@ impl Verifier<'_> {
         }
         let reached = live.walk;
         gather(&mut all, live, &mut findings);
-        self.check_beginning(first, all.tombstone.as_ref(), names, &mut findings);
+        self.check_beginning(
+            first.filter(|_| !first_unread),
+            all.tombstone.as_ref(),
+            names,
+            &mut findings,
+        );
         let last = reached.next - 1;
         let synced = self.check_head(head, last, &all.roots, &mut findings);
         let anchored = self.check_anchor(first, last, &all.roots, &mut findings);
@@ -316,6 +333,9 @@ impl Verifier<'_> {
     /// How a file goes on from the one before.
     fn join(&self, name: &str, row: &Row, end: Option<Walk>, findings: &mut Vec<Finding>) {
         let begin = row.begin;
+        if row.unread {
+            return;
+        }
         if row.trail != self.id {
             let what = "a file of another trail";
             findings.push(self.finding(FindingKind::Foreign, name, Some(begin.next), what));
@@ -407,6 +427,7 @@ impl Verifier<'_> {
         // Where it can't be read at all, its name says where it should begin.
         let named = name.trim_end_matches(closed::SUFFIX).parse().unwrap_or(1);
         let mut row = Row::from(Walk::from(Root([0; 32]), named), self.id);
+        row.unread = true;
         let file = match self.options.media.open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 row.finding =
@@ -418,7 +439,7 @@ impl Verifier<'_> {
         let begun = match closed::begun(&*file, self.keys) {
             Ok(begun) => begun,
             Err(bad) => {
-                row.finding = Some(self.of_bad(name, named, bad)?);
+                row.finding = Some(self.of_bad(name, named, bad));
                 return Ok(row);
             }
         };
@@ -435,7 +456,7 @@ impl Verifier<'_> {
                 Ok(_) => break,
                 Err(_) if begun.index_at.is_none() => break,
                 Err(bad) => {
-                    row.finding = Some(self.of_bad(name, next, bad)?);
+                    row.finding = Some(self.of_bad(name, next, bad));
                     return Ok(row);
                 }
             };
@@ -460,7 +481,7 @@ impl Verifier<'_> {
             at = block.end;
         }
         if let Err(bad) = whole {
-            row.finding = Some(self.of_bad(name, row.walk.next, bad)?);
+            row.finding = Some(self.of_bad(name, row.walk.next, bad));
         } else if let Ok(whole) = whole
             && (whole.info.entries, whole.info.last, whole.info.root)
                 != (row.entries, row.walk.next - 1, row.walk.root)
@@ -471,24 +492,22 @@ impl Verifier<'_> {
         Ok(row)
     }
 
-    fn of_bad(&self, name: &str, sequence: u64, bad: Bad) -> Result<Finding, Error> {
-        Ok(match bad {
+    fn of_bad(&self, name: &str, sequence: u64, bad: Bad) -> Finding {
+        match bad {
             Bad::Cut(what) => self.finding(FindingKind::Cut, name, Some(sequence), what),
             Bad::Damaged { what, at } => {
                 let what = format!("{what}, at byte {at}");
                 self.finding(FindingKind::Damaged, name, Some(sequence), &what)
             }
             Bad::NoKey(key) => {
-                return Err(Error::NoKey {
-                    path: self.dir.join(name),
-                    key,
-                });
+                let what = format!("it needs the key {key}, which the keyring does not have");
+                self.finding(FindingKind::Key, name, Some(sequence), &what)
             }
             Bad::Io(source) => {
                 let what = format!("it can't be read: {source}");
                 self.finding(FindingKind::Damaged, name, Some(sequence), &what)
             }
-        })
+        }
     }
 
     /// The entries of the live log, from where the closed files end.
