@@ -146,19 +146,16 @@ impl HeadFile {
         now: Head,
     ) -> io::Result<HeadFile> {
         let path = dir.join(HEAD);
-        let file = match media.exists(&path)? {
-            true => media.open_rw(&path)?,
-            false => {
-                // Whole and synced before it has its name.
-                let tmp = dir.join(format!("{HEAD}{}", crate::closed::TMP));
+        let made = !media.exists(&path)?;
+        // Whole and synced before it has its name.
+        let tmp = dir.join(format!("{HEAD}{}", crate::closed::TMP));
+        let file = match made {
+            false => media.open_rw(&path)?,
+            true => {
                 if media.exists(&tmp)? {
                     media.remove(&tmp)?;
                 }
-                let file = media.create(&tmp, 2 * SECTOR as u64)?;
-                file.sync()?;
-                media.rename(&tmp, &path)?;
-                media.sync_dir(dir)?;
-                file
+                media.create(&tmp, 2 * SECTOR as u64)?
             }
         };
         let mut head = HeadFile {
@@ -168,6 +165,10 @@ impl HeadFile {
         };
         head.put(keys, |_| {})?;
         head.sync()?;
+        if made {
+            media.rename(&tmp, &path)?;
+            media.sync_dir(dir)?;
+        }
         Ok(head)
     }
 

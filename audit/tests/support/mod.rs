@@ -1,5 +1,5 @@
 //! What the tests of the trail share.
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
 
 use esker_audit::{Key, Keyring, Options, Record, Report, Severity, Trail, VerifyOptions, verify};
 use esker_wal::Workers;
