@@ -33,11 +33,12 @@
 //! | 24 | 8 | sequence of the last entry |
 //! | 32 | 16 | lowest and highest time |
 //! | 48 | 8 | when it was closed |
-//! | 56 | 8 | zeros |
+//! | 56 | 8 | id of the key that chains what follows |
 //! | 64 | 32 | root of the last entry |
 //! | 96 | 32 | keyed hash of the header's hash, the blocks' hashes, the index, and the trailer before |
 //! | 128 | 64 | Ed25519 signature of the header and the trailer before |
 
+use crate::chain::Walk;
 use crate::entry::{ENTRY_MAX, Entry, HASH_LEN, HEAD_LEN, Root};
 use crate::key::{Key, KeyId, Keyring};
 use esker_wal::media::{Media, MediaFile};
@@ -104,6 +105,19 @@ pub struct ClosedFile {
     pub root: Root,
     /// The key that signs it.
     pub key: KeyId,
+    /// The key that chains what follows.
+    pub next_key: KeyId,
+}
+
+impl ClosedFile {
+    /// Where it leads.
+    pub(crate) fn end(&self) -> Walk {
+        Walk {
+            root: self.root,
+            next: self.last + 1,
+            key: Some(self.next_key),
+        }
+    }
 }
 
 /// Where a block is and what it holds.
@@ -278,7 +292,13 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the file, reads it back, and gives it its name.
-    pub(crate) fn finish(mut self, keys: &Keyring, now: u64) -> Result<ClosedFile, Bad> {
+    /// `end` is where its entries lead.
+    pub(crate) fn finish(
+        mut self,
+        keys: &Keyring,
+        end: &Walk,
+        now: u64,
+    ) -> Result<ClosedFile, Bad> {
         self.end_block()?;
         let index: Vec<u8> = self.index.iter().flat_map(Block::encode).collect();
         let lowest = self.index.iter().map(|b| b.times.0).min().unwrap_or(0);
@@ -292,6 +312,7 @@ impl<'a> Writer<'a> {
             lowest,
             highest,
             now,
+            end.key.unwrap_or(self.key.id()).0,
         ];
         for (at, word) in words.into_iter().enumerate() {
             trailer[8 + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
@@ -407,6 +428,7 @@ impl Closed {
                 before: root(&header[48..]),
                 root: root(&trailer[64..]),
                 key: key.id(),
+                next_key: KeyId(word(&trailer, 56)),
             },
             signed: key.signed(&signed(&header, &trailer), signature),
             header_hash: *header[96..].first_chunk().expect("32 bytes"),

@@ -197,7 +197,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     remove_leftovers(&*media, dir)?;
     let (mut files, mut findings) = survey_closed(&*media, dir, &keys, id)?;
     let closed = match files.last() {
-        Some(file) => Walk::from(file.root, file.last + 1),
+        Some(file) => file.end(),
         None => Walk::from(genesis(id), 1),
     };
     let said = head
@@ -428,7 +428,7 @@ fn save_live(
         }
     }
     let file = match writer {
-        Some(writer) => Some(writer.finish(keys, now).map_err(failed)?),
+        Some(writer) => Some(writer.finish(keys, &walk, now).map_err(failed)?),
         None => None,
     };
     Ok((file, walk, last))

@@ -473,6 +473,14 @@ impl Shared {
         state.failed = None;
         state.log = Some(log);
         state.walk = found.walk;
+        // What is lost may be that another key was begun.
+        if let Some(key) = found
+            .walk
+            .key
+            .and_then(|key| self.keys.read().get(key).cloned())
+        {
+            state.key = key;
+        }
         state.end = found.end;
         state.from = found.from;
         state.since = found.since;

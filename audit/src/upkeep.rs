@@ -140,7 +140,7 @@ impl Shared {
             };
             writer.put(&entry).map_err(|e| failed(e.into()))?;
         }
-        let file = writer.finish(&keys, now).map_err(failed)?;
+        let file = writer.finish(&keys, &walk, now).map_err(failed)?;
         Ok((file, walk))
     }
 

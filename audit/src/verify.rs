@@ -483,8 +483,7 @@ impl Verifier<'_> {
         if let Err(bad) = whole {
             row.finding = Some(self.of_bad(name, row.walk.next, bad));
         } else if let Ok(whole) = whole
-            && (whole.info.entries, whole.info.last, whole.info.root)
-                != (row.entries, row.walk.next - 1, row.walk.root)
+            && (whole.info.entries, whole.info.end()) != (row.entries, row.walk)
         {
             let what = "its trailer counts other records";
             row.finding = Some(self.finding(FindingKind::Damaged, name, Some(row.walk.next), what));
