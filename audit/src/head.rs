@@ -131,7 +131,8 @@ fn look(file: &dyn MediaFile, keys: &Keyring) -> io::Result<Found> {
 /// Writes it.
 #[derive(Debug)]
 pub(crate) struct HeadFile {
-    file: Arc<dyn MediaFile>,
+    /// `None` when it is closed.
+    file: Option<Arc<dyn MediaFile>>,
     pub(crate) now: Head,
     /// Written since the last sync.
     unsynced: bool,
@@ -159,7 +160,7 @@ impl HeadFile {
             }
         };
         let mut head = HeadFile {
-            file,
+            file: Some(file),
             now,
             unsynced: true,
         };
@@ -178,17 +179,24 @@ impl HeadFile {
         change(&mut next);
         next.count += 1;
         let at = (1 - next.count % 2) * SECTOR as u64;
-        self.file.write_all_at(&next.encode(keys), at)?;
+        let closed = || io::Error::other("the trail is closed");
+        let file = self.file.as_ref().ok_or_else(closed)?;
+        file.write_all_at(&next.encode(keys), at)?;
         self.now = next;
         self.unsynced = true;
         Ok(())
     }
 
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        if self.unsynced {
-            self.file.sync()?;
+        if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
+            file.sync()?;
             self.unsynced = false;
         }
         Ok(())
+    }
+
+    /// Lets go of the file.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
     }
 }

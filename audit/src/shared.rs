@@ -75,6 +75,8 @@ pub(crate) struct State {
     retry_at: Duration,
     /// The disk is full but for the reserve.
     pub(crate) short: bool,
+    /// At this LSN that is looked at again.
+    look_at: Lsn,
     /// Entries since the last checkpoint, and when that was.
     pub(crate) unanchored: u64,
     pub(crate) anchored_at: Duration,
@@ -99,6 +101,7 @@ impl State {
             failed: None,
             retry_at: Duration::ZERO,
             short: false,
+            look_at: Lsn::ZERO,
             unanchored: 0,
             anchored_at: Duration::ZERO,
         }
@@ -321,12 +324,10 @@ impl Shared {
             let why = state.failed.clone().unwrap_or_default();
             self.reopen(state, &why)?;
         }
-        if state.short && draft.severity < self.options.reserve_from {
-            let log = state.log.as_ref().expect("it was opened");
-            // What is prepared beyond one segment is the reserve.
-            if log.stats().segments_ready <= live::reserve(&self.options).1 as u64 {
-                return Err(self.refused("the disk is full, and the reserve is for graver records"));
-            }
+        if draft.severity < self.options.reserve_from && self.reserved(state) {
+            return Err(Error::Refused {
+                why: "the disk is full, and what is prepared is for graver records".to_owned(),
+            });
         }
         if let Some(gap) = state.gap.clone() {
             let mut body = Out::begin("esker.audit.gap", Severity::Critical);
@@ -345,6 +346,23 @@ impl Shared {
         }
         let from = state.next;
         self.append_one(state, draft, from, point)
+    }
+
+    /// Whether the disk is full, and no more is prepared than the reserve. Asked a few times per segment, and each time once it is so.
+    fn reserved(&self, state: &mut State) -> bool {
+        if !state.short && state.end < state.look_at {
+            return false;
+        }
+        let (segment, reserve) = live::reserve(&self.options);
+        state.look_at = state.end.advance(segment / 4);
+        let ready = state
+            .log
+            .as_ref()
+            .map_or(0, |log| log.stats().segments_ready);
+        // One more is the log's own, for its next open.
+        state.short = ready <= reserve as u64 + 1
+            && (self.options.media.free_bytes(&self.dir)).is_ok_and(|free| free < 2 * segment);
+        state.short
     }
 
     pub(crate) fn own_body(&self, out: Out) -> Vec<u8> {
@@ -485,6 +503,7 @@ impl Shared {
         state.from = found.from;
         state.since = found.since;
         state.points.clear();
+        state.look_at = Lsn::ZERO;
         let next = state.next;
         state.lose(next, &format!("lost with a failed write: {why}"));
         self.counters.reopened.add(1);

@@ -87,9 +87,6 @@ impl Due {
         self.looked = now;
         // What fails is counted and tried again at the next look.
         let _ = shared.sync_all();
-        let free = shared.options.media.free_bytes(&shared.dir);
-        let (segment, _) = crate::live::reserve(&shared.options);
-        shared.state.lock().short = free.is_ok_and(|free| free < 2 * segment);
         if let Some(why) = shared.live_missing(&mut self.seen) {
             tracing::error!(dir = %shared.dir.display(), why, "the live log of the audit trail was removed or renamed");
             if let Err(e) = shared.renew_live(&why) {
@@ -308,6 +305,7 @@ impl Trail {
         let synced = self.shared.sync_all();
         let log = self.shared.state.lock().log.take();
         let closed = log.map_or(Ok(()), |log| log.close().map_err(Error::from));
+        self.shared.head.lock().close();
         *self.shared.lock.lock() = None;
         if let Err(panic) = panicked {
             return Err(Error::Io {
