@@ -13,4 +13,6 @@ pub mod machine;
 pub mod runtime;
 #[cfg_attr(not(feature = "sabotage"), doc(hidden))]
 pub mod sabotage;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod transport;

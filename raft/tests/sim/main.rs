@@ -4,10 +4,11 @@
 //! `ESKER_SEEDS=20000` runs more seeds, `ESKER_FIRST=n` those from there on, `ESKER_SEED=n` only that one.
 #![allow(clippy::print_stdout, reason = "a test that says what it covered")]
 
-mod cluster;
+mod machines;
 mod scenarios;
 
-use cluster::{Cluster, Coverage};
+use esker_raft::sim::Coverage;
+use esker_raft::sim::cluster::{self, Cluster};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn seeds(default: u64) -> std::ops::Range<u64> {

@@ -7,9 +7,9 @@ mod reads;
 mod replication;
 mod snapshots;
 
-use super::cluster::{Cluster, NODES};
 use bytes::Bytes;
 use esker_raft::core::*;
+use esker_raft::sim::cluster::{Cluster, NODES};
 
 type Outcome = Result<(), String>;
 

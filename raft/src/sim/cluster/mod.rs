@@ -5,19 +5,19 @@
 //! not synced surviving, are paused, lose synced entries to bit rot (which recovery reports), and change membership, hand over and
 //! compact. A seed replays exactly.
 
-use esker_raft::core::*;
-pub(crate) use node::Rng;
-use node::{Disk, Node};
+use super::machines::Machines;
+use crate::core::*;
+use node::{Disk, Node, Rng};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use swarm::Swarm;
 
 mod checks;
-mod node;
+pub(super) mod node;
 mod storm;
-mod swarm;
+pub(super) mod swarm;
 
-pub(crate) const NODES: u64 = 5;
+pub const NODES: u64 = 5;
 const TICK: u64 = 10_000;
 /// Virtual length of the part with faults, and of the one without.
 const STORM: u64 = 6_000_000;
@@ -66,15 +66,15 @@ enum Event {
     },
 }
 
+#[derive(Debug)]
 struct Read {
     floor: Index,
 }
 
-/// How often what happened: a path never taken is a hole in the test.
-pub(crate) type Coverage = BTreeMap<&'static str, u64>;
+use super::{Coverage, Plan};
 
 /// What has to happen in a run of many seeds.
-pub(crate) fn must_happen() -> impl Iterator<Item = &'static str> {
+pub fn must_happen() -> impl Iterator<Item = &'static str> {
     let faults = swarm::FAULTS.iter().map(|(_, name)| *name);
     faults.chain(PATHS.iter().copied())
 }
@@ -122,7 +122,8 @@ const PATHS: &[&str] = &[
     "path: refused: transferring",
 ];
 
-pub(crate) struct Cluster {
+#[derive(Debug)]
+pub struct Cluster {
     rng: Rng,
     now: u64,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -132,7 +133,7 @@ pub(crate) struct Cluster {
     options: Options,
     swarm: Swarm,
     /// In a scenario: what was sent and is not delivered or dropped yet.
-    pub(crate) script: Option<Vec<(u64, u64, Message)>>,
+    pub script: Option<Vec<(u64, u64, Message)>>,
     calm: bool,
     cut: BTreeSet<(u64, u64)>,
     loss: u64,
@@ -144,26 +145,39 @@ pub(crate) struct Cluster {
     truth: Vec<Entry>,
     reads: BTreeMap<Token, Read>,
     token: Token,
-    pub(crate) coverage: Coverage,
+    pub coverage: Coverage,
+    /// What commands are applied to, where somebody wants that.
+    machines: Option<Machines>,
 }
 
 impl Cluster {
     /// For the scenarios: nothing happens by itself.
-    pub(crate) fn scripted(voters: u64, options: Options) -> Cluster {
-        Cluster::build(Rng(7), options, Swarm::none(voters), true)
+    pub fn scripted(voters: u64, options: Options) -> Cluster {
+        Cluster::build(Rng(7), options, Swarm::none(voters), None, true)
     }
 
-    pub(crate) fn new(seed: u64) -> Cluster {
-        let mut rng = Rng(seed);
+    pub fn new(seed: u64) -> Cluster {
+        Cluster::over(&Plan::new(seed), None)
+    }
+
+    pub(super) fn over(plan: &Plan, machines: Option<Machines>) -> Cluster {
+        let mut rng = Rng(plan.seed);
         let mut options = Options::default();
-        let swarm = Swarm::of(&mut rng, &mut options);
-        let mut cluster = Cluster::build(rng, options, swarm, false);
+        let mut swarm = Swarm::of(&mut rng, &mut options);
+        swarm.only(plan);
+        let mut cluster = Cluster::build(rng, options, swarm, machines, false);
         cluster.at(5_000, Event::Chaos);
         cluster.at(1_000, Event::Client);
         cluster
     }
 
-    fn build(rng: Rng, options: Options, swarm: Swarm, scripted: bool) -> Cluster {
+    fn build(
+        rng: Rng,
+        options: Options,
+        swarm: Swarm,
+        machines: Option<Machines>,
+        scripted: bool,
+    ) -> Cluster {
         let voters = swarm.voters;
         let members = Membership::of((1..=voters).map(NodeId));
         let mut cluster = Cluster {
@@ -184,6 +198,7 @@ impl Cluster {
             reads: BTreeMap::new(),
             token: 0,
             coverage: Coverage::new(),
+            machines,
             rng,
         };
         for id in 1..=NODES {
@@ -240,14 +255,18 @@ impl Cluster {
         self.events.insert(key, event);
     }
 
-    pub(crate) fn start(&mut self, id: u64) {
+    pub fn start(&mut self, id: u64) {
         let seed = self.rng.next();
         let options = self.options.clone();
         let node = self.nodes.get_mut(&id).expect("a node");
         node.life += 1;
+        if let Some(machines) = &mut self.machines {
+            machines.open(id, &self.truth, &mut node.disk);
+        }
         node.written = node.disk.clone();
         node.pending.clear();
-        node.applied = node.disk.snapshot.last.index;
+        let applied = (self.machines.as_ref()).map(|machines| machines.applied(id));
+        node.applied = applied.unwrap_or(node.disk.snapshot.last.index);
         node.was_leader_in = None;
         let mut log = LogView::new(node.disk.snapshot.clone(), options.tail_bytes_max);
         for entry in &node.disk.entries {
@@ -256,7 +275,7 @@ impl Cluster {
         let restored = Restored {
             hard: node.disk.hard,
             log,
-            committed: node.disk.snapshot.last.index,
+            committed: node.applied,
             abstain: node.disk.abstain,
         };
         let core = Core::new(NodeId(id), options, restored, seed).expect("good options");
@@ -267,21 +286,28 @@ impl Cluster {
     }
 
     /// The power goes: nothing that is not synced survives.
-    pub(crate) fn power_cut(&mut self, id: u64) {
+    pub fn power_cut(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).expect("a node");
         node.core = None;
         node.pending.clear();
         node.life += 1;
+        self.machine_crashes(id);
+    }
+
+    fn machine_crashes(&mut self, id: u64) {
+        if let Some(machines) = &mut self.machines {
+            machines.power_cut(id, self.rng.next());
+        }
     }
 
     /// The power goes, and the newest frames of its disk are lost.
-    pub(crate) fn lose_vote(&mut self, id: u64) {
+    pub fn lose_vote(&mut self, id: u64) {
         self.power_cut(id);
         self.nodes.get_mut(&id).expect("a node").disk.lose_vote();
     }
 
     /// The power goes, and bit rot takes its entries above `keep`, which recovery reports.
-    pub(crate) fn lose_entries(&mut self, id: u64, keep: Index) {
+    pub fn lose_entries(&mut self, id: u64, keep: Index) {
         self.power_cut(id);
         let disk = &mut self.nodes.get_mut(&id).expect("a node").disk;
         let until = disk.entries.last().map_or(Index(0), |e| e.id.index);
@@ -290,7 +316,7 @@ impl Cluster {
     }
 
     /// A node that has these terms in its log, and this hard state.
-    pub(crate) fn restore(&mut self, id: u64, hard: HardState, terms: &[u64]) {
+    pub fn restore(&mut self, id: u64, hard: HardState, terms: &[u64]) {
         let disk = &mut self.nodes.get_mut(&id).expect("a node").disk;
         disk.hard = hard;
         disk.entries = (terms.iter().zip(1..))
@@ -306,22 +332,22 @@ impl Cluster {
     }
 
     /// How many entries are committed.
-    pub(crate) fn committed(&self) -> u64 {
+    pub fn committed(&self) -> u64 {
         self.truth.len() as u64
     }
 
     /// How many reads have no answer but perhaps a refusal.
-    pub(crate) fn unanswered(&self) -> usize {
+    pub fn unanswered(&self) -> usize {
         self.reads.len()
     }
 
     /// Whether it is running.
-    pub(crate) fn is_up(&self, id: u64) -> bool {
+    pub fn is_up(&self, id: u64) -> bool {
         self.nodes[&id].core.is_some()
     }
 
     /// Its disk has synced all that is written.
-    pub(crate) fn synced(&mut self, id: u64) -> Result<(), String> {
+    pub fn synced(&mut self, id: u64) -> Result<(), String> {
         let node = self.nodes.get_mut(&id).expect("a node");
         let mut last = 0;
         for (seq, writes) in std::mem::take(&mut node.pending) {
@@ -337,23 +363,23 @@ impl Cluster {
     }
 
     /// Time goes on everywhere; nobody's timer runs.
-    pub(crate) fn pass(&mut self, micros: u64) {
+    pub fn pass(&mut self, micros: u64) {
         self.now += micros;
     }
 
-    pub(crate) fn core(&self, id: u64) -> &Core {
+    pub fn core(&self, id: u64) -> &Core {
         self.nodes[&id].core.as_ref().expect("it is up")
     }
 
     /// Asks for a linearizable read; it may show no less than what is committed by now.
-    pub(crate) fn ask(&mut self, id: u64) -> Result<(), String> {
+    pub fn ask(&mut self, id: u64) -> Result<(), String> {
         self.token += 1;
         let floor = Index(self.truth.len() as u64);
         self.reads.insert(self.token, Read { floor });
         self.step(id, Input::Read(self.token))
     }
 
-    pub(crate) fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
+    pub fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
         let real = self.now;
         let node = self.nodes.get_mut(&id).expect("a node");
         let local = real * node.rate / 1000 + id * 1_000_000 + node.ahead;
@@ -420,6 +446,9 @@ impl Cluster {
                 let known = self.truth.get(meta.last.index.0 as usize - 1);
                 if known.map(|e| e.id) != Some(meta.last) {
                     return Err(format!("{id} took a snapshot of what is not committed"));
+                }
+                if let Some(machines) = &mut self.machines {
+                    machines.install(id, meta, &mut self.rng)?;
                 }
                 self.saw("path: a snapshot is installed");
                 let behind = self.nodes[&id].written.entries.last();
@@ -490,6 +519,9 @@ impl Cluster {
             };
             let membership = core.membership_at(applied).clone();
             let meta = SnapshotMeta { last, membership };
+            if let Some(machines) = &mut self.machines {
+                machines.send(id, last.index)?;
+            }
             if let Some(mail) = &mut self.script {
                 let body = Body::Snapshot(meta);
                 mail.push((id, to.0, Message { term, body }));

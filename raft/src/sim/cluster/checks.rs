@@ -1,7 +1,7 @@
 //! What must hold at every step (C1-C3), and after the faults end.
 
 use super::{Cluster, Event};
-use esker_raft::core::*;
+use crate::core::*;
 
 impl Cluster {
     /// After the storm there is a leader, new entries are committed, and every voter has applied them.
@@ -46,19 +46,7 @@ impl Cluster {
 
     fn explain(&self) -> String {
         let nodes = self.nodes.values().filter_map(|n| n.core.as_ref());
-        nodes
-            .map(|c| {
-                format!(
-                    "\n  {} {}",
-                    c.explain(),
-                    if std::env::var_os("X").is_some() {
-                        format!("{c:?}")
-                    } else {
-                        String::new()
-                    }
-                )
-            })
-            .collect()
+        nodes.map(|c| format!("\n  {}", c.explain())).collect()
     }
 
     /// Log matching: an entry of one name has one content and one predecessor, everywhere.
@@ -162,7 +150,10 @@ impl Cluster {
             }
         }
         self.nodes.get_mut(&id).expect("a node").applied = applied;
-        Ok(())
+        match &mut self.machines {
+            Some(machines) => machines.apply(id, &self.truth, applied, &mut self.rng),
+            None => Ok(()),
+        }
     }
 
     /// Reads are linearizable: no older than what was committed when they were asked for.

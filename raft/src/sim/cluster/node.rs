@@ -1,36 +1,37 @@
 //! A node of the simulation, and the disk under it, which keeps apart what is written from what is synced.
 
-use esker_raft::core::*;
+use crate::core::*;
 use std::collections::VecDeque;
 
 /// SplitMix64.
-pub(crate) struct Rng(pub(crate) u64);
+#[derive(Debug)]
+pub(in crate::sim) struct Rng(pub(super) u64);
 
 impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
+    pub(in crate::sim) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
+    pub(in crate::sim) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+    pub(in crate::sim) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 /// What a node has on stable storage.
-#[derive(Clone, Default)]
-pub(super) struct Disk {
-    pub(super) hard: HardState,
+#[derive(Clone, Debug, Default)]
+pub(in crate::sim) struct Disk {
+    pub(in crate::sim) hard: HardState,
     /// As it was in the term before.
-    pub(super) hard_before: HardState,
-    pub(super) snapshot: SnapshotMeta,
-    pub(super) entries: Vec<Entry>,
-    pub(super) abstain: Abstain,
+    pub(in crate::sim) hard_before: HardState,
+    pub(in crate::sim) snapshot: SnapshotMeta,
+    pub(in crate::sim) entries: Vec<Entry>,
+    pub(in crate::sim) abstain: Abstain,
 }
 
 impl Disk {
@@ -72,6 +73,7 @@ impl Disk {
     }
 }
 
+#[derive(Debug)]
 pub(super) struct Node {
     pub(super) core: Option<Core>,
     pub(super) disk: Disk,

@@ -2,8 +2,8 @@
 
 use super::swarm::{FAULTS, Fault};
 use super::{CALM, Cluster, Event, NODES, Read, STORM, TICK};
+use crate::core::*;
 use bytes::Bytes;
-use esker_raft::core::*;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -38,6 +38,7 @@ impl Cluster {
             }
         }
         node.life += 1;
+        self.machine_crashes(id);
         self.saw("path: a crash");
         let node = self.nodes.get_mut(&id).expect("a node");
         if rot && self.rng.one_in(4) {
@@ -53,7 +54,7 @@ impl Cluster {
     }
 
     /// Runs the seed.
-    pub(crate) fn run(&mut self) -> Result<(), String> {
+    pub fn run(&mut self) -> Result<(), String> {
         while self.now < STORM {
             self.one()?;
         }
@@ -348,7 +349,7 @@ impl Cluster {
     }
 
     /// What it has applied goes into a snapshot, and from its log.
-    pub(crate) fn compact(&mut self, id: u64) -> Result<(), String> {
+    pub fn compact(&mut self, id: u64) -> Result<(), String> {
         let node = self.nodes.get_mut(&id).expect("a node");
         let Some(core) = &node.core else {
             return Ok(());
@@ -359,6 +360,9 @@ impl Cluster {
         let lost = node.disk.abstain != Abstain::No;
         if lost || applied <= node.disk.snapshot.last.index || !node.pending.is_empty() {
             return Ok(());
+        }
+        if let Some(machines) = &mut self.machines {
+            machines.checkpoint(id)?;
         }
         let meta = SnapshotMeta {
             last: self.truth[applied.0 as usize - 1].id,
@@ -406,8 +410,12 @@ impl Cluster {
             return self.step_if_up(node, Input::Read(token));
         }
         let count = 1 + self.rng.below(4);
+        let machines = &mut self.machines;
         let commands = (0..count)
             .map(|n| {
+                if let Some(machines) = machines {
+                    return (token, machines.command(self.rng.next()));
+                }
                 let len = self.rng.below(120) as usize;
                 let mut command = format!("{token}.{n}.").into_bytes();
                 command.resize(command.len() + len, b'x');

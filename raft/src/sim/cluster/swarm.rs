@@ -1,33 +1,56 @@
 //! What a seed is made of: a random subset of the kinds of fault, each with a weight of its own, and random rates of everything else
 //! (swarm testing). Most seeds are bent towards a trap that chance alone hardly walks into.
 
-use super::{Rng, TICK};
-use esker_raft::core::{Lease, Options};
+use super::{Plan, Rng, TICK};
+use crate::core::{Lease, Options};
 
 /// What can be done to a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Fault {
+    /// One crashes: a prefix of what it has not synced survives.
     Crash,
+    /// The leader crashes.
     CrashLeader,
+    /// All crash at once.
     CrashAll,
+    /// The next sync of one fails, and it crashes.
     FailedSync,
+    /// One is cut off.
     CutOne,
+    /// The leader is cut off.
     CutLeader,
+    /// A link is cut.
     CutPair,
+    /// A link is cut in one direction.
     CutDirection,
+    /// Two groups see each other through one node alone.
     Bridge,
+    /// Messages are lost at another rate.
     Loss,
+    /// One stands still for up to 400 ms.
     Pause,
+    /// The leader stands still.
     PauseLeader,
+    /// The disk of one syncs nothing for up to 400 ms.
     SlowDisk,
+    /// The leader's disk hangs, and it gives up.
     HungDisk,
+    /// A clock jumps ahead.
     Jump,
+    /// A log is compacted, behind a checkpoint.
     Compact,
+    /// Leadership is handed over.
     Transfer,
+    /// Leadership is handed over, and the old leader hears nothing.
     TransferAndCut,
+    /// One campaigns without need.
     Campaign,
+    /// The membership changes.
     Change,
+    /// Some of those that are down start again.
     Restart,
+    /// All links are whole again.
     Heal,
 }
 
@@ -261,6 +284,24 @@ impl Swarm {
                 self.every = 40_000;
                 self.under_way_arrives = true;
             }
+        }
+    }
+
+    /// Leaves out what the plan does.
+    pub(super) fn only(&mut self, plan: &Plan) {
+        let Some(faults) = &plan.faults else {
+            return;
+        };
+        let ends = [Fault::Restart, Fault::Heal];
+        self.faults
+            .retain(|f| faults.contains(f) || ends.contains(f));
+        self.faults.extend(faults);
+        if !faults.contains(&Fault::Crash) {
+            (self.crash_at_vote, self.crash_at_sync, self.crash_elected) = (NEVER, NEVER, NEVER);
+            self.lose_vote = NEVER;
+        }
+        if !faults.contains(&Fault::Loss) {
+            (self.loss, self.repeat) = (NEVER, NEVER);
         }
     }
 
