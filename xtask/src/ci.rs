@@ -131,6 +131,11 @@ fn parts() -> Vec<Part> {
             steps: vec![Step::Tests(&["replication", "replication/zmq-sys"])],
         },
         Part {
+            name: "audit",
+            what: "tests of the audit trail: tampering, power cuts, kills, policies on failure",
+            steps: vec![Step::Tests(&["audit"])],
+        },
+        Part {
             name: "server",
             what: "tests of the server and its binaries",
             steps: vec![Step::Tests(&["server"])],
