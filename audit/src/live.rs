@@ -10,7 +10,8 @@ use crate::finding::{Finding, FindingKind};
 use crate::key::Keyring;
 use crate::policy::Options;
 use esker_wal::{
-    Create, Kind as FrameKind, Log, LogId, LogOptions, Lsn, NodeId, ReadLimit, SyncPolicy,
+    Create, Kind as FrameKind, Log, LogId, LogOptions, Lsn, NodeId, OpenError, Piece, ReadLimit,
+    Survey, SyncPolicy,
 };
 use std::path::{Path, PathBuf};
 
@@ -111,6 +112,72 @@ impl Scanned {
         let (broken, at) = self.broken?;
         Some(Finding::of_break(broken, self.walk.next, at, &dir_of(dir)))
     }
+}
+
+/// What a look at the log found, which changed nothing.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// Behind the last entry that follows.
+    pub(crate) walk: Walk,
+    /// Why nothing follows from there on.
+    pub(crate) finding: Option<Finding>,
+    /// The highest sequence seen anywhere in it.
+    pub(crate) last: u64,
+}
+
+/// Walks the log without opening it, beginning behind what closed files hold; `each` gets the entries that follow.
+pub(crate) fn look(
+    dir: &Path,
+    options: &Options,
+    keys: &Keyring,
+    from: Walk,
+    mut each: impl FnMut(&Entry<'_>) -> Result<(), Error>,
+) -> Result<Looked, Error> {
+    let live = dir_of(dir);
+    let mut out = Looked {
+        walk: from,
+        finding: None,
+        last: 0,
+    };
+    let survey = match Survey::of(&live, options.media.clone()) {
+        Ok(survey) => survey,
+        Err(OpenError::NotFound { .. }) => return Ok(out),
+        Err(e) => {
+            out.finding = Some(damaged(dir, &e.to_string(), from.next));
+            return Ok(out);
+        }
+    };
+    let mut pieces = survey.pieces(survey.oldest());
+    while let Some(piece) = pieces.next()? {
+        let next = out.walk.next;
+        let frame = match piece {
+            Piece::Frame(frame) if frame.header.kind == FrameKind::Data => frame,
+            Piece::Lost(damage) => {
+                let found = || damaged(dir, &damage.to_string(), next);
+                out.finding.get_or_insert_with(found);
+                continue;
+            }
+            _ => continue,
+        };
+        let Some(entry) = Entry::decode(frame.payload) else {
+            let found = || damaged(dir, "what stands there is no record", next);
+            out.finding.get_or_insert_with(found);
+            continue;
+        };
+        let sequence = entry.head.sequence;
+        let held = sequence < from.next && out.last < from.next;
+        out.last = out.last.max(sequence);
+        if held || out.finding.is_some() {
+            continue;
+        }
+        match out.walk.step(keys, &entry) {
+            Ok(()) => each(&entry)?,
+            Err(broken) => {
+                out.finding = Some(Finding::of_break(broken, next, Some(sequence), &live));
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// The directory `live` put aside, under a name that is free.

@@ -9,7 +9,7 @@
 
 use crate::chain::Walk;
 use crate::closed::{self, Bad, Closed, ClosedFile, Writer};
-use crate::entry::{Entry, Kind, genesis};
+use crate::entry::{Kind, genesis};
 use crate::error::{Error, io_error};
 use crate::finding::{Finding, FindingKind};
 use crate::head::{self, HEAD, HeadFile};
@@ -22,8 +22,8 @@ use crate::stats::Counters;
 use crate::trail::Opened;
 use crate::upkeep::bad_file;
 use crossbeam_channel::bounded;
+use esker_wal::OpenError;
 use esker_wal::media::Media;
-use esker_wal::{Kind as FrameKind, OpenError, Piece, Survey};
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::path::Path;
@@ -194,7 +194,6 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
             });
         }
     };
-    remove_leftovers(&*media, dir)?;
     let (mut files, mut findings) = survey_closed(&*media, dir, &keys, id)?;
     let closed = match files.last() {
         Some(file) => file.end(),
@@ -216,29 +215,12 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         findings.push(of_head(dir, FindingKind::Head, None, "it is missing"));
     }
     let reached = said.map_or(0, |head| head.sequence);
-    let (opened, mut found) = match live::open(dir, &options) {
-        Ok(log) => {
-            let found = live::scan(&log, &keys, closed)?;
-            findings.extend(found.finding(dir));
-            (Ok(log), Some(found))
-        }
-        Err(Error::Open(
-            e @ (OpenError::Corrupt { .. }
-            | OpenError::Io { .. }
-            | OpenError::NotFound { .. }
-            | OpenError::WrongLog { .. }),
-        )) => {
-            findings.push(live::damaged(dir, &e.to_string(), closed.next));
-            (Err(e), None)
-        }
-        Err(e) => return Err(e),
-    };
-    let last = found.as_ref().map_or(closed.next, |f| f.walk.next) - 1;
-    if let (true, Some(head)) = (last < reached, said) {
-        let what = format!(
-            "the trail was synced up to {}, and ends at {last}",
-            head.sequence
-        );
+    let looked = live::look(dir, &options, &keys, closed, |_| Ok(()))?;
+    let whole = looked.finding.is_none();
+    findings.extend(looked.finding);
+    let last = looked.walk.next - 1;
+    if last < reached {
+        let what = format!("the trail was synced up to {reached}, and ends at {last}");
         findings.push(of_head(dir, FindingKind::TailCut, Some(last + 1), &what));
     }
     if let Some(finding) = findings.first()
@@ -249,25 +231,25 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
             finding: Box::new(finding.clone()),
         });
     }
+    remove_leftovers(&*media, dir)?;
     let mut seen = reached.max(said.map_or(0, |head| head.handed));
-    let broken = found.as_ref().is_none_or(|f| f.broken.is_some());
-    let (log, closed) = match opened {
-        Ok(log) if !broken => (log, closed),
-        opened => {
-            drop(opened.map(|log| log.close()));
-            let (file, walk, last) = save_live(dir, &keys, &options, id, closed)?;
-            seen = seen.max(last);
-            files.extend(file);
-            live::put_aside(dir, &options)?;
-            let log = live::open(dir, &options)?;
-            found = None;
-            (log, walk)
-        }
-    };
-    let found = match found {
-        Some(found) => found,
-        None => live::scan(&log, &keys, closed)?,
-    };
+    let mut closed = closed;
+    if !whole {
+        let (file, walk) = save_live(dir, &keys, &options, id, closed)?;
+        closed = walk;
+        seen = seen.max(looked.last);
+        files.extend(file);
+        live::put_aside(dir, &options)?;
+    }
+    let log = live::open(dir, &options)?;
+    let found = live::scan(&log, &keys, closed)?;
+    if let Some(finding) = found.finding(dir) {
+        // Not what the look saw a moment ago.
+        return Err(Error::Tampered {
+            dir: dir.to_owned(),
+            finding: Box::new(finding),
+        });
+    }
     let now = head::Head {
         count: said.map_or(0, |head| head.count),
         trail: id,
@@ -352,9 +334,7 @@ fn tail_of(options: &Options) -> Vec<u8> {
     if options.node.is_empty() {
         return b"}".to_vec();
     }
-    let mut out = crate::record::Out::begin("", Severity::Info);
-    out.bytes.truncate(0);
-    out.bytes.push(b'{');
+    let mut out = crate::record::Out::bare();
     out.text("service.node.name", &options.node);
     out.bytes[0] = b',';
     out.bytes.push(b'}');
@@ -382,54 +362,29 @@ fn remove_leftovers(media: &dyn Media, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Closes what follows of a live log that is not whole (O3). The file, where it leads, and the highest sequence that was seen in the log.
+/// Closes what follows of a live log that is not whole (O3): the file, and where it leads.
 fn save_live(
     dir: &Path,
     keys: &Keyring,
     options: &Options,
     id: u64,
     before: Walk,
-) -> Result<(Option<ClosedFile>, Walk, u64), Error> {
-    let mut walk = before;
-    let mut last = 0;
-    let Ok(survey) = Survey::of(&live::dir_of(dir), options.media.clone()) else {
-        return Ok((None, walk, last));
-    };
+) -> Result<(Option<ClosedFile>, Walk), Error> {
     let now = options.clock.wall().as_nanos() as u64;
     let failed = |bad: Bad| bad_file(dir, bad);
     let (key, of) = (keys.newest(), (id, before.next, before.root));
     let mut writer: Option<Writer<'_>> = None;
-    let mut follows = true;
-    let mut pieces = survey.pieces(survey.oldest());
-    while let Some(piece) = pieces.next()? {
-        let Piece::Frame(frame) = piece else {
-            follows = false;
-            continue;
-        };
-        if frame.header.kind != FrameKind::Data {
-            continue;
+    let looked = live::look(dir, options, keys, before, |entry| {
+        if writer.is_none() {
+            let begun = Writer::begin(&*options.media, dir, key, of, now);
+            writer = Some(begun.map_err(|e| failed(e.into()))?);
         }
-        let Some(entry) = Entry::decode(frame.payload) else {
-            follows = false;
-            continue;
-        };
-        last = last.max(entry.head.sequence);
-        if entry.head.sequence < before.next {
-            continue;
-        }
-        follows = follows && walk.step(keys, &entry).is_ok();
-        if follows {
-            if writer.is_none() {
-                let begun = Writer::begin(&*options.media, dir, key, of, now);
-                writer = Some(begun.map_err(|e| failed(e.into()))?);
-            }
-            let writer = writer.as_mut().expect("it was begun");
-            writer.put(&entry).map_err(|e| failed(e.into()))?;
-        }
-    }
+        let writer = writer.as_mut().expect("it was begun");
+        writer.put(entry).map_err(|e| failed(e.into()))
+    })?;
     let file = match writer {
-        Some(writer) => Some(writer.finish(keys, &walk, now).map_err(failed)?),
+        Some(writer) => Some(writer.finish(keys, &looked.walk, now).map_err(failed)?),
         None => None,
     };
-    Ok((file, walk, last))
+    Ok((file, looked.walk))
 }

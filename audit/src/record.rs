@@ -355,13 +355,18 @@ pub(crate) struct Out {
 }
 
 impl Out {
-    /// The body of one of the trail's own records.
-    pub(crate) fn begin(action: &str, severity: Severity) -> Out {
-        let mut out = Out {
+    /// A body without fields yet.
+    pub(crate) fn bare() -> Out {
+        Out {
             bytes: vec![b'{'],
             limit: 4096,
             cut: 0,
-        };
+        }
+    }
+
+    /// The body of one of the trail's own records.
+    pub(crate) fn begin(action: &str, severity: Severity) -> Out {
+        let mut out = Out::bare();
         out.text("event.action", action);
         out.text("event.outcome", Outcome::Success.name());
         out.number("event.severity", severity as u64);

@@ -136,8 +136,7 @@ pub(crate) struct Shared {
     /// Closed files, oldest first.
     pub(crate) files: RwLock<Vec<ClosedFile>>,
     pub(crate) counters: Counters,
-    /// `None` wakes who writes it.
-    pub(crate) queue: (Sender<Option<Queued>>, Receiver<Option<Queued>>),
+    pub(crate) queue: (Sender<Message>, Receiver<Message>),
     pub(crate) closed: AtomicBool,
     /// One process at a time writes; free when it is closed.
     pub(crate) lock: Mutex<Option<Box<dyn LockGuard>>>,
@@ -150,6 +149,16 @@ pub(crate) struct Shared {
 pub(crate) struct Queued {
     record: Record,
     times: (u64, u64),
+}
+
+/// What goes through the queue.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Record(Queued),
+    /// Answered when all before it is written.
+    Flush(Sender<()>),
+    /// The thread is to look whether it is to stop.
+    Wake,
 }
 
 /// What is to become an entry.
@@ -191,7 +200,8 @@ impl Shared {
             let sync = policy.write == Write::Sync;
             return self.write(&record, times, sync, policy.on_failure);
         }
-        let failed = match self.queue.0.try_send(Some(Queued { record, times })) {
+        let message = Message::Record(Queued { record, times });
+        let failed = match self.queue.0.try_send(message) {
             Ok(()) => return Ok(queued()),
             Err(TrySendError::Disconnected(_)) => return Err(Error::Closed),
             Err(TrySendError::Full(queued)) => queued,
@@ -219,8 +229,18 @@ impl Shared {
         }
     }
 
+    /// Does what a message asks for.
+    pub(crate) fn take(&self, message: Message) {
+        match message {
+            Message::Record(queued) => self.write_queued(queued),
+            // Who asked may have given up.
+            Message::Flush(done) => drop(done.send(())),
+            Message::Wake => {}
+        }
+    }
+
     /// Writes what was queued; it can't be refused any more.
-    pub(crate) fn write_queued(&self, queued: Queued) {
+    fn write_queued(&self, queued: Queued) {
         let on_failure = match self.options.policies.of(queued.record.severity).on_failure {
             OnFailure::Refuse => OnFailure::Drop,
             other => other,
@@ -502,7 +522,10 @@ impl Shared {
         state.end = found.end;
         state.from = found.from;
         state.since = found.since;
+        // What recovery kept is synced.
         state.points.clear();
+        let (end, walk) = (found.end, found.walk);
+        state.points.push_back(Point { end, walk });
         state.look_at = Lsn::ZERO;
         let next = state.next;
         state.lose(next, &format!("lost with a failed write: {why}"));

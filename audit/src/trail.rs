@@ -11,9 +11,9 @@ use crate::key::Key;
 use crate::note::Checkpoint;
 use crate::policy::Options;
 use crate::record::{Record, Severity};
-use crate::shared::Shared;
+use crate::shared::{Message, Shared};
 use crate::stats::TrailStats;
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers as Threads;
 use esker_wal::{Lsn, Workers};
@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(50);
+/// Longest that [`Trail::flush`] waits for the queue.
+const DRAINS_FOR: Duration = Duration::from_secs(10);
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,8 +131,7 @@ impl Trail {
         self.writer.spawn("esker-audit-q", move |stop| {
             loop {
                 match shared.queue.1.recv_timeout(TICK) {
-                    Ok(Some(queued)) => shared.write_queued(queued),
-                    Ok(None) => {}
+                    Ok(message) => shared.take(message),
                     Err(RecvTimeoutError::Timeout) if !stop.is_stopped() => {}
                     Err(_) => return,
                 }
@@ -175,17 +176,16 @@ impl Trail {
         self.shared.sync_all()
     }
 
+    /// What was queued before is written when it returns, unless that takes longer than ten seconds.
     fn drain(&self) {
-        match self.shared.options.workers {
-            Workers::Stepped => while self.step_queue() {},
-            Workers::Threads => {
-                for _ in 0..10_000 {
-                    if self.shared.queue.1.is_empty() {
-                        return;
-                    }
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
+        if self.shared.options.workers == Workers::Stepped {
+            while self.step_queue() {}
+            return;
+        }
+        let (done, written) = bounded(1);
+        let marker = Message::Flush(done);
+        if self.shared.queue.0.send_timeout(marker, DRAINS_FOR).is_ok() {
+            let _ = written.recv_timeout(DRAINS_FOR);
         }
     }
 
@@ -264,11 +264,11 @@ impl Trail {
 
     fn step_queue(&self) -> bool {
         match self.shared.queue.1.try_recv() {
-            Ok(Some(queued)) => {
-                self.shared.write_queued(queued);
+            Ok(message) => {
+                self.shared.take(message);
                 true
             }
-            _ => false,
+            Err(_) => false,
         }
     }
 
@@ -294,9 +294,10 @@ impl Trail {
             return Ok(());
         }
         self.writer.stop_token().stop();
-        let _ = self.shared.queue.0.try_send(None);
+        let _ = self.shared.queue.0.try_send(Message::Wake);
         let panicked = self.writer.join().and(self.upkeep.join());
-        self.drain();
+        // What came while the thread ended.
+        while self.step_queue() {}
         let (kind, severity) = (Kind::Trail, Severity::Notice);
         let said = self
             .shared
