@@ -6,6 +6,10 @@
 
 pub mod codec;
 pub mod core;
+#[cfg_attr(
+    not(feature = "lsm"),
+    allow(dead_code, reason = "locks act on the state machine on the store")
+)]
 pub mod lock;
 pub mod log;
 #[cfg(feature = "lsm")]

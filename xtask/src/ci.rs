@@ -108,6 +108,8 @@ fn parts() -> Vec<Part> {
             name: "raft",
             what: "tests of raft, the state machine on lsm among them",
             steps: vec![
+                // Alone, as who uses it without the store builds it.
+                cargo("clippy --locked -p esker-raft -- -D warnings"),
                 Step::Tests(&["raft"]),
                 cargo(
                     "test --locked -p esker-raft --features lsm --test lsm_machine --test locks --test nodes",

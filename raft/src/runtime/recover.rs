@@ -13,10 +13,11 @@
 //! - RV5: nothing is written before [`Recovery::carry_out`].
 
 use super::about::About;
+use super::apply::APPLIED;
 use super::apply::applied_of;
 use super::driver::is_another_disk;
 use super::incarnation;
-use super::{APPLIED, MachineError, StateMachine};
+use super::{MachineError, StateMachine};
 use crate::core::{
     Abstain, Entry, EntryKind, HardState, LogId, Membership, NodeId, SnapshotMeta, Term, Write,
 };
