@@ -41,6 +41,7 @@
 use crate::chain::Walk;
 use crate::entry::{ENTRY_MAX, Entry, HASH_LEN, HEAD_LEN, Root};
 use crate::key::{Key, KeyId, Keyring};
+use crate::sabotage::{self, Sabotage};
 use esker_wal::media::{Media, MediaFile};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -303,6 +304,10 @@ impl<'a> Writer<'a> {
         let index: Vec<u8> = self.index.iter().flat_map(Block::encode).collect();
         let lowest = self.index.iter().map(|b| b.times.0).min().unwrap_or(0);
         let highest = self.index.iter().map(|b| b.times.1).max().unwrap_or(0);
+        let mut next_key = end.key.unwrap_or(self.key.id());
+        if sabotage::on(Sabotage::NextKeyForgotten) {
+            next_key = keys.iter().next().expect("a key").id();
+        }
         let mut trailer = [0; TRAILER_LEN];
         trailer[..8].copy_from_slice(END_MAGIC);
         let words = [
@@ -312,7 +317,7 @@ impl<'a> Writer<'a> {
             lowest,
             highest,
             now,
-            end.key.unwrap_or(self.key.id()).0,
+            next_key.0,
         ];
         for (at, word) in words.into_iter().enumerate() {
             trailer[8 + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
@@ -325,7 +330,9 @@ impl<'a> Writer<'a> {
         trailer[128..].copy_from_slice(&signature);
         self.write(&index)?;
         self.write(&trailer)?;
-        self.file.sync()?;
+        if !sabotage::on(Sabotage::ClosedNotSynced) {
+            self.file.sync()?;
+        }
         let closed = Closed::open_file(self.file.clone(), &self.tmp, keys)?;
         closed.check_blocks()?;
         let path = self.tmp.with_file_name(file_name(self.first));

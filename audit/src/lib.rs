@@ -16,6 +16,11 @@ mod policy;
 mod read;
 mod record;
 mod ring;
+#[cfg_attr(feature = "sabotage", doc(hidden))]
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+#[cfg(not(feature = "sabotage"))]
+mod sabotage;
 mod shared;
 mod stats;
 mod trail;

@@ -9,6 +9,7 @@ use crate::error::{Error, io_error};
 use crate::finding::{Finding, FindingKind};
 use crate::key::Keyring;
 use crate::policy::Options;
+use crate::sabotage::{self, Sabotage};
 use esker_wal::{
     Create, Kind as FrameKind, Log, LogId, LogOptions, Lsn, NodeId, OpenError, Piece, ReadLimit,
     Survey, SyncPolicy,
@@ -91,7 +92,8 @@ pub(crate) fn scan(log: &Log, keys: &Keyring, mut walk: Walk) -> Result<Scanned,
             out.broken = Some((Break::Changed, None));
             break;
         };
-        if entry.head.sequence < begin && out.since.is_none() {
+        let held = entry.head.sequence < begin && !sabotage::on(Sabotage::HeldTwice);
+        if held && out.since.is_none() {
             (out.from, out.end) = (end, end);
             continue;
         }

@@ -17,6 +17,7 @@ use crate::live;
 use crate::note::Checkpoint;
 use crate::policy::{OnFailure, Options, Write};
 use crate::record::{Out, Record, Severity};
+use crate::sabotage::{self, Sabotage};
 use crate::stats::Counters;
 use crate::trail::{Receipt, Written};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -109,7 +110,9 @@ impl State {
 
     /// The sequences from the last entry's on up to `next` have no entry.
     pub(crate) fn lose(&mut self, next: u64, cause: &str) {
-        if next > self.walk.next {
+        if sabotage::on(Sabotage::GapForgotten) {
+            self.next = self.next.max(next);
+        } else if next > self.walk.next {
             self.next = self.next.max(next);
             self.gap = Some(Gap {
                 first: self.walk.next,
@@ -153,6 +156,10 @@ pub(crate) struct Queued {
 
 /// What goes through the queue.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are records: a box would be an allocation for each"
+)]
 pub(crate) enum Message {
     Record(Queued),
     /// Answered when all before it is written.
@@ -312,6 +319,9 @@ impl Shared {
                 written: Written::Logged,
             });
         }
+        if sabotage::on(Sabotage::HeadAhead) {
+            self.note_synced(None);
+        }
         self.sync(&put)?;
         self.counters.wrote(self.times().0);
         Ok(Receipt {
@@ -321,7 +331,11 @@ impl Shared {
     }
 
     fn sync(&self, put: &Put) -> Result<(), Error> {
-        if let Err(source) = put.log.sync_up_to(put.end) {
+        let synced = match sabotage::on(Sabotage::NotSynced) {
+            true => Ok(()),
+            false => put.log.sync_up_to(put.end),
+        };
+        if let Err(source) = synced {
             // Opened anew at once, if it can be, so that the next finds it whole.
             let mut state = self.state.lock();
             if state.life == put.life {
@@ -545,7 +559,11 @@ impl Shared {
             let Some(synced) = state.log.as_ref().map(Log::synced) else {
                 return;
             };
-            while state.points.front().is_some_and(|p| p.end <= synced) {
+            while state
+                .points
+                .front()
+                .is_some_and(|p| p.end <= synced || sabotage::on(Sabotage::HeadAhead))
+            {
                 newest = state.points.pop_front();
             }
             state.next - 1

@@ -12,6 +12,7 @@ use crate::finding::{Finding, FindingKind};
 use crate::live;
 use crate::note::{CHECKPOINT, Checkpoint};
 use crate::record::Severity;
+use crate::sabotage::{self, Sabotage};
 use crate::shared::Shared;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -172,6 +173,25 @@ impl Shared {
         let Some(last) = going.last() else {
             return Ok(0);
         };
+        let late = sabotage::on(Sabotage::TombstoneAfter);
+        if !late {
+            self.bury(&going, last)?;
+        }
+        for file in &going {
+            let media = &self.options.media;
+            (media.remove(&file.path)).map_err(io_error("removing", &file.path))?;
+            self.files.write().retain(|f| f.first != file.first);
+            self.counters.removed.add(1);
+        }
+        (self.options.media.sync_dir(&self.dir)).map_err(io_error("syncing", &self.dir))?;
+        if late {
+            self.bury(&going, last)?;
+        }
+        Ok(going.len())
+    }
+
+    /// Writes the tombstone of files that are to be removed, the last of them `last`.
+    fn bury(&self, going: &[ClosedFile], last: &ClosedFile) -> Result<(), Error> {
         let root = last.root.to_string();
         let signature = {
             let keys = self.keys.read();
@@ -192,14 +212,7 @@ impl Shared {
                 out.text("esker.tombstone.signature", &signature);
             },
         )?;
-        for file in &going {
-            let media = &self.options.media;
-            (media.remove(&file.path)).map_err(io_error("removing", &file.path))?;
-            self.files.write().retain(|f| f.first != file.first);
-            self.counters.removed.add(1);
-        }
-        (self.options.media.sync_dir(&self.dir)).map_err(io_error("syncing", &self.dir))?;
-        Ok(going.len())
+        Ok(())
     }
 
     /// Whether a checkpoint is due.

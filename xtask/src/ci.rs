@@ -99,6 +99,7 @@ fn parts() -> Vec<Part> {
             steps: vec![
                 cargo("test --locked -p esker-wal --features sabotage --test broken_builds"),
                 cargo("test --locked -p esker-lsm --features sabotage --test broken"),
+                cargo("test --locked -p esker-audit --features sabotage --test broken_builds"),
                 cargo(
                     "test --locked -p esker-raft --features lsm,sabotage --lib --test log_storage --test lsm_machine --test locks --test nodes broken",
                 ),

@@ -1,6 +1,8 @@
 //! What the tests of the trail share.
 #![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
 
+pub(crate) mod lives;
+
 use esker_audit::{Key, Keyring, Options, Record, Report, Severity, Trail, VerifyOptions, verify};
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
