@@ -16,11 +16,8 @@ mod policy;
 mod read;
 mod record;
 mod ring;
-#[cfg_attr(feature = "sabotage", doc(hidden))]
-#[cfg(feature = "sabotage")]
+#[doc(hidden)]
 pub mod sabotage;
-#[cfg(not(feature = "sabotage"))]
-mod sabotage;
 mod shared;
 mod stats;
 mod trail;

@@ -1,5 +1,6 @@
 //! T1, CL1, A1: the power goes, or the process is killed, at any call of the disk; every acknowledged record is there afterwards, and the trail is
 //! whole. Five hundred seeds; `ESKER_SEEDS=5000` for more, `ESKER_SEED=n` for one.
+#![allow(clippy::print_stderr, reason = "it says which seed failed")]
 
 mod support;
 
