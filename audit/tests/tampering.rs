@@ -110,12 +110,12 @@ fn every_changed_byte_of_a_record_in_the_live_log_is_found() {
 
 /// The segment that holds the live records.
 fn live_segment(media: &SimMedia) -> (PathBuf, Vec<u8>) {
-    let segments = media.image().into_iter().filter(|(path, bytes)| {
+    let mut segments = media.image().into_iter().filter(|(path, bytes)| {
         path.extension().is_some_and(|e| e == "seg")
             && bytes.windows(10).any(|w| w == b"user.login")
             && bytes.windows(18).any(|w| w == b"esker.audit.closed")
     });
-    segments.last().expect("there is one")
+    segments.next_back().expect("there is one")
 }
 
 /// What somebody can do who has this crate's log, but not the key: rewrite the live log so that its own checks hold.

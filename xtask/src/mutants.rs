@@ -600,11 +600,12 @@ fn measure(tree: &Tree, mut tests: Vec<Test>, jobs: usize) -> Outcome<Vec<Test>>
 
 fn try_one(tree: &Tree, tests: &[Test], chosen: Option<usize>, worker: usize) -> Outcome<Verdict> {
     for test in tests {
-        if fails(tree, test, chosen, worker)?.is_none() {
-            continue;
-        }
-        // What fails by itself now and then has caught nothing.
-        if let Some(verdict) = fails(tree, test, chosen, worker)? {
+        let failed = match fails(tree, test, chosen, worker)? {
+            // What fails by itself now and then has caught nothing.
+            Some(Verdict::Caught(_)) => fails(tree, test, chosen, worker)?,
+            other => other,
+        };
+        if let Some(verdict) = failed {
             return Ok(verdict);
         }
     }
