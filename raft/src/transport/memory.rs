@@ -14,17 +14,38 @@ struct State {
     /// One in so many is lost, and one in so many repeated; 0: none.
     lose_one_in: u64,
     repeat_one_in: u64,
+    /// One in so many is held back.
+    late_one_in: u64,
+    held: Vec<Packet>,
     random: u64,
 }
 
+/// Packets that are held back, at most.
+const HELD_MAX: usize = 1_000;
+
 impl State {
     fn one_in(&mut self, n: u64) -> bool {
-        // SplitMix64.
+        let random = self.next();
+        n > 0 && random.is_multiple_of(n)
+    }
+
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        n > 0 && (z ^ (z >> 31)).is_multiple_of(n)
+        z ^ (z >> 31)
+    }
+
+    /// Where a packet goes, and how often.
+    fn way(&mut self, from: NodeId, to: NodeId) -> Option<(Inbound, bool)> {
+        let (lost, repeated) = (self.lose_one_in, self.repeat_one_in);
+        if self.cut.contains(&(from, to)) || self.one_in(lost) {
+            return None;
+        }
+        let twice = self.one_in(repeated);
+        Some((self.nodes.get(&to)?.1.clone(), twice))
     }
 }
 
@@ -86,6 +107,12 @@ impl MemoryNetwork {
         state.lose_one_in = lose_one_in;
         state.repeat_one_in = repeat_one_in;
     }
+
+    /// One packet in so many is held back, and arrives behind others, some time later: once in a few packets that are sent anywhere one of those
+    /// arrives. 0: none is any more.
+    pub fn delay(&self, one_in: u64) {
+        self.0.lock().late_one_in = one_in;
+    }
 }
 
 /// One node's part of a [`MemoryNetwork`].
@@ -100,21 +127,36 @@ impl Transport for MemoryTransport {
     fn send(&self, packet: Packet) {
         let mut state = self.network.0.lock();
         let mine = (state.nodes.get(&self.node)).is_some_and(|(life, _)| *life == self.life);
-        let lost = state.lose_one_in;
-        if !mine || state.cut.contains(&(self.node, packet.to)) || state.one_in(lost) {
+        if !mine {
             return;
         }
-        let repeated = state.repeat_one_in;
-        let twice = state.one_in(repeated);
-        let Some((_, inbound)) = state.nodes.get(&packet.to) else {
-            return;
+        let late = state.late_one_in;
+        let now = match state.held.len() < HELD_MAX && state.one_in(late) {
+            true => {
+                state.held.push(packet);
+                None
+            }
+            false => Some(packet),
         };
-        let inbound = inbound.clone();
+        let after = match !state.held.is_empty() && state.one_in(4) {
+            true => {
+                let at = state.next() as usize % state.held.len();
+                Some(state.held.swap_remove(at))
+            }
+            false => None,
+        };
+        let ways = [now, after].map(|packet| {
+            let packet = packet?;
+            let (inbound, twice) = state.way(packet.from.node, packet.to)?;
+            Some((inbound, twice, packet))
+        });
         drop(state);
-        if twice {
-            inbound(packet.clone());
+        for (inbound, twice, packet) in ways.into_iter().flatten() {
+            if twice {
+                inbound(packet.clone());
+            }
+            inbound(packet);
         }
-        inbound(packet);
     }
 
     fn members(&self, _: &BTreeMap<NodeId, String>) {}

@@ -38,6 +38,7 @@ pub const FAULTS: &[&str] = &[
     "nobody hears the leader",
     "a link in one direction",
     "a bridge between two groups",
+    "late packets, in another order",
     "loss and repetition",
     "a transfer",
     "a transfer, and power cut",
@@ -141,6 +142,7 @@ impl Storm<'_> {
                     side[*from] != side[*to] && !bridge(*from) && !bridge(*to)
                 }));
             }
+            "late packets, in another order" => cluster.network.delay(2 + self.rng.below(20)),
             "loss and repetition" => {
                 let (lost, twice) = (2 + self.rng.below(20), 2 + self.rng.below(10));
                 cluster.network.disturb(lost, twice);
@@ -181,6 +183,7 @@ impl Storm<'_> {
         let cluster = &world.cluster;
         cluster.network.heal();
         cluster.network.disturb(0, 0);
+        cluster.network.delay(0);
         for at in 0..cluster.len() {
             if let Some(up) = cluster.up(at) {
                 let down = up.node.handle().down();
