@@ -10,11 +10,13 @@ use crate::finding::{Finding, FindingKind};
 use crate::key::Keyring;
 use crate::policy::Options;
 use crate::sabotage::{self, Sabotage};
+use esker_wal::media::Media;
 use esker_wal::{
     Create, Kind as FrameKind, Log, LogId, LogOptions, Lsn, NodeId, OpenError, Piece, ReadLimit,
     Survey, SyncPolicy,
 };
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Name of its directory.
 pub(crate) const LIVE: &str = "live";
@@ -130,7 +132,7 @@ pub(crate) struct Looked {
 /// Walks the log without opening it, beginning behind what closed files hold; `each` gets the entries that follow.
 pub(crate) fn look(
     dir: &Path,
-    options: &Options,
+    media: &Arc<dyn Media>,
     keys: &Keyring,
     from: Walk,
     mut each: impl FnMut(&Entry<'_>) -> Result<(), Error>,
@@ -141,7 +143,7 @@ pub(crate) fn look(
         finding: None,
         last: 0,
     };
-    let survey = match Survey::of(&live, options.media.clone()) {
+    let survey = match Survey::of(&live, media.clone()) {
         Ok(survey) => survey,
         Err(OpenError::NotFound { .. }) => return Ok(out),
         Err(e) => {

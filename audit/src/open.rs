@@ -215,7 +215,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         findings.push(of_head(dir, FindingKind::Head, None, "it is missing"));
     }
     let reached = said.map_or(0, |head| head.sequence);
-    let looked = live::look(dir, &options, &keys, closed, |_| Ok(()))?;
+    let looked = live::look(dir, &media, &keys, closed, |_| Ok(()))?;
     let whole = looked.finding.is_none();
     findings.extend(looked.finding);
     let last = looked.walk.next - 1;
@@ -374,7 +374,7 @@ fn save_live(
     let failed = |bad: Bad| bad_file(dir, bad);
     let (key, of) = (keys.newest(), (id, before.next, before.root));
     let mut writer: Option<Writer<'_>> = None;
-    let looked = live::look(dir, options, keys, before, |entry| {
+    let looked = live::look(dir, &options.media, keys, before, |entry| {
         if writer.is_none() {
             let begun = Writer::begin(&*options.media, dir, key, of, now);
             writer = Some(begun.map_err(|e| failed(e.into()))?);

@@ -21,7 +21,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use esker_wal::media::Media;
 use esker_wal::media::real::RealMedia;
-use esker_wal::{Kind as FrameKind, Piece, Survey};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
@@ -239,6 +238,12 @@ impl Verifier<'_> {
             row.finding = Some(Finding::of_break(broken, expected, at, path));
             return false;
         }
+        self.note(row, entry);
+        true
+    }
+
+    /// Counts an entry that follows.
+    fn note(&self, row: &mut Row, entry: &Entry<'_>) {
         let head = &entry.head;
         row.first_key.get_or_insert(head.key);
         row.entries += 1;
@@ -250,7 +255,6 @@ impl Verifier<'_> {
         if head.kind == Kind::Tombstone {
             row.tombstone = self.tombstone(entry);
         }
-        true
     }
 
     fn tombstone(&self, entry: &Entry<'_>) -> Option<Tombstone> {
@@ -514,51 +518,14 @@ impl Verifier<'_> {
         let from = end.unwrap_or(Walk::from(genesis(self.id), 1));
         let mut row = Row::from(from, self.id);
         let dir = live::dir_of(self.dir);
-        let survey = match Survey::of(&dir, self.options.media.clone()) {
-            Ok(survey) => survey,
-            Err(esker_wal::OpenError::NotFound { .. }) => return Ok(row),
-            Err(e) => {
-                let what = e.to_string();
-                row.finding =
-                    Some(self.finding(FindingKind::Damaged, live::LIVE, Some(from.next), &what));
-                return Ok(row);
-            }
-        };
-        let mut begun = false;
-        let mut pieces = survey.pieces(survey.oldest());
-        let damaged = |next: u64, what: &str| {
-            Some(self.finding(FindingKind::Damaged, live::LIVE, Some(next), what))
-        };
-        while let Some(piece) = pieces.next()? {
-            let next = row.walk.next;
-            let frame = match piece {
-                Piece::Frame(frame) => frame,
-                Piece::Lost(damage) => {
-                    row.finding = damaged(next, &damage.to_string());
-                    break;
-                }
-                // What it held is in a closed file by now.
-                Piece::Released(_) => continue,
-            };
-            if frame.header.kind != FrameKind::Data {
-                continue;
-            }
-            let Some(entry) = Entry::decode(frame.payload) else {
-                row.finding = damaged(next, "what stands there is no record");
-                break;
-            };
-            if !begun && entry.head.sequence < from.next && end.is_some() {
-                continue;
-            }
-            // All closed files are gone, or the last is broken off: that is said of them.
-            if !begun && entry.head.from > row.walk.next && (end.is_none() || !joined) {
-                break;
-            }
-            begun = true;
-            if !self.take(&mut row, &dir, &entry) {
-                break;
-            }
-        }
+        let media = &self.options.media;
+        let looked = live::look(self.dir, media, self.keys, from, |entry| {
+            self.note(&mut row, entry);
+            Ok(())
+        })?;
+        row.walk = looked.walk;
+        // Where the last closed file is broken off, what follows it can't be told.
+        row.finding = looked.finding.filter(|_| joined || row.entries > 0);
         if row.finding.is_none() {
             let media = self.options.media.clone();
             let options = esker_wal::VerifyOptions {
@@ -566,10 +533,12 @@ impl Verifier<'_> {
                 threads: 1,
                 ..esker_wal::VerifyOptions::default()
             };
-            let found = esker_wal::verify(&dir, &options)?;
-            if let Some(damage) = found.damage.first() {
-                row.finding = damaged(row.walk.next, &damage.to_string());
-            }
+            let found = match esker_wal::verify(&dir, &options) {
+                Err(esker_wal::OpenError::NotFound { .. }) => return Ok(row),
+                other => other?,
+            };
+            row.finding = (found.damage.first())
+                .map(|damage| live::damaged(self.dir, &damage.to_string(), row.walk.next));
         }
         Ok(row)
     }
