@@ -19,6 +19,7 @@ use crate::open::{closed_names, identity};
 use crate::upkeep::tombstone_text;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use esker_sync::workers::share_out;
 use esker_wal::media::Media;
 use esker_wal::media::real::RealMedia;
 use serde_json::Value;
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often it begins again because files came and went.
 const AGAIN: usize = 20;
@@ -387,43 +388,16 @@ impl Verifier<'_> {
         let total: u64 = (names.iter())
             .filter_map(|name| media.open(&self.dir.join(name)).ok()?.len().ok())
             .sum();
-        let (turn, read) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let work = || {
-            let mut mine = Vec::new();
-            loop {
-                // Relaxed: a counter.
-                let at = turn.fetch_add(1, Ordering::Relaxed);
-                let Some(name) = names.get(at) else {
-                    return mine;
-                };
-                let row = self.closed_row(name, &|bytes| {
-                    let done = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                    if let Some(progress) = &self.options.progress {
-                        progress(done, total.max(done));
-                    }
-                });
-                mine.push((at, row));
-            }
-        };
-        let threads = self.options.threads.clamp(1, names.len().max(1));
-        let mut rows = match threads {
-            1 => work(),
-            _ => std::thread::scope(|scope| {
-                let spawned: Vec<_> = (1..threads)
-                    .map_while(|_| {
-                        let named = std::thread::Builder::new().name("esker-audit-v".to_owned());
-                        named.spawn_scoped(scope, work).ok()
-                    })
-                    .collect();
-                let mut all = work();
-                for thread in spawned {
-                    all.extend(thread.join().expect("verifying doesn't panic"));
+        let read = AtomicU64::new(0);
+        let rows = share_out("esker-audit-v", self.options.threads, names.len(), |at| {
+            self.closed_row(&names[at], &|bytes| {
+                let done = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                if let Some(progress) = &self.options.progress {
+                    progress(done, total.max(done));
                 }
-                all
-            }),
-        };
-        rows.sort_by_key(|(at, _)| *at);
-        rows.into_iter().map(|(_, row)| row).collect()
+            })
+        });
+        rows.into_iter().collect()
     }
 
     fn closed_row(&self, name: &str, done: &dyn Fn(u64)) -> Result<Row, Error> {

@@ -103,6 +103,46 @@ impl Drop for Workers {
     }
 }
 
+/// Does `one` for each of `0..items`, on up to `threads` threads, this one among them, each with one at a time; what they came to, in order. The others are
+/// called `name`; where they can't be started, there are fewer. A panic of any is this thread's.
+pub fn share_out<T: Send>(
+    name: &str,
+    threads: usize,
+    items: usize,
+    one: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    let turn = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            // Relaxed: a counter.
+            let at = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if at >= items {
+                return mine;
+            }
+            mine.push((at, one(at)));
+        }
+    };
+    let mut all = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(items))
+            .map_while(|_| {
+                let named = thread::Builder::new().name(name.to_owned());
+                named.spawn_scoped(scope, work).ok()
+            })
+            .collect();
+        let mut all = work();
+        for thread in others {
+            match thread.join() {
+                Ok(theirs) => all.extend(theirs),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, what)| what).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +166,20 @@ mod tests {
             ("esker-wild", "boo")
         );
         assert_eq!(workers.join(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_shared_out_comes_back_in_order_each_once() {
+        for threads in [0, 1, 3, 50] {
+            let squares = share_out("esker-share", threads, 20, |n| n * n);
+            let expected: Vec<usize> = (0..20).map(|n| n * n).collect();
+            assert_eq!(squares, expected, "{threads} threads");
+        }
+        assert!(share_out("esker-share", 3, 0, |n| n).is_empty());
+        let failed = std::panic::catch_unwind(|| {
+            share_out("esker-share", 3, 20, |n| assert_ne!(n, 7));
+        });
+        assert!(failed.is_err());
     }
 
     #[test]

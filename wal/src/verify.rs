@@ -18,10 +18,11 @@ use crate::media::{Media, MediaFile, MediaMap};
 use crate::reader::FrameRef;
 use crate::segment::{self, FOOTER_LEN, Footer, MARK_AT, SECTOR, SegmentHeader};
 use crate::survey::{Found, Survey};
+use esker_sync::workers::share_out;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes between two reports of progress.
 const REPORT_EVERY: u64 = 4 << 20;
@@ -386,46 +387,19 @@ impl Survey {
                 known.0.saturating_sub(live[at].base().0)
             })
             .sum();
-        let (turn, read) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let work = || {
-            let mut mine = Vec::new();
-            loop {
-                // Relaxed: a counter.
-                let at = turn.fetch_add(1, Ordering::Relaxed);
-                if at >= live.len() {
-                    return mine;
+        let read = AtomicU64::new(0);
+        let swept = share_out("esker-verify", options.threads, live.len(), |at| {
+            self.sweep(at, &|bytes| {
+                let done = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                if let Some(progress) = &options.progress {
+                    progress(Progress {
+                        done,
+                        of: total.max(done),
+                    });
                 }
-                let swept = self.sweep(at, &|bytes| {
-                    let done = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                    if let Some(progress) = &options.progress {
-                        progress(Progress {
-                            done,
-                            of: total.max(done),
-                        });
-                    }
-                });
-                mine.push((at, swept));
-            }
-        };
-        let threads = options.threads.clamp(1, live.len().max(1));
-        let mut swept = match threads {
-            1 => work(),
-            _ => std::thread::scope(|scope| {
-                let spawned: Vec<_> = (1..threads)
-                    .map_while(|_| {
-                        let named = std::thread::Builder::new().name("esker-verify".to_owned());
-                        named.spawn_scoped(scope, work).ok()
-                    })
-                    .collect();
-                let mut all = work();
-                for thread in spawned {
-                    all.extend(thread.join().expect("verifying doesn't panic"));
-                }
-                all
-            }),
-        };
-        swept.sort_by_key(|(at, _)| *at);
-        self.put_together(swept.into_iter().map(|(_, swept)| swept))
+            })
+        });
+        self.put_together(swept.into_iter())
     }
 
     fn put_together(&self, all: impl Iterator<Item = Swept>) -> Verified {
