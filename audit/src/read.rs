@@ -5,10 +5,13 @@
 //!   times, are not read.
 //! - RD3: the trail may be written meanwhile: what was in the live log and is in a closed file by now is read there. Records written after the query began need not be
 //!   among the answers; ask again behind the last one to follow the trail.
-//! - RD4: what does not verify is an error that names it, not an answer.
+//! - RD4: what does not verify is an error that names it, not an answer: blocks of closed files by their keyed hash, records of the live log by the chain's.
+//!   Whether all is there is not asked here; [`crate::verify`] asks it.
+//! - RD5: who follows the trail ([`Records::renew`]) reads what is new of the live log, and closed files only where the live log let go of something unread.
 
-use crate::closed::{Bad, Closed, Entries};
-use crate::entry::{Entry, Head, Kind};
+use crate::chain::Break;
+use crate::closed::{Bad, Closed, ClosedFile, Entries, SUFFIX};
+use crate::entry::{Entry, Head, Kind, Root, genesis};
 use crate::error::{Error, io_error};
 use crate::finding::{Finding, FindingKind};
 use crate::key::Keyring;
@@ -18,7 +21,7 @@ use crate::record::{Outcome, Severity};
 use crate::upkeep::bad_file;
 use esker_wal::media::Media;
 use esker_wal::media::real::RealMedia;
-use esker_wal::{Kind as FrameKind, Lsn, OpenError, Piece, Survey};
+use esker_wal::{Kind as FrameKind, LogId, Lsn, OpenError, Piece, Survey};
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::io;
@@ -143,6 +146,8 @@ pub struct Found {
     pub head: Head,
     /// Its fields, as [`Entry::fields`] names them.
     pub fields: Map<String, Value>,
+    /// Its bytes as it is stored, not compressed.
+    pub bytes: u64,
 }
 
 /// Where a stretch of entries is.
@@ -150,7 +155,23 @@ pub struct Found {
 enum Unit {
     File(PathBuf),
     Block(usize),
-    Live(Lsn, Lsn),
+    Live(Stretch),
+}
+
+/// Of the live log, and the root before it, where that is known.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    from: Lsn,
+    to: Lsn,
+    before: Option<Root>,
+}
+
+/// How far the live log was read.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    log: LogId,
+    at: Lsn,
+    root: Option<Root>,
 }
 
 /// Answers a query; see the module.
@@ -166,6 +187,9 @@ pub struct Records {
     live: Option<Survey>,
     ready: VecDeque<Found>,
     again: usize,
+    read_to: Option<Mark>,
+    /// Closed files end there, and with this root.
+    closed: Option<(u64, Root)>,
 }
 
 /// Reads a trail; takes no lock and changes nothing.
@@ -216,9 +240,27 @@ impl Reader {
             live: None,
             ready: VecDeque::new(),
             again: AGAIN,
+            read_to: None,
+            closed: None,
         };
         records.plan()?;
         Ok(records)
+    }
+
+    /// What the closed files say of themselves, oldest first. One that is removed meanwhile is left out.
+    pub fn closed_files(&self) -> Result<Vec<ClosedFile>, Error> {
+        let names =
+            closed_names(&*self.media, &self.dir).map_err(io_error("listing", &self.dir))?;
+        let mut files = Vec::with_capacity(names.len());
+        for name in names {
+            let path = self.dir.join(name);
+            match Closed::open(&*self.media, &path, &self.keys) {
+                Ok(file) => files.push(file.info),
+                Err(Bad::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(bad) => return Err(bad_file(&path, bad)),
+            }
+        }
+        Ok(files)
     }
 }
 
@@ -235,24 +277,61 @@ impl Records {
             Err(OpenError::NotFound { .. }) => None,
             Err(e) => return Err(e.into()),
         };
+        let read_to = self.read_to.filter(|mark| {
+            (self.live.as_ref()).is_some_and(|s| s.log_id() == mark.log && s.oldest() <= mark.at)
+        });
+        // All that is unread was in the live log when it was looked at (RD5).
+        let names = match read_to {
+            Some(_) => Vec::new(),
+            None => {
+                closed_names(&*self.media, &self.dir).map_err(io_error("listing", &self.dir))?
+            }
+        };
+        if let Some(name) = names.last() {
+            // One that is gone or damaged is met again where it is read.
+            let newest = Closed::open(&*self.media, &self.dir.join(name), &self.keys).ok();
+            self.closed = newest.map(|file| (file.info.last, file.info.root));
+        }
         let mut stretches = Vec::new();
         if let Some(survey) = &self.live {
-            let mut pieces = survey.pieces(survey.oldest());
-            let mut from = survey.oldest();
-            while pieces.next()?.is_some() {
+            let mut stretch = Stretch {
+                from: read_to.map_or(survey.oldest(), |mark| mark.at),
+                to: Lsn(u64::MAX),
+                before: read_to.and_then(|mark| mark.root),
+            };
+            let mut root = stretch.before;
+            let mut pieces = survey.pieces(stretch.from);
+            while let Some(piece) = pieces.next()? {
+                root = match piece {
+                    Piece::Frame(frame) if frame.header.kind == FrameKind::Data => {
+                        Entry::decode(frame.payload).map(|entry| entry.root)
+                    }
+                    _ => root,
+                };
                 let at = pieces.position();
-                if at.since(from) >= STRETCH {
-                    stretches.push(Unit::Live(from, at));
-                    from = at;
+                if at.since(stretch.from) >= STRETCH {
+                    stretches.push(Unit::Live(Stretch { to: at, ..stretch }));
+                    (stretch.from, stretch.before) = (at, root);
                 }
             }
-            stretches.push(Unit::Live(from, Lsn(u64::MAX)));
+            stretches.push(Unit::Live(stretch));
         }
-        let names =
-            closed_names(&*self.media, &self.dir).map_err(io_error("listing", &self.dir))?;
-        let mut units: VecDeque<Unit> = (names.iter())
-            .map(|name| Unit::File(self.dir.join(name)))
-            .collect();
+        let first = |name: &String| name.trim_end_matches(SUFFIX).parse::<u64>().ok();
+        let mut units = VecDeque::new();
+        for (at, name) in names.iter().enumerate() {
+            // What a cursor leaves behind is not even opened.
+            let next = names.get(at + 1).and_then(first);
+            let behind = self
+                .query
+                .after
+                .is_some_and(|after| match self.query.order {
+                    Order::Oldest => next.is_some_and(|next| next <= after + 1),
+                    Order::Newest => first(name).is_some_and(|first| first >= after),
+                });
+            if !behind {
+                units.push_back(Unit::File(self.dir.join(name)));
+            }
+        }
         units.extend(stretches);
         if !oldest {
             units = units.into_iter().rev().collect();
@@ -260,6 +339,12 @@ impl Records {
         self.units = units;
         self.file = None;
         Ok(())
+    }
+
+    /// After the end, oldest first: looks for what was written since; [`Records::next`] goes on with it.
+    pub fn renew(&mut self) -> Result<(), Error> {
+        self.again = AGAIN;
+        self.plan()
     }
 
     /// The next record; `None` at the end.
@@ -270,7 +355,6 @@ impl Records {
     pub fn next(&mut self) -> Result<Option<Found>, Error> {
         loop {
             if let Some(found) = self.ready.pop_front() {
-                self.query.after = Some(found.head.sequence);
                 return Ok(Some(found));
             }
             let Some(unit) = self.units.pop_front() else {
@@ -322,26 +406,24 @@ impl Records {
                     self.keep(&mut found, &entry);
                 }
                 self.put(found);
+                self.pass(block.first, block.last);
                 Ok(Ok(()))
             }
-            Unit::Live(from, to) => {
+            Unit::Live(stretch) => {
                 let survey = self.live.take().expect("it was surveyed");
-                let read = self.read_live(&survey, from, to);
+                let read = self.read_live(&survey, stretch);
                 self.live = Some(survey);
                 read
             }
         }
     }
 
-    fn read_live(
-        &mut self,
-        survey: &Survey,
-        from: Lsn,
-        to: Lsn,
-    ) -> Result<Result<(), Gone>, Error> {
-        let mut pieces = survey.pieces(from);
+    fn read_live(&mut self, survey: &Survey, stretch: Stretch) -> Result<Result<(), Gone>, Error> {
+        let mut pieces = survey.pieces(stretch.from);
         let mut found = Vec::new();
-        while pieces.position() < to {
+        let mut before = stretch.before;
+        let mut passed: Option<(u64, u64)> = None;
+        while pieces.position() < stretch.to {
             match pieces.next()? {
                 None => break,
                 Some(Piece::Released(_)) => return Ok(Err(Gone)),
@@ -349,19 +431,68 @@ impl Records {
                     return Err(self.damaged(&damage.path, &damage.to_string()));
                 }
                 Some(Piece::Frame(frame)) => {
-                    if frame.header.lsn >= to {
+                    if frame.header.lsn >= stretch.to {
                         break;
                     }
                     if frame.header.kind == FrameKind::Data {
                         let entry = Entry::decode(frame.payload)
                             .ok_or_else(|| self.damaged(&live::dir_of(&self.dir), "no record"))?;
-                        self.keep(&mut found, &entry);
+                        self.check(&entry, before)?;
+                        before = Some(entry.root);
+                        let sequence = entry.head.sequence;
+                        // The closed file has it too, and is read for it.
+                        if self.closed.is_none_or(|(last, _)| sequence > last) {
+                            passed = Some((passed.map_or(sequence, |p| p.0), sequence));
+                            self.keep(&mut found, &entry);
+                        }
                     }
                 }
             }
         }
         self.put(found);
+        if let Some((first, last)) = passed {
+            self.pass(first, last);
+        }
+        if self.query.order == Order::Oldest {
+            self.read_to = Some(Mark {
+                log: survey.log_id(),
+                at: pieces.position(),
+                root: before,
+            });
+        }
         Ok(Ok(()))
+    }
+
+    /// Whether an entry of the live log follows what is before it (RD4).
+    fn check(&self, entry: &Entry<'_>, before: Option<Root>) -> Result<(), Error> {
+        let head = &entry.head;
+        let path = live::dir_of(&self.dir);
+        let broken = |broken, expected| {
+            let at = Some(head.sequence);
+            Err(Error::Tampered {
+                dir: self.dir.clone(),
+                finding: Box::new(Finding::of_break(broken, expected, at, &path)),
+            })
+        };
+        let before = match (before, self.closed) {
+            (Some(before), _) => before,
+            (None, _) if head.from == 1 => genesis(self.id),
+            (None, Some((last, root))) if last + 1 == head.from => root,
+            // The files were listed after the live log was looked at.
+            (None, Some((last, _))) if last + 1 < head.from => {
+                return broken(Break::Missing { until: head.from }, last + 1);
+            }
+            // It is in the closed file too, or nothing is known of the files: they say so where they are read.
+            (None, _) => return Ok(()),
+        };
+        let Some(key) = self.keys.get(head.key) else {
+            let key = head.key;
+            return Err(Error::NoKey { path, key });
+        };
+        match entry.follows(key, &before) {
+            true => Ok(()),
+            false => broken(Break::Changed, head.sequence),
+        }
     }
 
     fn damaged(&self, path: &Path, what: &str) -> Error {
@@ -381,8 +512,18 @@ impl Records {
             found.push(Found {
                 head: entry.head,
                 fields: entry.fields(self.id),
+                bytes: entry.bytes().len() as u64,
             });
         }
+    }
+
+    /// What is planned anew goes on behind these sequences.
+    fn pass(&mut self, first: u64, last: u64) {
+        let after = self.query.after;
+        self.query.after = Some(match self.query.order {
+            Order::Oldest => after.map_or(last, |after| after.max(last)),
+            Order::Newest => after.map_or(first, |after| after.min(first)),
+        });
     }
 
     fn put(&mut self, mut found: Vec<Found>) {

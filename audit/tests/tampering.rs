@@ -2,7 +2,9 @@
 
 mod support;
 
-use esker_audit::{Anchored, FindingKind, Key, Keyring, Trail, VerifyOptions, verify};
+use esker_audit::{
+    Anchored, FindingKind, Key, Keyring, Order, Query, Reader, Trail, VerifyOptions, verify,
+};
 use esker_wal::media::Media;
 use esker_wal::media::sim::SimMedia;
 use esker_wal::{Create, Kind as FrameKind, Log, LogOptions, ReadLimit, Workers};
@@ -191,6 +193,52 @@ fn records_removed_repeated_swapped_or_edited_in_the_live_log_are_named() {
                 (FindingKind::Changed | FindingKind::Damaged, Some(s)) if s == sequence
             );
             assert!(named, "byte {byte} of {at}: {found:?}");
+        }
+    }
+}
+
+/// Verifying is one thing; but a query, too, gives no forged record for an answer (RD4).
+#[test]
+fn rd4_a_forged_record_is_no_answer() {
+    let media = written(3, 4);
+    let read = |media: &SimMedia, order| {
+        let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(media.clone())).unwrap();
+        let query = Query {
+            order,
+            ..Query::default()
+        };
+        let mut records = reader.query(query).unwrap();
+        let mut answers = Vec::new();
+        loop {
+            match records.next() {
+                Ok(Some(found)) => answers.push(found.head.sequence),
+                Ok(None) => return (answers, None),
+                Err(e) => return (answers, Some(e)),
+            }
+        }
+    };
+    for order in [Order::Oldest, Order::Newest] {
+        let (answers, error) = read(&forged(&media, |_| {}), order);
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(answers.len(), 18);
+        for at in 0..5 {
+            let len = forged_len(&media, at);
+            let sequence = 14 + at as u64;
+            for (what, made) in [
+                // Its last letter, and its severity.
+                ("edited", forged(&media, |p| p[at][len - 40] ^= 1)),
+                ("graver", forged(&media, |p| p[at][2] = 4 - p[at][2])),
+                ("removed", forged(&media, |p| drop(p.remove(at)))),
+            ] {
+                let (answers, error) = read(&made, order);
+                if (what, at) == ("removed", 4) {
+                    // The last one's absence is for HEAD to tell, and so for `verify`.
+                    continue;
+                }
+                let tampered = matches!(error, Some(esker_audit::Error::Tampered { .. }));
+                assert!(tampered, "{what} {at} {order:?}: {error:?}");
+                assert!(!answers.contains(&sequence), "{what} {at} {order:?}");
+            }
         }
     }
 }
