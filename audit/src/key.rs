@@ -203,12 +203,28 @@ impl Keyring {
     pub fn load_or_create(path: &Path) -> Result<Keyring, KeyError> {
         match Keyring::load(path) {
             Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                let ring = Keyring::of(Key::random()?);
-                ring.write(path)?;
-                Ok(ring)
+                Keyring::create(path)
             }
             other => other,
         }
+    }
+
+    /// A new key in a new file `path`, for its owner alone to read; it is on stable storage when this returns. A file that is there is left alone, and an error.
+    pub fn create(path: &Path) -> Result<Keyring, KeyError> {
+        let ring = Keyring::of(Key::random()?);
+        let aside = aside(path);
+        let _ = std::fs::remove_file(&aside);
+        ring.write(&aside)?;
+        // Unlike a rename it replaces nothing.
+        let linked = std::fs::hard_link(&aside, path);
+        let _ = std::fs::remove_file(&aside);
+        let put = linked.and_then(|()| sync_dir(path));
+        put.map_err(|source| KeyError::Io {
+            doing: "writing",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(ring)
     }
 
     /// The keys in the file `path`. A file that others may read is refused.
@@ -261,13 +277,12 @@ impl Keyring {
 
     /// Writes the keys to the file `path`, aside, synced, and renamed over what is there; its owner alone may read it.
     pub fn store(&self, path: &Path) -> Result<(), KeyError> {
-        let aside = path.with_extension("tmp");
+        let aside = aside(path);
         let _ = std::fs::remove_file(&aside);
         self.write(&aside)?;
         let put = || {
             std::fs::rename(&aside, path)?;
-            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-            std::fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+            sync_dir(path)
         };
         put().map_err(|source| KeyError::Io {
             doing: "writing",
@@ -296,4 +311,16 @@ impl Keyring {
             source,
         })
     }
+}
+
+/// Where a key file is written first.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    std::fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
 }
