@@ -409,6 +409,13 @@ impl Out {
     }
 }
 
+/// Whether a character must not reach a terminal, a line or a cell as it is: control characters, separators of lines, and what turns the direction of text (RE2).
+pub(crate) fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{feff}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// `text` as a JSON string, without a control character in it (RE2).
 fn escape(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
@@ -420,9 +427,7 @@ fn escape(out: &mut Vec<u8>, text: &str) {
             match c {
                 '"' => out.extend_from_slice(b"\\\""),
                 '\\' => out.extend_from_slice(b"\\\\"),
-                c if c.is_control()
-                    || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-                {
+                c if is_unsafe(c) => {
                     out.extend_from_slice(format!("\\u{:04x}", c as u32).as_bytes());
                 }
                 c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
