@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod audit_tool;
 pub mod boot;
 pub mod cluster;
 pub mod commands;
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod progress;
 pub mod raft_node;
 pub mod resp;
 pub mod roles;

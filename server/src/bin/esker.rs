@@ -1,4 +1,5 @@
-//! The program `esker`: looks into an Esker directory without a server, and at a cluster from outside (see `esker_server::cluster`).
+//! The program `esker`: looks into an Esker directory without a server, at a cluster from outside (see `esker_server::cluster`), and into an audit trail (see
+//! `esker_server::audit_tool`).
 //!
 //! `esker log ls | dump | verify | salvage | stat DIR`. DIR is a server's data directory, or a log's own. Nothing here takes
 //! a lock or writes into DIR: it may be a copy, or a directory that a server has open.
@@ -7,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
+use esker_server::audit_tool::{self, AuditCommand};
 use esker_server::cluster::{self, ClusterCommand};
+use esker_server::progress;
 use esker_server::table::{or_dash, table};
 use esker_wal::media::real::RealMedia;
 use esker_wal::{
@@ -15,12 +18,10 @@ use esker_wal::{
     verify,
 };
 use serde_json::{Value, json};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// Looks into an Esker directory without a server, and at a cluster from outside.
 #[derive(Debug, Parser)]
@@ -43,6 +44,9 @@ enum Command {
     /// A cluster of raft-node: who leads, who is up; and the last resort when a majority is lost.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// An audit trail: reads, verifies and exports it.
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -146,6 +150,10 @@ fn main() -> ExitCode {
         Command::CurveKeys { file } => curve_keys(&mut out, &file),
         // It writes by itself, on this thread.
         Command::Cluster(command) => return cluster::run(&command),
+        Command::Audit(command) => {
+            drop(out);
+            return audit_tool::run(&command);
+        }
     };
     let flushed = out.flush().map_err(Stop::from);
     match ran.and_then(|damaged| flushed.map(|()| damaged)) {
@@ -346,26 +354,8 @@ fn verify_options(threads: Option<usize>) -> VerifyOptions {
     if let Some(threads) = threads {
         options.threads = threads;
     }
-    if io::stderr().is_terminal() {
-        let begun = Instant::now();
-        let said = AtomicU64::new(0);
-        options.progress = Some(Arc::new(move |Progress { done, of }| {
-            const EVERY: Duration = Duration::from_millis(100);
-            let now = begun.elapsed();
-            // Relaxed: a line too many or too few.
-            let last = Duration::from_millis(said.load(Ordering::Relaxed));
-            if now < last + EVERY && done < of {
-                return;
-            }
-            said.store(now.as_millis() as u64, Ordering::Relaxed);
-            let rate = done as f64 / now.as_secs_f64().max(1e-9) / 1e6;
-            let percent = done * 100 / of.max(1);
-            // A terminal that is gone is no reason to stop.
-            let _ = write!(io::stderr(), "\r{percent:3}% {done} bytes, {rate:.0} MB/s ");
-            if done >= of {
-                let _ = write!(io::stderr(), "\r\x1b[K");
-            }
-        }));
+    if let Some(say) = progress::bytes() {
+        options.progress = Some(Arc::new(move |Progress { done, of }| say(done, of)));
     }
     options
 }
