@@ -5,6 +5,7 @@
 //! - [`wal`]: a batched, memory-mapped write-ahead log. It knows nothing of keys.
 //! - [`lsm`]: an LSM key-value store whose only log is that one.
 //! - `replication` (feature `replication`; builds libzmq): the log streamed to replicas, frame by frame.
+//! - `audit` (feature `audit`): a tamper-evident audit trail.
 //! - [`sync`]: the concurrency primitives under them.
 //!
 //! What each promises is numbered (W1, L3, R2, ...) in the repository's ARCHITECTURE.md. What it is not: it has no SQL, no
@@ -39,6 +40,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "audit")]
+pub use esker_audit as audit;
 pub use esker_lsm as lsm;
 #[cfg(feature = "replication")]
 pub use esker_replication as replication;
