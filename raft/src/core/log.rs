@@ -199,6 +199,11 @@ impl LogView {
         *self = LogView::new(snapshot, self.tail_bytes_max);
     }
 
+    pub(crate) fn in_memory_from(&self) -> Index {
+        let first = self.tail.front().map(|entry| entry.id.index);
+        first.unwrap_or(self.last.index.next())
+    }
+
     /// The entries from `from` on, at most `bytes` of them but at least one; `None` when they are not all at hand.
     pub(crate) fn entries(&self, from: Index, bytes: usize) -> Option<Vec<Entry>> {
         let first = self.tail.front().map(|e| e.id.index)?;

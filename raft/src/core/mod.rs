@@ -379,6 +379,12 @@ impl Core {
         self.log.entries(from, bytes)
     }
 
+    /// The first entry in memory; the end of the log where there is none.
+    #[must_use]
+    pub fn in_memory_from(&self) -> Index {
+        self.log.in_memory_from()
+    }
+
     /// The last entry that its log does not hold any more.
     #[must_use]
     pub fn base(&self) -> LogId {
@@ -435,10 +441,23 @@ impl Core {
             self.leader_tick();
         } else {
             self.reads_tick();
+            if self.election_held() {
+                self.elapsed = 0;
+            }
             if self.elapsed >= self.timeout {
                 self.campaign(false);
             }
         }
+    }
+
+    /// EL6.
+    fn election_held(&self) -> bool {
+        (self.held.iter()).any(|(_, held)| {
+            matches!(
+                held.message.body,
+                Body::Vote { .. } | Body::Voted { granted: true }
+            )
+        })
     }
 
     /// Sends at once.

@@ -19,6 +19,7 @@ use super::disk;
 use super::error::{ProposeError, ReadError, outcome};
 use super::files;
 use super::heard::Heard;
+use super::kept::{self, Kept};
 use super::options::NodeOptions;
 use super::request::{is_request, stamp};
 use super::shared::{Event, Request, Shared};
@@ -102,6 +103,7 @@ pub(super) struct Driver {
     disks: BTreeMap<NodeId, u64>,
     membership_at: Option<crate::core::Membership>,
     compacted: Index,
+    kept: Kept,
     /// C2: its log is whole, so once it is added anew it has promised nothing. Not so where part of the log is lost: the membership knows
     /// that disk all along.
     readmits: bool,
@@ -146,6 +148,7 @@ impl Driver {
             arrived: None,
             disks: BTreeMap::new(),
             membership_at: None,
+            kept: Kept::default(),
             readmits,
             tick: Instant::now(),
             ended: false,
@@ -235,6 +238,7 @@ impl Driver {
             || !writes.is_empty() && self.membership_at.as_ref() != Some(self.core.membership());
         if !writes.is_empty() {
             self.unsynced.push_back((seq, Instant::now()));
+            self.kept.wrote(&writes);
             let after = self.installed_by(&writes);
             let _ = self
                 .queues
@@ -258,6 +262,7 @@ impl Driver {
             let _ = self.queues.files.send(files::Job::Fetch(fetch, last));
         }
         for to in snapshots {
+            self.kept.sending(to, self.applied);
             let _ = self.queues.apply.send(apply::Job::Snapshot(to));
         }
     }
@@ -352,7 +357,10 @@ impl Driver {
                 self.give();
             }
             Event::Fetched { to, entries } => self.step(Input::Fetched { to, entries }),
-            Event::SnapshotSent { to, last } => self.step(Input::SnapshotSent { to, last }),
+            Event::SnapshotSent { to, last } => {
+                self.kept.sent(to, last.is_some());
+                self.step(Input::SnapshotSent { to, last });
+            }
             Event::SnapshotArrived {
                 from,
                 term,
@@ -762,11 +770,16 @@ impl Driver {
         }
     }
 
-    /// What is durable in the machine need not stay in the log, but for what peers that are a little behind will ask for.
+    /// See `kept`.
     fn compact(&mut self) {
-        let keep = self.options.log_entries_kept;
-        let to = Index(self.durable.min(self.applied).0.saturating_sub(keep));
-        if to.0 < self.compacted.0 + self.options.compact_entries_min || to > self.core.synced() {
+        let state = kept::State {
+            role: self.core.role(),
+            durable: self.durable.min(self.applied),
+            in_memory: self.core.in_memory_from(),
+        };
+        let core = &self.core;
+        let to = (self.kept).upto(&state, || core.peers(), &self.options);
+        if !self.kept.is_due(self.compacted, to, &self.options) || to > self.core.synced() {
             return;
         }
         let Some(last) = self.core.id_at(to) else {
@@ -774,6 +787,7 @@ impl Driver {
         };
         let membership = self.core.membership_at(to).clone();
         self.compacted = to;
+        self.kept.compacted();
         let meta = SnapshotMeta { last, membership };
         let _ = self.queues.disk.send(disk::Job::Compact(meta));
         self.step(Input::Compact(to));

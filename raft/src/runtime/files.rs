@@ -5,6 +5,8 @@
 //!
 //! - FI1: a piece is written only at the end of what is held, and only with its checksum intact.
 //! - FI2: nothing is waited for without an end: what is not answered is asked for again, and given up after [`IDLE_MAX`].
+//! - FI3: what is sent keeps to `snapshot_rate_max`, over all peers; what is asked for meanwhile waits, once each, and does not hold up the entries that
+//!   other peers are sent from here.
 
 use super::apply::Taken;
 use super::machine::{Arriving, SnapshotSource, Staging};
@@ -15,7 +17,7 @@ use crate::transport::{Content, Packet, SnapshotFile};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use esker_sync::stop::StopToken;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,60 @@ const AGAIN: Duration = Duration::from_millis(500);
 const IDLE_MAX: Duration = Duration::from_secs(20);
 /// Files of a snapshot, at most.
 pub(crate) const FILES_MAX: usize = 65_536;
+
+/// A piece that a peer asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Want {
+    from: NodeId,
+    id: u64,
+    file: u32,
+    offset: u64,
+    len: u32,
+}
+
+/// What keeps to the rate (FI3).
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: u64,
+    waiting: VecDeque<Want>,
+    /// The next piece goes then.
+    next: Instant,
+}
+
+impl Pace {
+    /// Pieces that wait, at most; more are asked for again.
+    const WAITING_MAX: usize = 1024;
+    /// What was not used goes no further back.
+    const BURST: Duration = Duration::from_millis(20);
+
+    fn ask(&mut self, want: Want) {
+        if self.waiting.len() < Pace::WAITING_MAX && !self.waiting.contains(&want) {
+            self.waiting.push_back(want);
+        }
+    }
+
+    /// A piece that may go now.
+    fn take(&mut self, now: Instant) -> Option<Want> {
+        if self.next > now {
+            return None;
+        }
+        let want = self.waiting.pop_front()?;
+        let takes = u64::from(want.len) * 1_000_000_000 / self.bytes_per_second;
+        let from = now
+            .checked_sub(Pace::BURST)
+            .map_or(now, |since| self.next.max(since));
+        self.next = from + Duration::from_nanos(takes);
+        Some(want)
+    }
+
+    /// How long there is nothing to do.
+    fn rest(&self, now: Instant) -> Duration {
+        match self.waiting.is_empty() {
+            true => AGAIN / 4,
+            false => self.next.saturating_duration_since(now).min(AGAIN / 4),
+        }
+    }
+}
 
 pub(super) enum Job {
     Fetch(Fetch, crate::core::Index),
@@ -69,6 +125,7 @@ pub(super) struct Files {
     /// The last transfer that arrived: an offer of it that comes late begins nothing.
     done: Option<(NodeId, u64)>,
     next_id: u64,
+    pace: Pace,
 }
 
 impl Files {
@@ -76,6 +133,7 @@ impl Files {
         shared: Arc<Shared>,
         reader: Arc<dyn LogReader>,
         staging: Arc<dyn Staging>,
+        bytes_per_second: u64,
     ) -> Files {
         let next_id = shared.me.epoch;
         Files {
@@ -86,12 +144,17 @@ impl Files {
             incoming: None,
             done: None,
             next_id,
+            pace: Pace {
+                bytes_per_second,
+                waiting: VecDeque::new(),
+                next: Instant::now(),
+            },
         }
     }
 
     pub(super) fn run(mut self, jobs: &Receiver<Job>, stop: &StopToken) {
         while !stop.is_stopped() {
-            match jobs.recv_timeout(AGAIN / 4) {
+            match jobs.recv_timeout(self.pace.rest(Instant::now())) {
                 Ok(Job::Fetch(fetch, last)) => {
                     let entries = self.reader.entries(fetch.from, last, fetch.bytes);
                     let entries = entries.unwrap_or_else(|error| {
@@ -105,6 +168,9 @@ impl Files {
                 Ok(Job::Packet(packet)) => self.packet(packet),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Some(want) = self.pace.take(Instant::now()) {
+                self.serve(want);
             }
             self.tick();
         }
@@ -144,7 +210,13 @@ impl Files {
                 file,
                 offset,
                 len,
-            } => self.on_want(from, id, file, offset, len),
+            } => self.on_want(Want {
+                from,
+                id,
+                file,
+                offset,
+                len,
+            }),
             Content::Chunk {
                 id,
                 file,
@@ -245,7 +317,14 @@ impl Files {
         self.shared.send(from, Content::End { id, whole: true });
     }
 
-    fn on_want(&mut self, from: NodeId, id: u64, file: u32, offset: u64, len: u32) {
+    fn on_want(&mut self, want: Want) {
+        let Want {
+            from,
+            id,
+            file,
+            offset,
+            len,
+        } = want;
         let Some(outgoing) = self.outgoing.get_mut(&from).filter(|o| o.id == id) else {
             return self.shared.send(from, Content::End { id, whole: false });
         };
@@ -256,9 +335,23 @@ impl Files {
                     .checked_add(u64::from(len))
                     .is_some_and(|end| end <= f.len)
         });
-        if !fits {
-            return;
+        if fits {
+            self.pace.ask(want);
         }
+    }
+
+    fn serve(&mut self, want: Want) {
+        let Want {
+            from,
+            id,
+            file,
+            offset,
+            len,
+        } = want;
+        // It may have been given up meanwhile.
+        let Some(outgoing) = self.outgoing.get_mut(&from).filter(|o| o.id == id) else {
+            return;
+        };
         let mut bytes = vec![0; len as usize];
         match outgoing.source.read(file as usize, offset, &mut bytes) {
             Ok(()) => {

@@ -23,6 +23,7 @@ mod files;
 mod handle;
 mod heard;
 mod incarnation;
+mod kept;
 mod machine;
 mod options;
 mod recover;
@@ -194,7 +195,8 @@ impl Node {
         let core = Core::new(me.node, config.options.core.clone(), restored, seed)?;
 
         let staging = applier.machine().staging();
-        let files_work = Files::new(shared.clone(), reader, staging);
+        let rate = config.options.snapshot_rate_max;
+        let files_work = Files::new(shared.clone(), reader, staging, rate);
         let inbound = inbound(
             &shared,
             packets,

@@ -44,10 +44,16 @@ pub struct NodeOptions {
     pub command_bytes_max: usize,
     /// A leader whose disk has not finished a sync for so long gives up leading. Default 2 s.
     pub disk_hang_max: Duration,
-    /// Entries that stay in the log though the state machine has them durably, for peers that are a little behind. Default 10,000.
+    /// Entries that stay in the log though the state machine has them durably, for peers that are a little behind; no more than `core.tail_bytes_max`
+    /// of them. Default 10,000.
     pub log_entries_kept: u64,
-    /// The log is compacted when so many entries can go. Default 1,000.
+    /// Bytes of entries for which the log waits for a peer that takes in a snapshot, so that it needs no other after that. Default 1 GiB.
+    pub log_bytes_held_max: u64,
+    /// The log is compacted when so many entries can go, or `core.tail_bytes_max` were written since. Default 1,000.
     pub compact_entries_min: u64,
+    /// Bytes of snapshots that this node sends in a second, to all peers together, at most: what a snapshot takes of network and disks is not there
+    /// for what clients wait for. At least 1 MiB. Default 64 MiB.
+    pub snapshot_rate_max: u64,
 }
 
 impl Default for NodeOptions {
@@ -63,7 +69,9 @@ impl Default for NodeOptions {
             command_bytes_max: 16 << 20,
             disk_hang_max: Duration::from_secs(2),
             log_entries_kept: 10_000,
+            log_bytes_held_max: 1 << 30,
             compact_entries_min: 1_000,
+            snapshot_rate_max: 64 << 20,
         }
     }
 }
@@ -96,6 +104,9 @@ impl NodeOptions {
         if self.disk_hang_max < self.tick {
             return bad("disk_hang_max", "must be at least a tick");
         }
+        if self.snapshot_rate_max < 1 << 20 {
+            return bad("snapshot_rate_max", "must be at least 1 MiB");
+        }
         // A frame of the log and a message hold one entry whatever its length.
         if self.command_bytes_max > 1 << 30 {
             return bad("command_bytes_max", "must be at most 1 GiB");
@@ -113,7 +124,7 @@ mod tests {
     fn impossible_options_are_refused_by_name() {
         assert_eq!(NodeOptions::default().check(), Ok(()));
         type Spoil = fn(&mut NodeOptions);
-        let spoilers: [(&str, Spoil); 9] = [
+        let spoilers: [(&str, Spoil); 10] = [
             ("tick", |o| o.tick = Duration::ZERO),
             ("lease", |o| {
                 o.core.lease = Some(Lease {
@@ -128,6 +139,7 @@ mod tests {
             ("command_bytes_max", |o| o.command_bytes_max = usize::MAX),
             ("compact_entries_min", |o| o.compact_entries_min = 0),
             ("disk_hang_max", |o| o.disk_hang_max = Duration::ZERO),
+            ("snapshot_rate_max", |o| o.snapshot_rate_max = 1 << 19),
         ];
         for (name, spoil) in spoilers {
             let mut options = NodeOptions::default();

@@ -78,6 +78,12 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, id: u64) {
+        let machine = Box::new(self.members[&id].machine.clone());
+        self.start_with(id, machine);
+    }
+
+    /// With a state machine around the member's own.
+    pub(crate) fn start_with(&mut self, id: u64, machine: Box<dyn StateMachine>) {
         let voters = self.voters;
         let first = (id <= voters).then(|| {
             let mut first = Membership::of((1..=voters).map(NodeId));
@@ -97,13 +103,9 @@ impl Cluster {
         let (log, mut recovered) = member.disk.open(self.options.core.tail_bytes_max);
         recovered.abstain = member.abstain;
         let network = self.network.clone();
-        let node = Node::start(
-            config,
-            Box::new(log),
-            recovered,
-            Box::new(member.machine.clone()),
-            |me, inbound| Ok(Arc::new(network.join(me.node, inbound))),
-        );
+        let node = Node::start(config, Box::new(log), recovered, machine, |me, inbound| {
+            Ok(Arc::new(network.join(me.node, inbound)))
+        });
         member.node = Some(node.expect("it starts"));
     }
 

@@ -3,6 +3,7 @@
 mod common;
 mod failing;
 mod recover;
+mod slow_snapshot;
 
 use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};

@@ -146,6 +146,10 @@ pub struct RaftNodeArgs {
     #[arg(long, env = "ESKER_CACHE_SIZE", value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
     pub cache_size: u64,
 
+    /// Bytes of snapshots that this node sends in a second, to all new members together, at most; from 1MiB on
+    #[arg(long, env = "ESKER_SNAPSHOT_RATE_MAX", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub snapshot_rate_max: u64,
+
     /// How log lines look
     #[arg(
         long,
@@ -255,6 +259,7 @@ impl RaftNodeArgs {
             segment_bytes: self.segment_size,
             memtable_bytes: usize::try_from(self.memtable_size).unwrap_or(usize::MAX),
             cache_bytes: self.cache_size,
+            snapshot_rate_max: self.snapshot_rate_max,
         })
     }
 }

@@ -111,6 +111,8 @@ pub struct RaftOptions {
     pub memtable_bytes: usize,
     /// Bytes of block cache.
     pub cache_bytes: u64,
+    /// Bytes of snapshots that are sent in a second, at most.
+    pub snapshot_rate_max: u64,
 }
 
 /// Why a node does not start.
@@ -287,6 +289,7 @@ impl RaftServer {
             });
         }
         node_options.request_timeout = options.request_timeout;
+        node_options.snapshot_rate_max = options.snapshot_rate_max;
         node_options.incarnation = options.incarnation;
         node_options.command_bytes_max = front::REQUEST_MAX + ENTRY_ROOM;
         let config = NodeConfig {
