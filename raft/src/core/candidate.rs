@@ -5,6 +5,8 @@
 //! - EL3: no vote, and no campaign, by a node that lost entries it may have acknowledged, or its vote (C2).
 //! - EL4: nobody's term grows unless a quorum would vote for it, so a node that comes back from a partition disturbs nobody.
 //! - EL5: votes are counted in the campaign they were given in, and pre-votes are no votes.
+//! - EL6: who campaigns, or has voted, gives the election its time from when that is synced and has been said: a disk that takes a timeout for two
+//!   syncs would else let nobody win.
 
 use super::leader::Leader;
 use super::types::{LogId, NodeId, Term};

@@ -20,6 +20,35 @@ fn a_vote_before_a_power_cut() -> Outcome {
     play.elect(2, &[3])
 }
 
+/// EL6: every sync takes longer than an election timeout, and the first campaign wins all the same.
+fn disks_are_slower_than_a_campaign() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.forget_leader(&[1, 2, 3])?;
+    play.step(1, Input::Campaign)?;
+    play.deliver(1, 3, |_| true)?;
+    play.deliver(3, 1, |_| true)?;
+    let term = play.cluster.core(1).term();
+    let wait = |play: &mut Play, node: u64| -> Outcome {
+        for _ in 0..3 * Options::default().election_ticks {
+            play.step(node, Input::Tick)?;
+        }
+        claim(
+            play.cluster.core(node).role() != RoleName::PreCandidate,
+            "it begins anew before it was heard",
+        )
+    };
+    wait(&mut play, 1)?;
+    play.cluster.synced(1)?;
+    play.deliver(1, 3, |_| true)?;
+    wait(&mut play, 3)?;
+    play.cluster.synced(3)?;
+    play.deliver(3, 1, |_| true)?;
+    claim(
+        play.cluster.core(1).role() == RoleName::Leader && play.cluster.core(1).term() == term,
+        "the vote came, and it does not lead",
+    )
+}
+
 /// C2: a member votes in term 2, its disk loses that, and it is back in term 1, whose leader knows nothing of the other.
 fn a_vote_is_lost_with_its_term() -> Outcome {
     let mut play = Play::led(3, Options::default())?;
@@ -431,6 +460,10 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
         a_vote_asked_of_loyal_followers,
     ),
     ("a vote before a power cut", a_vote_before_a_power_cut),
+    (
+        "disks are slower than a campaign",
+        disks_are_slower_than_a_campaign,
+    ),
     (
         "a vote arrives a campaign late",
         a_vote_arrives_a_campaign_late,
