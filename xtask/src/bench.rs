@@ -242,6 +242,25 @@ fn benchmark(listen: SocketAddr, case: &Case, rr: bool) -> Outcome<f64> {
     redis_benchmark(listen, case.test, case.pipeline, case.requests, rr)
 }
 
+/// Whether `program` is there; installs Debian's `package` where that is possible.
+pub(crate) fn installed(program: &str, package: &str) -> bool {
+    let there = || !output_of(program, &["--version"]).is_empty();
+    let apt = |args: &[&str]| {
+        Command::new("apt-get")
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    if !there() && rustix::process::geteuid().is_root() && apt(&["update", "-qq"]) {
+        println!("installing {package}");
+        apt(&["install", "-y", "-qq", "--no-install-recommends", package]);
+    }
+    there()
+}
+
 fn redis_benchmark(
     listen: SocketAddr,
     test: &str,

@@ -1,12 +1,12 @@
-//! `cargo xtask bench raft`: three `raft-node` processes beside three nodes of etcd.
+//! `cargo xtask bench raft`: three `raft-node` processes beside three nodes of etcd and three of openraft with a durable log on fjall.
 //!
 //! Each cluster is three processes on this machine and this disk, every reply behind a sync on two of them. One client program
-//! (`benches/rivals`, `cluster-load`) puts into both by the protocol of each, at the leader. Both clusters run all the time and
+//! (`benches/rivals`, `cluster-load`) puts into all by the protocol of each, at the leader. The clusters run all the time and
 //! take short turns, each time in another order. Before and after each turn of ours the nodes are asked how many groups their logs
 //! have written, and how many syncs those took: the two have to be the same.
 
 use super::log::{OURS, Process, Samples, case_result, print_case, write};
-use super::{Machine, output_of};
+use super::{Machine, installed, output_of};
 use crate::node::{REPLY_MAX, Workspace, free_port, info_field, output_file};
 use crate::resp::Client;
 use crate::{Outcome, ctx, root, target_dir};
@@ -42,6 +42,7 @@ pub struct Raft {
 /// Bytes of a value.
 const VALUE_BYTES: usize = 256;
 const NODES: usize = 3;
+const OPENRAFT: &str = "openraft on fjall";
 
 /// The processes of a cluster. Dropped, they are killed.
 struct Cluster {
@@ -167,6 +168,27 @@ fn etcd_nodes(dir: &Path) -> Outcome<Cluster> {
     })
 }
 
+/// See `benches/rivals/src/clusters/openraft`.
+fn openraft_nodes(programs: &Path, dir: &Path) -> Outcome<Cluster> {
+    let address = |port: &u16| format!("127.0.0.1:{port}");
+    let endpoints: Vec<String> = ports().iter().map(address).collect();
+    let members: Vec<String> = ports().iter().map(address).collect();
+    let mut nodes = Vec::new();
+    for (at, client) in endpoints.iter().enumerate() {
+        let mut command = Command::new(programs.join("openraft-node"));
+        command.arg(at.to_string());
+        command.arg(dir.join(format!("openraft-{at}")));
+        command.args([client, &members.join(",")]);
+        nodes.push(spawn(command, &dir.join(format!("openraft-{at}.out")))?);
+    }
+    Ok(Cluster {
+        name: OPENRAFT,
+        protocol: "resp",
+        endpoints,
+        nodes,
+    })
+}
+
 impl Cluster {
     /// Groups written and syncs of each node's log, of ours alone.
     fn syncs(&self) -> Outcome<Vec<(u64, u64)>> {
@@ -183,25 +205,6 @@ impl Cluster {
         }
         Ok(all)
     }
-}
-
-/// Whether `program` is there; installs Debian's `package` where that is possible.
-fn installed(program: &str, package: &str) -> bool {
-    let there = || !output_of(program, &["--version"]).is_empty();
-    let apt = |args: &[&str]| {
-        Command::new("apt-get")
-            .args(args)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    };
-    if !there() && rustix::process::geteuid().is_root() && apt(&["update", "-qq"]) {
-        println!("installing {package}");
-        apt(&["install", "-y", "-qq", "--no-install-recommends", package]);
-    }
-    there()
 }
 
 fn cargo() -> Command {
@@ -239,6 +242,8 @@ fn build() -> Outcome<PathBuf> {
             "rivals",
             "--bin",
             "cluster-load",
+            "--bin",
+            "openraft-node",
         ])
         .arg("--target-dir")
         .arg(&target)
@@ -276,6 +281,9 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
     if etcd && wanted("etcd") {
         clusters.push(etcd_nodes(dir)?);
     }
+    if wanted(OPENRAFT) {
+        clusters.push(openraft_nodes(programs, dir)?);
+    }
     let about = [
         format!("{OURS}: raft-node, defaults; RESP, a connection per client"),
         format!(
@@ -284,6 +292,9 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
                 .lines()
                 .next()
                 .unwrap_or("not installed")
+        ),
+        format!(
+            "{OPENRAFT}: 0.10.0-alpha.37, a log on fjall with persist(SyncAll) per group of appends, the state in memory; RESP, a connection per client"
         ),
     ];
     about.iter().for_each(|line| println!("{line}"));
