@@ -26,6 +26,8 @@ enum Command {
     FuzzPorts(fuzz_ports::Options),
     /// Members of Raft clusters under kill -9, SIGSTOP and partitions; what clients saw is checked for linearizability.
     RaftChaos(raft_chaos::Options),
+    /// A large snapshot for a new learner under load, over a link that is cut again and again; what it costs the leader's clients.
+    RaftSnapshot(raft_chaos::learner::Options),
     /// Changes frame, segment, recovery and flusher one operator at a time: a test must fail for each.
     Mutants(mutants::Options),
     /// Measures, beside the device and beside Redis.
@@ -39,7 +41,7 @@ enum Bench {
     Quick(bench::Quick),
     /// The log beside the device, the simplest correct log and other products: durable, buffered, sustained, replay.
     Log(bench::log::Log),
-    /// Three nodes of raft-node beside three of etcd: puts of 256 bytes by 1, 64, 256, 1,024 clients.
+    /// Three nodes of raft-node beside three of etcd and three of openraft on fjall: puts of 256 bytes by 1, 64, 256, 1,024 clients.
     Raft(bench::raft::Raft),
 }
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Crash(options) => crash::run(&options),
         Command::FuzzPorts(options) => fuzz_ports::run(&options),
         Command::RaftChaos(options) => raft_chaos::run(&options),
+        Command::RaftSnapshot(options) => raft_chaos::learner::run(&options),
         Command::Mutants(options) => mutants::run(&options),
         Command::Bench(Bench::Quick(options)) => bench::quick(&options),
         Command::Bench(Bench::Log(options)) => bench::log::log(&options),

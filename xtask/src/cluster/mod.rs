@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take to come about once all is well again.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Cluster {
     binary: PathBuf,
@@ -29,7 +29,23 @@ pub(crate) struct Cluster {
     pub(crate) paused: BTreeSet<usize>,
     /// Shortest election timeout, in milliseconds.
     pub(crate) election: u64,
+    /// So many are in the first membership; the rest join.
+    pub(crate) first: usize,
+    /// Further flags.
+    pub(crate) flags: Vec<String>,
 }
+
+/// Small, so that segments are recycled, memtables flushed and tables compacted all the time.
+const SMALL: &[&str] = &[
+    "--request-timeout",
+    "2s",
+    "--segment-size",
+    "4MiB",
+    "--memtable-size",
+    "4MiB",
+    "--cache-size",
+    "8MiB",
+];
 
 impl Drop for Cluster {
     fn drop(&mut self) {
@@ -56,12 +72,15 @@ impl Cluster {
             children: (0..members).map(|_| None).collect(),
             paused: BTreeSet::new(),
             election,
+            first: members,
+            flags: SMALL.iter().map(|flag| (*flag).to_owned()).collect(),
         })
     }
 
     pub(crate) fn start(&mut self, at: usize, more: &[&str]) -> Outcome {
-        let members: Vec<String> = (self.network.public.iter().zip(1..))
-            .map(|(port, id)| format!("{id}=tcp://127.0.0.1:{port}"))
+        let members: Vec<String> = (self.network.public.iter().enumerate())
+            .filter(|(member, _)| *member < self.first || *member == at)
+            .map(|(member, port)| format!("{}=tcp://127.0.0.1:{port}", member + 1))
             .collect();
         let output = self.dir.join(format!("n{}.out", at + 1));
         let output = OpenOptions::new().create(true).append(true).open(output);
@@ -79,8 +98,7 @@ impl Cluster {
             ])
             .args(["--listen", &format!("127.0.0.1:{}", self.clients[at])])
             .args(["--election-timeout", &format!("{}ms", self.election)])
-            .args(["--request-timeout", "2s", "--segment-size", "4MiB"])
-            .args(["--memtable-size", "4MiB", "--cache-size", "8MiB"])
+            .args(&self.flags)
             .arg("--data-dir")
             .arg(self.dir.join(format!("n{}", at + 1)))
             .args(more)
@@ -145,6 +163,34 @@ impl Cluster {
             let up = self.children[*at].is_some() && !self.paused.contains(at);
             up && ask().unwrap_or(false)
         })
+    }
+
+    /// Who leads, if all others follow it.
+    pub(crate) fn whole(&self) -> Option<usize> {
+        let leader = self.leader()?;
+        let follows = |at: usize| {
+            let mut client = self.connect(at, Duration::from_millis(500))?;
+            let info = client.line("INFO raft").ok()?.text();
+            (info_field(&info, "raft_leader")? == (leader + 1).to_string()).then_some(())
+        };
+        (0..self.children.len())
+            .all(|at| follows(at).is_some())
+            .then_some(leader)
+    }
+
+    /// Prints what each says of itself.
+    pub(crate) fn explain(&self) {
+        for at in 0..self.children.len() {
+            let said = || {
+                let mut client = self.connect(at, Duration::from_millis(500))?;
+                let info = client.line("INFO raft").ok()?.text();
+                info_field(&info, "raft_explanation")
+            };
+            println!(
+                "         {}",
+                said().unwrap_or_else(|| format!("node {} does not answer", at + 1))
+            );
+        }
     }
 
     pub(crate) fn some_leader(&self) -> Outcome<usize> {

@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(3);
 struct State {
     /// (from, to) over which nothing goes.
     cut: Mutex<BTreeSet<(usize, usize)>>,
+    /// Members from and to which no connection is let through.
+    refused: Mutex<BTreeSet<usize>>,
     /// Process of each member.
     pids: Mutex<Vec<u32>>,
     /// Who connected to whom, and both ends.
@@ -79,7 +81,13 @@ impl Network {
         lock(&self.state.cut).extend(links);
     }
 
-    /// Ends the connections of these members, in both directions; what is under way is lost.
+    /// A member loses its connections, and gets no other.
+    pub(crate) fn refuse(&self, member: usize) {
+        lock(&self.state.refused).insert(member);
+        self.reset(member);
+    }
+
+    /// Ends the connections of this member, in both directions; what is under way is lost.
     pub(crate) fn reset(&self, member: usize) {
         for (from, to, one, other) in lock(&self.state.connections).iter() {
             if *from == member || *to == member {
@@ -93,6 +101,7 @@ impl Network {
     /// Everything goes everywhere.
     pub(crate) fn heal(&self) {
         lock(&self.state.cut).clear();
+        lock(&self.state.refused).clear();
     }
 }
 
@@ -125,6 +134,11 @@ fn accept(state: &Arc<State>, listener: &TcpListener, to: usize, port: u16) {
         let Some(from) = here.ok().and_then(|here| owner(peer, here, &pids)) else {
             continue;
         };
+        // Held while it is joined, or it would miss a reset.
+        let refused = lock(&state.refused);
+        if refused.contains(&from) || refused.contains(&to) {
+            continue;
+        }
         let Ok(outward) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
             continue;
         };

@@ -1,17 +1,21 @@
 //! `cargo xtask raft-chaos`: real members under kill -9, SIGSTOP and partitions, and clients that record what they see.
 //!
 //! Each member is a `raft-node` process; between them stands a proxy of our own, so that no privilege is needed. Meanwhile clients
-//! write, count and read at all nodes. At the end everything heals, every node must hold the same, and one order must explain each
+//! write, count and read at all nodes, and `redis-benchmark` loads them, where it is installed. At the end everything heals, every node must hold the same, and one order must explain each
 //! key's history (linearizability). First it is measured how soon writes go on when the leader is killed, and what a planned transfer
 //! costs.
 
+mod background;
 mod clients;
 mod history;
+pub mod learner;
 
 use crate::Outcome;
+use crate::bench::installed;
 use crate::cluster::{Cluster, eventually};
 use crate::node::{BinaryOptions, Workspace};
 use crate::resp::Reply;
+use background::Background;
 use clients::Clients;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
@@ -37,6 +41,9 @@ pub struct Options {
     /// Clients that record what they see.
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// Without `redis-benchmark` beside the clients.
+    #[arg(long)]
+    no_background: bool,
     /// Shortest election timeout of the members, in milliseconds; the program's default.
     #[arg(long, default_value_t = 500)]
     election: u64,
@@ -69,6 +76,11 @@ fn storm(options: &Options, binary: &Path, dir: &Path, members: usize, long: Dur
     }
     cluster.some_leader()?;
     let mut clients = Clients::start(options.clients, &cluster.clients, options.seed);
+    let mut background = match !options.no_background && installed("redis-benchmark", "redis-tools")
+    {
+        true => Some(Background::start(&cluster.clients, options.seed)),
+        false => None,
+    };
     measure(&mut cluster, &clients, options.measured)?;
     let end = Instant::now() + long;
     let mut rng = StdRng::seed_from_u64(options.seed);
@@ -100,6 +112,10 @@ fn storm(options: &Options, binary: &Path, dir: &Path, members: usize, long: Dur
         (clients.seen.wrote.load(Ordering::Relaxed) > healed).then_some(())
     })?;
     clients.stop();
+    let answered = background.as_mut().map(|background| {
+        background.stop();
+        background.counts()
+    });
     let seen = &clients.seen;
     let events = std::mem::take(&mut *seen.events.lock().unwrap_or_else(|p| p.into_inner()));
     let keys: BTreeSet<String> = events.iter().map(|event| event.key.clone()).collect();
@@ -119,6 +135,12 @@ fn storm(options: &Options, binary: &Path, dir: &Path, members: usize, long: Dur
         seen.unknown.load(Ordering::Relaxed),
         seen.away.load(Ordering::Relaxed)
     );
+    match answered {
+        Some((answered, ended)) => println!(
+            "{answered:>7}  requests of redis-benchmark beside them in whole runs; {ended} runs ended early"
+        ),
+        None => println!("{:>7}  redis-benchmark: left out", "-"),
+    }
     Ok(())
 }
 
@@ -197,10 +219,16 @@ fn measure(cluster: &mut Cluster, clients: &Clients, times: u32) -> Outcome {
     let mut pauses = Vec::new();
     for _ in 0..times {
         std::thread::sleep(Duration::from_millis(700));
-        let leader = cluster.some_leader()?;
+        // With one that is still starting, the kill would leave no majority, and what is measured were its start.
+        let leader = eventually("members that all follow", || cluster.whole())?;
         let killed = seen.now();
         cluster.kill(leader)?;
+        let mut explained = false;
         eventually("a write after the leader was killed", || {
+            let late = seen.now() - killed > 2_000_000 * i64::try_from(cluster.election).ok()?;
+            if late && !std::mem::replace(&mut explained, true) {
+                cluster.explain();
+            }
             (seen.wrote.load(Ordering::Relaxed) > killed).then_some(())
         })?;
         pauses.push((seen.now() - killed) / 1_000_000);
