@@ -32,6 +32,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is parsed once"
+)]
 enum Command {
     /// The write-ahead log: on a copy, or on a live directory; nothing is written there and no lock taken.
     #[command(subcommand)]
