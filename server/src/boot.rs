@@ -3,7 +3,8 @@
 //! Order of a start: arguments, log lines, signals, ports (so that a port in use is told before anything else
 //! happens), data directory, store, replication, clients. A stop goes the other way.
 
-use crate::config::{self, Common, Exit, LogFormat, PrimaryArgs, ReplicaArgs};
+use crate::audit::{Audit, Program};
+use crate::config::{self, AuditArgs, Common, Exit, LogFormat, PrimaryArgs, ReplicaArgs};
 use crate::control::RoleView;
 use crate::metrics::Metrics;
 use crate::node::{Durability, Node};
@@ -13,7 +14,7 @@ use crossbeam_channel::{Receiver, select};
 use esker_lsm::{OpenError, Store, StoreRecovered};
 use esker_replication::datadir::{DataDir, DataDirError, Role, RoleRecord};
 use esker_replication::{Replica, ReplicaKeys, ReplicaOptions, ReplicationError};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -160,24 +161,34 @@ pub(crate) fn start_tracing(level: &str, format: LogFormat) -> Result<(), Failur
     Ok(())
 }
 
-/// Turns SIGTERM and SIGINT into messages; a second one ends the process at once.
+/// Turns SIGTERM and SIGINT into messages; a second one ends the process at once. SIGHUP is one too where there is somebody for it.
 pub(crate) struct SignalThread {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
     pub(crate) received: Receiver<i32>,
+    pub(crate) hangups: Receiver<()>,
 }
 
 impl SignalThread {
-    pub(crate) fn start() -> Result<Self, Failure> {
+    pub(crate) fn start(hangups_too: bool) -> Result<Self, Failure> {
         let fail = |error: io::Error| Failure(format!("watching for signals: {error}"));
         let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(fail)?;
+        if hangups_too {
+            signals.add_signal(SIGHUP).map_err(fail)?;
+        }
         let handle = signals.handle();
         let (sender, received) = crossbeam_channel::unbounded();
+        let (hung_up, hangups) = crossbeam_channel::bounded(1);
         let thread = std::thread::Builder::new()
             .name("esker-signals".into())
             .spawn(move || {
                 let mut seen = false;
                 for signal in signals.forever() {
+                    if signal == SIGHUP {
+                        // One that waits already does for this one too.
+                        let _ = hung_up.try_send(());
+                        continue;
+                    }
                     if seen {
                         complain("stopping at once: a second signal came");
                         signal_hook::low_level::exit(128 + signal);
@@ -191,6 +202,7 @@ impl SignalThread {
             handle,
             thread: Some(thread),
             received,
+            hangups,
         })
     }
 }
@@ -246,11 +258,17 @@ struct Running {
 }
 
 impl Running {
-    fn start(node: Arc<Node>, ports: Ports, common: &Common) -> Result<Self, Failure> {
+    fn start(
+        node: Arc<Node>,
+        ports: Ports,
+        common: &Common,
+        audit: Option<Arc<Audit>>,
+    ) -> Result<Self, Failure> {
         let options = ServerOptions {
             limits: common.limits(),
             io_threads: usize::from(common.io_threads),
             data_dir: common.data_dir.display().to_string(),
+            audit,
             shown: vec![
                 ("io-threads".into(), common.io_threads.to_string()),
                 ("log-keep".into(), common.log_keep.to_string()),
@@ -315,13 +333,23 @@ impl Running {
 }
 
 /// Waits for a reason to stop; whether held replies are not to be waited for. `tick` is run now and then.
-fn wait_for_end(signals: &SignalThread, server: &Server, mut tick: impl FnMut()) -> bool {
+fn wait_for_end(
+    signals: &SignalThread,
+    server: &Server,
+    audit: Option<&Audit>,
+    mut tick: impl FnMut(),
+) -> bool {
     loop {
         select! {
             recv(signals.received) -> signal => {
                 let name = if signal == Ok(SIGINT) { "SIGINT" } else { "SIGTERM" };
                 say(&format!("{name}: draining; once more stops at once"));
                 return false;
+            }
+            recv(signals.hangups) -> _ => {
+                if let Some(audit) = audit {
+                    audit.rotate();
+                }
             }
             recv(server.asked()) -> asked => {
                 say("SHUTDOWN: draining");
@@ -330,6 +358,35 @@ fn wait_for_end(signals: &SignalThread, server: &Server, mut tick: impl FnMut())
             default(Duration::from_millis(50)) => tick(),
         }
     }
+}
+
+/// Opens the audit trail, where one is asked for.
+pub(crate) fn open_audit(
+    args: &AuditArgs,
+    node: String,
+    program: Program,
+) -> Result<Option<Arc<Audit>>, Failure> {
+    let Some(setup) = args.setup(node, program) else {
+        return match (&args.audit_policy, &args.audit_key_file) {
+            (None, None) => Ok(None),
+            _ => Err(Failure(
+                "--audit-policy and --audit-key-file are about an audit trail: say where it is with --audit-dir".into(),
+            )),
+        };
+    };
+    let audit = Audit::open(&setup).map_err(|error| Failure(error.to_string()))?;
+    let policy = match &setup.policy {
+        Some(path) => path.display().to_string(),
+        None => "the default policy".to_owned(),
+    };
+    say(&format!("audit:      {}, by {policy}", setup.dir.display()));
+    Ok(Some(audit))
+}
+
+/// Closes it, behind all that may be recorded.
+pub(crate) fn close_audit(audit: Option<&Audit>) -> Result<(), Failure> {
+    let closed = audit.map_or(Ok(()), Audit::close);
+    closed.map_err(|error| Failure(format!("closing the audit trail: {error}")))
 }
 
 fn say_recovered(recovered: &StoreRecovered, took: Duration) {
@@ -422,7 +479,7 @@ fn close_store(store: &Store) -> Result<(), Failure> {
 fn run_primary(args: &PrimaryArgs) -> Result<(), Failure> {
     let common = &args.common;
     start_tracing(&common.log_level, common.log_format)?;
-    let signals = SignalThread::start()?;
+    let signals = SignalThread::start(common.audit.audit_dir.is_some())?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
     let data = DataDir::open(&common.data_dir)?;
@@ -447,6 +504,7 @@ fn serve_as_primary(
     data: &DataDir,
     common: &Common,
 ) -> Result<(), Failure> {
+    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store)?;
     let begin = Instant::now();
     let mut options = common.store_options();
     if !data.has_store()? {
@@ -468,7 +526,7 @@ fn serve_as_primary(
         if let Some(serving) = side.start(&store, &Arc::downgrade(&node))? {
             node.set_peers(serving);
         }
-        let mut running = Running::start(Arc::clone(&node), ports, common)?;
+        let mut running = Running::start(Arc::clone(&node), ports, common, audit.clone())?;
         say_node(program, data.path(), &store);
         say_recovered(&recovered, took);
         say_durability(common);
@@ -479,18 +537,18 @@ fn serve_as_primary(
             )),
             None => say("replicas:   none can connect (--replication-listen off)"),
         }
-        let now = wait_for_end(signals, &running.server, || {});
+        let now = wait_for_end(signals, &running.server, audit.as_deref(), || {});
         running.stop(now);
         Ok(())
     })();
     let closed = close_store(&store);
-    served.and(closed)
+    served.and(closed).and(close_audit(audit.as_deref()))
 }
 
 fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
     let common = &args.common;
     start_tracing(&common.log_level, common.log_format)?;
-    let signals = SignalThread::start()?;
+    let signals = SignalThread::start(common.audit.audit_dir.is_some())?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
     let data = Arc::new(DataDir::open(&common.data_dir)?);
@@ -523,6 +581,7 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
             ));
         }
     };
+    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store)?;
     let node = Node::replica(common.promise());
     let mut options = ReplicaOptions::new(Arc::clone(&data), &args.primary);
     options.name.clone_from(&args.name);
@@ -562,10 +621,10 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
             ));
             say("recovered:  nothing, waiting for the primary to say which store this is");
         }
-        let mut running = Running::start(Arc::clone(&node), ports, common)?;
+        let mut running = Running::start(Arc::clone(&node), ports, common, audit.clone())?;
         say(&format!("primary:    {}", args.primary));
         running.say_ports();
-        let now = wait_for_end(&signals, &running.server, || {
+        let now = wait_for_end(&signals, &running.server, audit.as_deref(), || {
             if node.engine().is_none()
                 && let Some(store) = replica.store()
             {
@@ -596,5 +655,6 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
         }
         None => Ok(()),
     };
-    served.and(closed).and(store_closed)
+    let audit_closed = close_audit(audit.as_deref());
+    served.and(closed).and(store_closed).and(audit_closed)
 }

@@ -42,6 +42,42 @@ impl From<AckArg> for Ack {
     }
 }
 
+/// What is recorded of what clients do; all programs take these.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AuditArgs {
+    /// Record who did what in an audit trail in this directory, made where there is none; without it nothing is recorded
+    #[arg(long, env = "ESKER_AUDIT_DIR", value_name = "DIR")]
+    pub audit_dir: Option<PathBuf>,
+
+    /// What is recorded and how (TOML); without it: logins, connections, configuration, administration, refused and slow
+    /// commands, and no data commands
+    #[arg(long, env = "ESKER_AUDIT_POLICY", value_name = "FILE")]
+    pub audit_policy: Option<PathBuf>,
+
+    /// Keys of the audit trail, made where there are none; keep them where who can write the trail can't read them.
+    /// Without it: DIR.keys beside the directory
+    #[arg(long, env = "ESKER_AUDIT_KEY_FILE", value_name = "FILE")]
+    pub audit_key_file: Option<PathBuf>,
+}
+
+impl AuditArgs {
+    /// The trail that they ask for, of a node of that name.
+    #[must_use]
+    pub fn setup(
+        &self,
+        node: String,
+        program: crate::audit::Program,
+    ) -> Option<crate::audit::Setup> {
+        Some(crate::audit::Setup {
+            dir: self.audit_dir.clone()?,
+            policy: self.audit_policy.clone(),
+            keys: self.audit_key_file.clone(),
+            node,
+            program,
+        })
+    }
+}
+
 /// What both programs take.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
@@ -136,6 +172,10 @@ pub struct Common {
     /// Let replication listen beyond loopback without keys: whoever reaches the port may read everything
     #[arg(long, env = "ESKER_ALLOW_REMOTE_PLAINTEXT", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     pub allow_remote_plaintext: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub audit: AuditArgs,
 
     /// How log lines look
     #[arg(

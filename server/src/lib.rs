@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod audit;
 pub mod audit_tool;
 pub mod boot;
 pub mod cluster;
@@ -30,6 +31,7 @@ mod stats;
 pub mod status;
 pub mod table;
 
+pub use audit::Audit;
 pub use control::{
     Ack, ClientInfo, Flow, ReplicaLine, RoleView, ServerControl, WaitKind, WaitRequest,
     WriteRefusal,

@@ -3,6 +3,7 @@
 //! The control thread does what blocks (promotion), what is periodic, and tells the owner when somebody asked
 //! for the end. Threads: `esker-io-N`, `esker-control`; `close` joins them.
 
+use crate::audit::Audit;
 use crate::control::{Ack, ClientInfo, RoleView, ServerControl, WriteRefusal};
 use crate::net::registry::Registry;
 use crate::net::{Net, NetLimits, Request};
@@ -35,6 +36,8 @@ pub struct ServerOptions {
     pub shown: Vec<(String, String)>,
     /// Where `CONFIG GET dir` points.
     pub data_dir: String,
+    /// Where what clients do is recorded. Default: nowhere.
+    pub audit: Option<Arc<Audit>>,
 }
 
 /// What all threads of a server share.
@@ -46,6 +49,7 @@ pub struct Shared {
     pub(crate) run_id: String,
     pub(crate) addr: SocketAddr,
     pub(crate) config: RwLock<BTreeMap<String, String>>,
+    pub(crate) audit: Option<Arc<Audit>>,
 }
 
 impl fmt::Debug for Shared {
@@ -94,6 +98,7 @@ impl Server {
             run_id: status::random_hex_40(),
             addr,
             config: RwLock::new(config),
+            audit: options.audit,
         });
         let (requests, incoming) = crossbeam_channel::unbounded();
         let (stop_control, stopped) = crossbeam_channel::bounded(1);

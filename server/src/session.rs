@@ -17,6 +17,8 @@ pub struct Session {
     pub id: u64,
     /// Its address.
     pub addr: SocketAddr,
+    /// `addr` as text: it stands in every record of the audit.
+    pub(crate) addr_text: String,
     /// The address it connected to.
     pub local_addr: SocketAddr,
     /// When it connected.
@@ -53,6 +55,7 @@ impl Session {
         Session {
             id,
             addr,
+            addr_text: addr.to_string(),
             local_addr,
             connected_at: Instant::now(),
             name: Vec::new(),

@@ -25,7 +25,7 @@ pub(crate) fn random_hex_40() -> String {
     text
 }
 
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "server",
     "clients",
     "memory",
@@ -35,6 +35,7 @@ const SECTIONS: [&str; 9] = [
     "cpu",
     "errorstats",
     "keyspace",
+    "audit",
 ];
 
 /// The text of INFO.
@@ -63,6 +64,7 @@ pub(crate) fn info(shared: &Shared, asked: &[&[u8]]) -> String {
             "stats" => stats(shared, &mut out),
             "replication" => replication(shared, &mut out),
             "cpu" => cpu(&mut out),
+            "audit" => out.push_str(&crate::audit::Audit::info(shared.audit.as_deref())),
             "errorstats" => out.push_str("# Errorstats\r\n"),
             _ => keyspace(shared, &mut out),
         }

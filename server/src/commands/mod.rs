@@ -27,6 +27,7 @@ mod transactions;
 pub use error::{CommandError, store_error, write_error};
 pub use glob::matches as glob_matches;
 pub use num::parse_i64;
+pub(crate) use table::place;
 pub use table::{COMMANDS, CommandSpec, Flags, Group, Handler, find};
 pub use transactions::Tx;
 

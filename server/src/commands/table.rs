@@ -416,6 +416,30 @@ pub fn find(name: &[u8]) -> Option<&'static CommandSpec> {
     }
 }
 
+/// Where the command that `argv` calls stands in [`COMMANDS`], and its subcommand from 1 on; 0 is none.
+#[inline]
+pub(crate) fn place(argv: &[&[u8]]) -> Option<(usize, usize)> {
+    let name = argv.first()?;
+    let mut slot = hash(name);
+    let at = loop {
+        let at = INDEX[slot].checked_sub(1)? as usize;
+        if COMMANDS[at].name.as_bytes().eq_ignore_ascii_case(name) {
+            break at;
+        }
+        slot = (slot + 1) % SLOTS;
+    };
+    let spec = &COMMANDS[at];
+    let sub = match argv.get(1) {
+        Some(sub) if !spec.subcommands.is_empty() => {
+            let skip = spec.name.len() + 1;
+            let is = |s: &CommandSpec| s.name.as_bytes()[skip..].eq_ignore_ascii_case(sub);
+            spec.subcommands.iter().position(is)? + 1
+        }
+        _ => 0,
+    };
+    Some((at, sub))
+}
+
 /// The subcommand of that name.
 pub(super) fn find_sub(spec: &'static CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
     let skip = spec.name.len() + 1;

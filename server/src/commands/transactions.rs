@@ -45,6 +45,16 @@ impl Tx {
         self.queueing.then_some(self.queue.len())
     }
 
+    /// What EXEC would run now; nothing where it would abort.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &[Box<[u8]>]> {
+        let queue = if self.failed || !self.queueing {
+            &[][..]
+        } else {
+            &self.queue
+        };
+        queue.iter().map(|queued| &*queued.args)
+    }
+
     /// Whether EXEC is running its queue.
     pub(super) fn executing(&self) -> bool {
         self.executing

@@ -3,6 +3,7 @@
 use esker_sync::histogram::Counts;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 
@@ -39,6 +40,24 @@ impl EncodeMetric for Magnitudes<'_> {
     fn metric_type(&self) -> MetricType {
         MetricType::Histogram
     }
+}
+
+/// The numbers of an audit trail, where there is one.
+pub(crate) fn audited(
+    encoder: &mut DescriptorEncoder<'_>,
+    audit: Option<&crate::Audit>,
+) -> Result<(), fmt::Error> {
+    for (name, help, value, grows) in audit.map(crate::Audit::numbers).unwrap_or_default() {
+        let name = format!("esker_audit_{name}");
+        if grows {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)?;
+        } else {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn labelled(

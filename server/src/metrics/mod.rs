@@ -8,7 +8,7 @@ pub(crate) mod http;
 pub use http::Metrics;
 
 use crate::server::Shared;
-use encode::{Magnitudes, labelled};
+use encode::{Magnitudes, audited, labelled};
 use http::Source;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -383,6 +383,6 @@ impl Source for Shared {
                 )?;
             }
         }
-        Ok(())
+        audited(&mut encoder, shared.audit.as_deref())
     }
 }

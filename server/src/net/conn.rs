@@ -8,6 +8,7 @@
 //!   and is cut off at `output_hard`; input is bounded by the parser's limits.
 
 use super::{NetLimits, registry::Entry};
+use crate::audit::{Audit, Due, Ended, Ticket, Verdict};
 use crate::commands;
 use crate::control::{Flow, WaitKind, WaitRequest};
 use crate::node::{Node, Peers};
@@ -49,6 +50,30 @@ enum Hold {
     },
     /// Another thread answers (promotion), or the server ends.
     Elsewhere,
+    /// Records are being written.
+    Audit(Stage),
+}
+
+/// What waits for records of the audit to be written.
+#[derive(Debug)]
+enum Stage {
+    /// That the client is served at all.
+    Open,
+    /// The next request, with what is to be recorded when it is over.
+    Request(Ticket),
+    /// The reply to one that was executed.
+    Reply {
+        encoded: Vec<u8>,
+        touched: Lsn,
+        wrote: bool,
+    },
+}
+
+/// What was decided about the next request.
+#[derive(Debug)]
+enum Decided {
+    Goes(Ticket),
+    Refused(String),
 }
 
 /// While it lives, replicas are asked to sync as soon as they have received.
@@ -80,6 +105,8 @@ pub(super) enum Asked {
     Nothing,
     /// There is more to run: call again next turn.
     More,
+    /// Have `Conn::asking` written, then `Conn::audited`.
+    Audit,
     /// Promote this node, then `Conn::answer`.
     Promote,
     /// End the server.
@@ -104,6 +131,7 @@ pub(super) struct Turn<'a> {
     pub(super) engine: Option<&'a Engine>,
     pub(super) server: &'a dyn ServerControl,
     pub(super) node: &'a Node,
+    pub(super) audit: Option<&'a Audit>,
     /// The safe position, as read at the start of the turn.
     pub(super) safe: Lsn,
     pub(super) now: Instant,
@@ -133,6 +161,11 @@ pub(super) struct Conn {
     released: usize,
     gates: VecDeque<Gate>,
     hold: Option<Hold>,
+    decided: Option<Decided>,
+    /// Records that are to be written; see `Asked::Audit`.
+    asking: Vec<Due>,
+    /// Of a promotion, until it is answered.
+    promoting: Option<Ticket>,
     /// `input` has bytes that were not looked at, or requests that were not run.
     runnable: bool,
     /// The socket may have more to read, may take more bytes.
@@ -164,6 +197,9 @@ impl Conn {
             released: 0,
             gates: VecDeque::new(),
             hold: None,
+            decided: None,
+            asking: Vec::new(),
+            promoting: None,
             runnable: false,
             readable: false,
             writable: true,
@@ -321,7 +357,8 @@ impl Conn {
                     match self.execute(&input[at..at + len], turn) {
                         None => {
                             self.ahead.reset();
-                            return (at, Asked::Nothing);
+                            let asks = !self.asking.is_empty();
+                            return (at, if asks { Asked::Audit } else { Asked::Nothing });
                         }
                         Some(asked) => {
                             at += len;
@@ -340,6 +377,9 @@ impl Conn {
                     turn.tally.protocol_errors += 1;
                     tracing::debug!(client = self.session.id, addr = %self.session.addr, %error, "closing a client");
                     self.out.error(&format!("ERR {error}"));
+                    if let Some(audit) = turn.audit {
+                        audit.tell(audit.malformed(&self.session));
+                    }
                     self.settle(turn);
                     self.closing = true;
                     return (input.len(), Asked::Nothing);
@@ -367,10 +407,29 @@ impl Conn {
     /// Runs one request. `None`: it was not done and must be given again.
     fn execute(&mut self, frame: &[u8], turn: &mut Turn<'_>) -> Option<Asked> {
         let start = self.out.len();
+        let argv: SmallVec<[&[u8]; 8]> = self.parser.args(frame).collect();
+        let mut ticket = None;
+        let mut begun = 0;
+        if let Some(audit) = turn.audit {
+            match decide(audit, self.decided.take(), &self.session, &argv) {
+                Decision::Goes(found) => ticket = found,
+                Decision::Waits(ticket, due) => {
+                    self.hold = Some(Hold::Audit(Stage::Request(ticket)));
+                    self.asking = due;
+                    return None;
+                }
+                Decision::Refused(why) => {
+                    let ends = argv[0].eq_ignore_ascii_case(b"exec");
+                    drop(argv);
+                    self.refuse(audit, &why, ends, turn);
+                    return Some(Asked::Nothing);
+                }
+            }
+            begun = audit.clock();
+        }
         self.session.touched = Lsn::ZERO;
         self.session.wrote = false;
         let flow = {
-            let argv: SmallVec<[&[u8]; 8]> = self.parser.args(frame).collect();
             let mut ctx = Ctx {
                 session: &mut self.session,
                 engine: turn.engine,
@@ -385,10 +444,15 @@ impl Conn {
             Flow::NeedRoom => {
                 self.out.truncate(start);
                 turn.tally.commands -= 1;
+                self.decided = ticket.map(Decided::Goes);
                 self.hold = Some(Hold::Room);
                 return None;
             }
             Flow::Wait(request) => {
+                if let (Some(audit), Some(ticket)) = (turn.audit, ticket) {
+                    let ended = Ended::default();
+                    audit.tell(audit.finish(&self.session, Some(ticket), &argv, ended));
+                }
                 let wish = match request.kind {
                     WaitKind::Aof { replicas, .. } => {
                         turn.wanted_sync = turn.wanted_sync.max(request.lsn);
@@ -409,14 +473,54 @@ impl Conn {
                 return Some(Asked::Nothing);
             }
             Flow::Promote => {
+                self.promoting = ticket;
                 self.hold = Some(Hold::Elsewhere);
                 return Some(Asked::Promote);
             }
             Flow::Shutdown { now } => {
                 self.hold = Some(Hold::Elsewhere);
+                if let Some(audit) = turn.audit {
+                    // Nothing is answered. What there is to write is written before the trail is closed.
+                    let ended = Ended {
+                        reply: b"+\r\n",
+                        ..Ended::default()
+                    };
+                    audit.tell(audit.finish(&self.session, ticket, &argv, ended));
+                }
                 return Some(Asked::Shutdown { now });
             }
         }
+        if matches!(flow, Flow::Close) {
+            self.closing = true;
+        }
+        if let Some(audit) = turn.audit {
+            let slow = audit.slow_since(begun);
+            let failed = self.out.as_bytes().get(start) == Some(&b'-');
+            if ticket.is_some() || failed || slow.is_some() {
+                let effect = ticket.as_ref().and_then(|_| self.effect(turn));
+                let reply = &self.out.as_bytes()[start..];
+                let ended = Ended {
+                    reply,
+                    slow,
+                    effect,
+                };
+                self.asking = audit.finish(&self.session, ticket, &argv, ended);
+                if !self.asking.is_empty() {
+                    drop(argv);
+                    turn.wanted = turn.wanted.max(touched);
+                    self.keep_reply(start);
+                    return Some(Asked::Audit);
+                }
+            }
+        }
+        drop(argv);
+        self.gate(start, touched, self.session.wrote, turn);
+        self.settle(turn);
+        Some(Asked::Nothing)
+    }
+
+    /// Holds the reply from `start` on until what it touched is safe.
+    fn gate(&mut self, start: usize, touched: Lsn, wrote: bool, turn: &mut Turn<'_>) {
         if touched > turn.safe {
             turn.wanted = turn.wanted.max(touched);
             turn.tally.held += 1;
@@ -424,15 +528,99 @@ impl Conn {
                 start,
                 end: self.out.len(),
                 lsn: touched,
-                wrote: self.session.wrote,
+                wrote,
                 deadline: turn.now + turn.limits.ack_timeout,
             });
         }
-        self.settle(turn);
-        if matches!(flow, Flow::Close) {
-            self.closing = true;
+    }
+
+    /// Answers a request whose record the trail did not take. Where it was EXEC that ends the transaction, as any error of it does.
+    fn refuse(&mut self, audit: &Audit, why: &str, ends_transaction: bool, turn: &Turn<'_>) {
+        audit.count_refused();
+        if ends_transaction {
+            commands::disconnected(&mut Ctx {
+                session: &mut self.session,
+                engine: turn.engine,
+                server: turn.server,
+            });
         }
-        Some(Asked::Nothing)
+        self.out.error(why);
+        self.settle(turn);
+    }
+
+    /// Epoch and end of what the command wrote.
+    fn effect(&self, turn: &Turn<'_>) -> Option<(u64, u64)> {
+        let engine = turn.engine.filter(|_| self.session.wrote)?;
+        let epoch = engine.store().log().epoch().number;
+        Some((epoch, self.session.last_write.0))
+    }
+
+    /// Takes the reply from `start` on back until the records about it are written.
+    fn keep_reply(&mut self, start: usize) {
+        self.hold = Some(Hold::Audit(Stage::Reply {
+            encoded: self.out.as_bytes()[start..].to_vec(),
+            touched: self.session.touched,
+            wrote: self.session.wrote,
+        }));
+        self.out.truncate(start);
+    }
+
+    /// A client that has connected: whether it is served may have to be asked.
+    pub(super) fn open(&mut self, audit: &Audit) {
+        match audit.opened(&self.session) {
+            Verdict::Go => {}
+            Verdict::Wait(due) => {
+                self.hold = Some(Hold::Audit(Stage::Open));
+                self.asking = due;
+            }
+            Verdict::Refused(why) => self.turn_away(&why),
+        }
+    }
+
+    fn turn_away(&mut self, why: &str) {
+        self.out.error(why);
+        self.released = self.out.len();
+        self.closing = true;
+    }
+
+    /// What `Asked::Audit` is about.
+    pub(super) fn asking(&mut self) -> Vec<Due> {
+        std::mem::take(&mut self.asking)
+    }
+
+    /// What was asked for is written, or is not.
+    pub(super) fn audited(&mut self, result: Result<(), String>, turn: &mut Turn<'_>) {
+        let Some(Hold::Audit(_)) = self.hold else {
+            return;
+        };
+        let Some(Hold::Audit(stage)) = self.hold.take() else {
+            return;
+        };
+        match (stage, result) {
+            (Stage::Open, Ok(())) => {}
+            (Stage::Open, Err(why)) => {
+                if let Some(audit) = turn.audit {
+                    audit.count_refused();
+                }
+                self.turn_away(&why);
+            }
+            (Stage::Request(ticket), Ok(())) => self.decided = Some(Decided::Goes(ticket)),
+            (Stage::Request(_), Err(why)) => self.decided = Some(Decided::Refused(why)),
+            // It was executed, whatever became of the record.
+            (
+                Stage::Reply {
+                    encoded,
+                    touched,
+                    wrote,
+                },
+                _,
+            ) => {
+                let start = self.out.len();
+                self.out.raw(&encoded);
+                self.gate(start, touched, wrote, turn);
+            }
+        }
+        self.settle(turn);
     }
 
     /// Releases what the safe position allows.
@@ -512,6 +700,9 @@ impl Conn {
                         "UNKNOWNOUTCOME this read saw a write that was not acknowledged as the durability asks within ack-timeout",
                     ),
                 }
+                if let Some(audit) = turn.audit {
+                    audit.tell(audit.undone(&self.session, &self.out.as_bytes()[start..]));
+                }
             } else {
                 self.out.raw(&old[gate.start..gate.end]);
                 gate.start = start;
@@ -527,9 +718,21 @@ impl Conn {
     pub(super) fn answer(&mut self, result: Result<(), String>, turn: &Turn<'_>) {
         if matches!(self.hold, Some(Hold::Elsewhere)) {
             self.hold = None;
+            let start = self.out.len();
             match result {
                 Ok(()) => self.out.ok(),
                 Err(text) => self.out.error(&text),
+            }
+            if let (Some(audit), Some(ticket)) = (turn.audit, self.promoting.take()) {
+                let ended = Ended {
+                    reply: &self.out.as_bytes()[start..],
+                    ..Ended::default()
+                };
+                self.asking = audit.finish(&self.session, Some(ticket), &[], ended);
+                if !self.asking.is_empty() {
+                    (self.session.touched, self.session.wrote) = (Lsn::ZERO, false);
+                    self.keep_reply(start);
+                }
             }
             self.settle(turn);
         }
@@ -602,6 +805,33 @@ impl Conn {
             self.input.drain(..self.input_at);
             self.input_at = 0;
         }
+    }
+}
+
+/// Whether a request may go on.
+enum Decision {
+    /// With what is to be recorded of it.
+    Goes(Option<Ticket>),
+    /// Once these are written.
+    Waits(Ticket, Vec<Due>),
+    Refused(String),
+}
+
+/// Decides, unless that was done already.
+#[inline]
+fn decide(audit: &Audit, decided: Option<Decided>, session: &Session, argv: &[&[u8]]) -> Decision {
+    match decided {
+        Some(Decided::Goes(ticket)) => return Decision::Goes(Some(ticket)),
+        Some(Decided::Refused(why)) => return Decision::Refused(why),
+        None => {}
+    }
+    let Some(ticket) = audit.consider(session, argv) else {
+        return Decision::Goes(None);
+    };
+    match audit.intend(&ticket) {
+        Verdict::Go => Decision::Goes(Some(ticket)),
+        Verdict::Wait(due) => Decision::Waits(ticket, due),
+        Verdict::Refused(why) => Decision::Refused(why),
     }
 }
 

@@ -37,6 +37,12 @@ pub(crate) enum Inbox {
         client: u64,
         result: Result<(), String>,
     },
+    /// A client's records were written, or were not; `at` is its place.
+    Audited {
+        at: usize,
+        client: u64,
+        result: Result<(), String>,
+    },
     Stop {
         now: bool,
     },
@@ -146,6 +152,7 @@ impl EventLoop {
                 engine: shared.node.engine(),
                 server: &*shared,
                 node: &shared.node,
+                audit: shared.audit.as_deref(),
                 safe: shared.node.safe(),
                 now: Instant::now(),
                 room: false,
@@ -232,6 +239,9 @@ impl EventLoop {
                     stats.connections.fetch_add(1, Ordering::Relaxed);
                     if !self.shared.registry.admit(turn.limits.clients_max) {
                         stats.rejected.fetch_add(1, Ordering::Relaxed);
+                        if let Some(audit) = &self.shared.audit {
+                            audit.turned_away(addr);
+                        }
                         // Best effort: its buffer is empty, so this does not block.
                         let _ = stream.write(b"-ERR max number of clients reached\r\n");
                         continue;
@@ -287,6 +297,9 @@ impl EventLoop {
         let slot = self.conns.vacant_entry();
         let at = slot.key();
         let mut conn = Box::new(Conn::new(stream, session, entry));
+        if let Some(audit) = &self.shared.audit {
+            conn.open(audit);
+        }
         let registered = self.poll.registry().register(
             &mut conn.stream,
             Token(at),
@@ -298,6 +311,22 @@ impl EventLoop {
             return;
         }
         slot.insert(conn);
+        self.dirty.push(at);
+        self.ask(at);
+    }
+
+    /// Has a client's records written where that may take long.
+    fn ask(&mut self, at: usize) {
+        let (Some(audit), Some(conn)) = (&self.shared.audit, self.conns.get_mut(at)) else {
+            return;
+        };
+        let due = conn.asking();
+        if !due.is_empty() {
+            let (client, mailbox) = (conn.session.id, self.peers[self.number].clone());
+            audit.ask(due, move |result| {
+                mailbox.send(Inbox::Audited { at, client, result });
+            });
+        }
     }
 
     fn take(&mut self, message: Inbox, turn: &mut Turn<'_>) {
@@ -310,6 +339,18 @@ impl EventLoop {
                     .find(|(_, conn)| conn.session.id == client);
                 if let Some((at, conn)) = found {
                     conn.answer(result, turn);
+                    self.dirty.push(at);
+                    if !conn.in_ready {
+                        conn.in_ready = true;
+                        self.ready.push(at);
+                    }
+                    self.ask(at);
+                }
+            }
+            Inbox::Audited { at, client, result } => {
+                let found = self.conns.get_mut(at);
+                if let Some(conn) = found.filter(|conn| conn.session.id == client) {
+                    conn.audited(result, turn);
                     self.dirty.push(at);
                     if !conn.in_ready {
                         conn.in_ready = true;
@@ -351,6 +392,8 @@ impl EventLoop {
             }
             match asked {
                 Asked::Nothing => {}
+                // Below.
+                Asked::Audit => {}
                 Asked::More => {
                     conn.in_ready = true;
                     self.ready.push(at);
@@ -370,6 +413,7 @@ impl EventLoop {
                 self.held.push(at);
             }
             self.dirty.push(at);
+            self.ask(at);
         }
         ready.clear();
         self.spare = ready;
@@ -445,6 +489,9 @@ impl EventLoop {
             self.ready.retain(|&other| other != at);
         }
         let _ = self.poll.registry().deregister(&mut conn.stream);
+        if let Some(audit) = turn.audit {
+            audit.closed(&conn.session);
+        }
         crate::commands::disconnected(&mut Ctx {
             session: &mut conn.session,
             engine: turn.engine,
@@ -494,6 +541,9 @@ impl EventLoop {
         let at: Vec<usize> = self.conns.iter().map(|(at, _)| at).collect();
         for at in at {
             let mut conn = self.conns.remove(at);
+            if let Some(audit) = &shared.audit {
+                audit.closed(&conn.session);
+            }
             crate::commands::disconnected(&mut Ctx {
                 session: &mut conn.session,
                 engine: shared.node.engine(),

@@ -331,6 +331,9 @@ impl ServerControl for Shared {
             let enabled = u8::from(clustered);
             parts.push(format!("# Cluster\r\ncluster_enabled:{enabled}\r\n"));
         }
+        if wanted("audit") {
+            parts.push(crate::Audit::info(self.audit.as_deref()));
+        }
         if wanted("raft") {
             let mut out = String::from("# Raft\r\n");
             match self.handle.status() {

@@ -1,9 +1,14 @@
 //! From the command line to a running member and back.
 
 use super::{Begin, MembersOver, OnFollower, RaftOptions, RaftServer, ReadMode};
-use crate::boot::{Failure, SignalThread, bind, finish, leave, print_version, say, start_tracing};
+use crate::audit::Program;
+use crate::boot::{
+    Failure, SignalThread, bind, close_audit, finish, leave, open_audit, print_version, say,
+    start_tracing,
+};
 use crate::config::{
-    self, AddrOrOff, LogFormat, parse_addr, parse_addr_or_off, parse_duration, parse_size,
+    self, AddrOrOff, AuditArgs, LogFormat, parse_addr, parse_addr_or_off, parse_duration,
+    parse_size,
 };
 use clap::Parser;
 use crossbeam_channel::select;
@@ -150,6 +155,10 @@ pub struct RaftNodeArgs {
     #[arg(long, env = "ESKER_SNAPSHOT_RATE_MAX", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     pub snapshot_rate_max: u64,
 
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub audit: AuditArgs,
+
     /// How log lines look
     #[arg(
         long,
@@ -260,6 +269,7 @@ impl RaftNodeArgs {
             memtable_bytes: usize::try_from(self.memtable_size).unwrap_or(usize::MAX),
             cache_bytes: self.cache_size,
             snapshot_rate_max: self.snapshot_rate_max,
+            audit: None,
         })
     }
 }
@@ -296,11 +306,13 @@ fn bind_metrics(asked: Option<AddrOrOff>) -> Result<Option<TcpListener>, Failure
 
 fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
     start_tracing(&args.log_level, args.log_format)?;
-    let options = args.options()?;
-    let signals = SignalThread::start()?;
+    let mut options = args.options()?;
+    let signals = SignalThread::start(args.audit.audit_dir.is_some())?;
     let listener = bind("clients", "--listen", args.listen)?;
     let metrics = bind_metrics(args.metrics_listen)?;
     let begin = options.begin;
+    let audit = open_audit(&args.audit, options.id.to_string(), Program::Raft)?;
+    options.audit.clone_from(&audit);
     let mut server =
         RaftServer::start(listener, options).map_err(|error| Failure(error.to_string()))?;
     let metrics = metrics
@@ -337,6 +349,11 @@ fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
                 say(&format!("{name}: draining; once more stops at once"));
                 break;
             }
+            recv(signals.hangups) -> _ => {
+                if let Some(audit) = &audit {
+                    audit.rotate();
+                }
+            }
             recv(server.asked()) -> asked => {
                 say("SHUTDOWN: draining");
                 now = asked.unwrap_or(true);
@@ -351,9 +368,11 @@ fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
         }
     }
     server.close(now);
+    let closed = close_audit(audit.as_deref());
     match failed {
         Some(why) => Err(Failure(format!("the node failed: {why}"))),
         None => {
+            closed?;
             say("closed:     what was acknowledged is on stable storage of a quorum");
             Ok(())
         }

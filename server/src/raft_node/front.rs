@@ -13,6 +13,7 @@ use super::app::Reading;
 use super::locks::{self, Conditional};
 use super::slots::{self, OnFollower};
 use super::writers::{Answered, LISTENER, WAKE, Writers};
+use crate::audit::{Audit, Due, Ended, Ticket};
 use crate::commands::replicated::{self, Batch, Class};
 use crate::commands::{self, store_error};
 use crate::engine::cursors::Cursors;
@@ -79,6 +80,7 @@ pub(super) struct Shared {
     pub(super) run_id: String,
     pub(super) started: Instant,
     pub(super) config: Vec<(String, String)>,
+    pub(super) audit: Option<Arc<Audit>>,
     pub(super) cursors: Cursors,
     pub(super) locks: LockService,
     pub(super) stopping: AtomicBool,
@@ -188,6 +190,10 @@ pub(super) struct Serving<'a> {
     pub(super) batch: Batch,
     /// The batch takes effect only with it.
     guard: Option<Guard>,
+    /// What is to be recorded of commands in the batch, by their place.
+    pub(super) audited: Vec<(usize, Ticket)>,
+    /// What is to be recorded of the command that runs.
+    ticket: Option<Ticket>,
     /// What has come is covered by a barrier.
     fresh: bool,
     /// A client of Redis Cluster that reads where it is.
@@ -201,6 +207,8 @@ impl<'a> Serving<'a> {
             shared,
             batch: Batch::new(protocol),
             guard: None,
+            audited: Vec::new(),
+            ticket: None,
             session,
             out: Reply::new(protocol),
             fresh: false,
@@ -209,7 +217,7 @@ impl<'a> Serving<'a> {
     }
 
     /// Serves until the client goes. `input` has come already.
-    pub(super) fn serve(mut self, mut stream: TcpStream, mut input: Vec<u8>) -> io::Result<()> {
+    pub(super) fn serve(&mut self, mut stream: TcpStream, mut input: Vec<u8>) -> io::Result<()> {
         let limits = limits();
         let mut parser = Parser::default();
         let mut scratch = vec![0; READ_BYTES];
@@ -238,6 +246,7 @@ impl<'a> Serving<'a> {
                     Err(error) => {
                         self.flush();
                         self.out.error(&format!("ERR {error}"));
+                        self.malformed();
                         closing = true;
                     }
                 }
@@ -295,8 +304,121 @@ impl<'a> Serving<'a> {
         Ok(())
     }
 
+    /// Whether what is to be recorded of it has to be waited for before it runs.
+    pub(super) fn audit_waits(&self, argv: &[&[u8]]) -> bool {
+        let Some(audit) = &self.shared.audit else {
+            return false;
+        };
+        (audit.consider(&self.session, argv)).is_some_and(|ticket| audit.must_wait(&ticket))
+    }
+
+    /// What is to be recorded of one that may run; else what it is answered.
+    fn audit_begin(&self, argv: &[&[u8]]) -> Result<Option<Ticket>, String> {
+        let Some(audit) = &self.shared.audit else {
+            return Ok(None);
+        };
+        let Some(ticket) = audit.consider(&self.session, argv) else {
+            return Ok(None);
+        };
+        let written = audit.intend_here(&ticket);
+        if written.is_err() {
+            audit.count_refused();
+        }
+        written.map(|()| Some(ticket))
+    }
+
+    /// Whether the client is served, once what has to be recorded first is; else answers it.
+    pub(super) fn opens(&mut self, due: Vec<Due>) -> bool {
+        let Some(audit) = &self.shared.audit else {
+            return true;
+        };
+        let written = audit.write(due);
+        if let Err(why) = &written {
+            audit.count_refused();
+            self.out.error(why);
+        }
+        written.is_ok()
+    }
+
+    /// What the client sent is no command.
+    pub(super) fn malformed(&self) {
+        if let Some(audit) = &self.shared.audit {
+            audit.tell(audit.malformed(&self.session));
+        }
+    }
+
+    /// Gathers one that [`Serving::gathers`], and that does not wait. False where it comes again once what was gathered is answered.
+    pub(super) fn gather(&mut self, argv: &[&[u8]]) -> bool {
+        match self.audit_begin(argv) {
+            Ok(ticket) => {
+                let at = self.batch.commands();
+                self.audited.extend(ticket.map(|ticket| (at, ticket)));
+                self.batch.push(argv);
+                true
+            }
+            Err(_) if self.batch.commands() > 0 => false,
+            Err(why) => {
+                self.out.error(&why);
+                true
+            }
+        }
+    }
+
     /// Runs one; whether the connection is to be closed.
     pub(super) fn request(&mut self, argv: &[&[u8]], stream: Option<&TcpStream>) -> bool {
+        let Some(audit) = self.shared.audit.clone() else {
+            return self.run(argv, stream);
+        };
+        let ticket = match self.audit_begin(argv) {
+            Ok(ticket) => ticket,
+            Err(why) => {
+                self.flush();
+                self.out.error(&why);
+                return false;
+            }
+        };
+        let mut error = Reply::new(self.session.protocol);
+        if matches!(replicated::classify(argv, &mut error), Class::Write { .. })
+            || matches!(locks::conditional(argv), Conditional::If(..))
+        {
+            // It is recorded with its batch, or is answered at once behind what was gathered before.
+            let mark = self.out.len();
+            self.ticket = ticket;
+            let ends = self.run(argv, stream);
+            if let Some(ticket) = self.ticket.take() {
+                let replies = &self.out.as_bytes()[mark..];
+                self.audit_write(audit.finish_last(&self.session, ticket, argv, replies));
+            }
+            return ends;
+        }
+        self.flush();
+        let (mark, begun) = (self.out.len(), audit.clock());
+        let ends = self.run(argv, stream);
+        let reply = match self.out.len() > mark {
+            true => &self.out.as_bytes()[mark..],
+            // SHUTDOWN answers nothing.
+            false => b"+\r\n",
+        };
+        let slow = audit.slow_since(begun);
+        if ticket.is_some() || reply[0] == b'-' || slow.is_some() {
+            let ended = Ended {
+                reply,
+                slow,
+                effect: None,
+            };
+            self.audit_write(audit.finish(&self.session, ticket, argv, ended));
+        }
+        ends
+    }
+
+    fn audit_write(&self, due: Vec<Due>) {
+        if let (Some(audit), false) = (&self.shared.audit, due.is_empty()) {
+            // It was executed, whatever becomes of the record.
+            let _ = audit.write(due);
+        }
+    }
+
+    fn run(&mut self, argv: &[&[u8]], stream: Option<&TcpStream>) -> bool {
         // Relaxed: a count.
         self.shared.commands.fetch_add(1, Ordering::Relaxed);
         let (guard, argv) = match locks::conditional(argv) {
@@ -354,6 +476,9 @@ impl<'a> Serving<'a> {
                     self.flush();
                 }
                 self.guard = guard;
+                if let Some(ticket) = self.ticket.take() {
+                    self.audited.push((self.batch.commands(), ticket));
+                }
                 self.batch.push(argv);
                 if alone || self.batch.is_full() {
                     self.flush();
@@ -411,6 +536,16 @@ impl<'a> Serving<'a> {
 
     /// Writes a batch, and answers it.
     pub(super) fn write(&mut self, batch: &Bytes, commands: usize) {
+        let mark = self.out.len();
+        self.propose(batch, commands);
+        if let Some(audit) = &self.shared.audit {
+            let tickets = std::mem::take(&mut self.audited);
+            let replies = &self.out.as_bytes()[mark..];
+            self.audit_write(audit.finish_batch(&self.session, tickets, replies));
+        }
+    }
+
+    fn propose(&mut self, batch: &Bytes, commands: usize) {
         self.fresh = false;
         let text = match self.guard.take() {
             None => match propose(self.shared, batch) {

@@ -1,7 +1,7 @@
 //! What a member says over HTTP; see [`crate::metrics`].
 
 use super::front::Shared;
-use crate::metrics::encode::{Magnitudes, labelled};
+use crate::metrics::encode::{Magnitudes, audited, labelled};
 use crate::metrics::http::Source;
 use esker_raft::core::RoleName;
 use esker_raft::runtime::Status;
@@ -56,6 +56,7 @@ impl Source for Shared {
     }
 
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        audited(&mut encoder, self.audit.as_deref())?;
         let status = self.handle.status();
         let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         let mut counter = |name: &str, help: &str, value: u64| {

@@ -113,6 +113,8 @@ pub struct RaftOptions {
     pub cache_bytes: u64,
     /// Bytes of snapshots that are sent in a second, at most.
     pub snapshot_rate_max: u64,
+    /// Where what clients do is recorded. Default: nowhere.
+    pub audit: Option<Arc<crate::Audit>>,
 }
 
 /// Why a node does not start.
@@ -329,6 +331,7 @@ impl RaftServer {
                 ("save".into(), String::new()),
                 ("appendonly".into(), "yes".into()),
             ],
+            audit: options.audit.clone(),
             cursors: Default::default(),
             locks: locks.clone(),
             stopping: false.into(),

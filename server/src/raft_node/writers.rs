@@ -9,6 +9,7 @@ use super::front::{
     Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, error_text, join,
     limits,
 };
+use crate::audit::{Due, Ticket, Verdict};
 use crate::commands::replicated::Batch;
 use crate::resp::{Parsed, Parser};
 use crate::{Reply, Session};
@@ -73,8 +74,14 @@ impl Wake for Ring {
 /// A batch under way.
 struct Pending {
     reply: PendingReply,
+    gathered: Gathered,
+}
+
+/// A batch of a client's, its number of commands, and what is to be recorded of some of them.
+struct Gathered {
     batch: Bytes,
     commands: usize,
+    audited: Vec<(usize, Ticket)>,
 }
 
 struct Writer {
@@ -97,6 +104,8 @@ struct Writer {
     busy: bool,
     waker: Waker,
     closing: bool,
+    /// Records that must be written before it is served.
+    opening: Vec<Due>,
 }
 
 /// How a client's commands went.
@@ -110,8 +119,8 @@ enum Pace {
 enum Next {
     Stays,
     Ends,
-    /// WR1. With a batch that is to be tried again, and its number of commands.
-    Leaves(Option<(Bytes, usize)>),
+    /// WR1. With a batch that is to be tried again.
+    Leaves(Option<Gathered>),
 }
 
 pub(super) struct Writers {
@@ -124,7 +133,7 @@ pub(super) struct Writers {
     /// Of clients that have left.
     threads: Vec<JoinHandle<()>>,
     /// To be proposed at the end of this look (WR3).
-    gathered: Vec<(Token, Bytes, usize)>,
+    gathered: Vec<(Token, Gathered)>,
     scratch: Vec<u8>,
 }
 
@@ -201,6 +210,9 @@ impl Writers {
         // Relaxed: a count.
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         if self.shared.clients.lock().len() >= self.shared.clients_max {
+            if let Some(audit) = &self.shared.audit {
+                audit.turned_away(addr);
+            }
             return stream.write_all(b"-ERR max number of clients reached\r\n");
         }
         let local = stream.local_addr()?;
@@ -212,10 +224,22 @@ impl Writers {
         )?;
         let stream = TcpStream::from(stream);
         let kept = stream.try_clone()?;
+        let session = Session::new(id, addr, local);
+        let mut opening = Vec::new();
+        if let Some(audit) = &self.shared.audit {
+            match audit.opened(&session) {
+                Verdict::Go => {}
+                Verdict::Wait(due) => opening = due,
+                Verdict::Refused(why) => {
+                    audit.count_refused();
+                    return (&stream).write_all(format!("-{why}\r\n").as_bytes());
+                }
+            }
+        }
         (self.shared.clients.lock()).insert(id, Client { stream: kept, addr });
         let writer = Writer {
             stream: mio::net::TcpStream::from_std(stream),
-            session: Some(Session::new(id, addr, local)),
+            session: Some(session),
             parser: Parser::default(),
             input: Vec::new(),
             readable: true,
@@ -228,6 +252,7 @@ impl Writers {
             busy: false,
             waker: Arc::new(Ring(token, self.answered.clone())).into(),
             closing: false,
+            opening,
         };
         self.clients.insert(token, writer);
         Ok(())
@@ -245,10 +270,8 @@ impl Writers {
     fn advance(&mut self, token: Token) {
         if let Some(writer) = self.clients.get_mut(&token) {
             match writer.advance(&self.shared, &mut self.scratch) {
-                Ok((batch, next)) => {
-                    if let Some((batch, commands)) = batch {
-                        self.gathered.push((token, batch, commands));
-                    }
+                Ok((gathered, next)) => {
+                    self.gathered.extend(gathered.map(|g| (token, g)));
                     self.then(token, next);
                 }
                 Err(error) => {
@@ -280,7 +303,7 @@ impl Writers {
             return;
         };
         let pending = writer.pending.take().expect("just seen");
-        match writer.told(pending, outcome) {
+        match writer.told(&self.shared, pending, outcome) {
             Some(again) => self.then(token, Next::Leaves(Some(again))),
             None => self.advance(token),
         }
@@ -290,18 +313,14 @@ impl Writers {
     fn propose(&mut self) {
         while !self.gathered.is_empty() {
             let gathered = std::mem::take(&mut self.gathered);
-            let proposals = gathered.iter().map(|(_, batch, _)| Proposal {
+            let proposals = gathered.iter().map(|(_, gathered)| Proposal {
                 forward: true,
-                ..Proposal::new(batch.clone())
+                ..Proposal::new(gathered.batch.clone())
             });
             let replies = self.shared.handle.submit_all(proposals);
-            for ((token, batch, commands), reply) in gathered.into_iter().zip(replies) {
+            for ((token, gathered), reply) in gathered.into_iter().zip(replies) {
                 if let Some(writer) = self.clients.get_mut(&token) {
-                    writer.pending = Some(Pending {
-                        reply,
-                        batch,
-                        commands,
-                    });
+                    writer.pending = Some(Pending { reply, gathered });
                     // Where it is answered already what follows may be gathered in turn.
                     self.answer(token);
                 }
@@ -323,11 +342,14 @@ impl Writers {
         // It fails where it is gone.
         let _ = self.poll.registry().deregister(&mut writer.stream);
         self.shared.clients.lock().remove(&(token.0 as u64 - 1));
+        if let (Some(audit), Some(session)) = (&self.shared.audit, &writer.session) {
+            audit.closed(session);
+        }
         Some(writer)
     }
 
     /// WR1.
-    fn leave(&mut self, token: Token, again: Option<(Bytes, usize)>) {
+    fn leave(&mut self, token: Token, again: Option<Gathered>) {
         let Some(mut writer) = self.clients.remove(&token) else {
             return;
         };
@@ -353,45 +375,60 @@ impl Writers {
 
 impl Writer {
     /// Goes on in a thread of its own.
-    fn alone(self, shared: &Shared, again: Option<(Bytes, usize)>) -> io::Result<()> {
+    fn alone(mut self, shared: &Shared, again: Option<Gathered>) -> io::Result<()> {
         let mut stream = TcpStream::from(self.stream);
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(WRITE_TIME_MAX))?;
         stream.write_all(&self.out.as_bytes()[self.sent..])?;
         let session = self.session.expect("no command runs");
         let mut serving = Serving::new(shared, session);
-        if let Some((batch, commands)) = again {
-            serving.write(&batch, commands);
+        if let Some(gathered) = again {
+            serving.audited = gathered.audited;
+            serving.write(&gathered.batch, gathered.commands);
         }
-        serving.serve(stream, self.input)
+        let ended = match serving.opens(std::mem::take(&mut self.opening)) {
+            true => serving.serve(stream, self.input),
+            false => stream.write_all(serving.out.as_bytes()),
+        };
+        if let Some(audit) = &shared.audit {
+            audit.closed(&serving.session);
+        }
+        ended
     }
 
     /// Takes an answer. What is certainly not executed is to be tried again.
-    fn told(&mut self, pending: Pending, outcome: Outcome) -> Option<(Bytes, usize)> {
+    fn told(&mut self, shared: &Shared, pending: Pending, outcome: Outcome) -> Option<Gathered> {
         self.busy = false;
+        let (gathered, mark) = (pending.gathered, self.out.len());
         match outcome {
             Ok(reply) => self.out.raw(&reply.payload),
-            Err(ProposeError::NotAppended { .. }) => {
-                return Some((pending.batch, pending.commands));
-            }
+            Err(ProposeError::NotAppended { .. }) => return Some(gathered),
             Err(error) => {
                 let text = error_text(&error);
-                for _ in 0..pending.commands {
+                for _ in 0..gathered.commands {
                     self.out.error(&text);
                 }
             }
         }
+        if let (Some(audit), Some(session)) = (&shared.audit, &self.session) {
+            let replies = &self.out.as_bytes()[mark..];
+            // This thread waits for nothing; what has to is written by another.
+            audit.tell(audit.finish_batch(session, gathered.audited, replies));
+        }
         None
     }
 
-    /// Reads, runs and answers as far as that goes without waiting. A batch that is to be proposed, and its number of commands.
+    /// Reads, runs and answers as far as that goes without waiting. A batch that is to be proposed.
     fn advance(
         &mut self,
         shared: &Shared,
         scratch: &mut [u8],
-    ) -> io::Result<(Option<(Bytes, usize)>, Next)> {
+    ) -> io::Result<(Option<Gathered>, Next)> {
         if self.busy {
             return Ok((None, Next::Stays));
+        }
+        if !self.opening.is_empty() {
+            return Ok((None, Next::Leaves(None)));
         }
         loop {
             if !self.send()? {
@@ -416,13 +453,18 @@ impl Writer {
                     Err(e) => return Err(e),
                 }
             }
-            let (batch, pace) = self.run(shared);
+            let (batch, audited, pace) = self.run(shared);
             if batch.commands() > 0 {
                 self.busy = true;
                 let commands = batch.commands();
                 // Relaxed: a count. The others are counted where they run.
                 (shared.commands).fetch_add(commands as u64, Ordering::Relaxed);
-                return Ok((Some((batch.finish(), commands)), Next::Stays));
+                let gathered = Gathered {
+                    batch: batch.finish(),
+                    commands,
+                    audited,
+                };
+                return Ok((Some(gathered), Next::Stays));
             }
             let next = match pace {
                 Pace::Waits => Next::Leaves(None),
@@ -439,7 +481,7 @@ impl Writer {
     }
 
     /// Runs what has come, up to the end of a batch or a command that waits.
-    fn run(&mut self, shared: &Shared) -> (Batch, Pace) {
+    fn run(&mut self, shared: &Shared) -> (Batch, Vec<(usize, Ticket)>, Pace) {
         let session = self.session.take().expect("no command runs");
         let mut serving = Serving::new(shared, session);
         std::mem::swap(&mut serving.out, &mut self.out);
@@ -460,11 +502,14 @@ impl Writer {
                 Ok(Parsed::Request { len }) => {
                     let input = &self.input[at..at + len];
                     let argv: SmallVec<[&[u8]; 8]> = self.parser.args(input).collect();
-                    if serving.gathers(&argv) {
-                        serving.batch.push(&argv);
+                    let waits = serving.audit_waits(&argv);
+                    if !waits && serving.gathers(&argv) {
+                        if !serving.gather(&argv) {
+                            break;
+                        }
                     } else if serving.batch.commands() > 0 {
                         break;
-                    } else if serving.may_wait(&argv) {
+                    } else if waits || serving.may_wait(&argv) {
                         pace = Pace::Waits;
                         break;
                     } else if serving.request(&argv, None) {
@@ -476,6 +521,7 @@ impl Writer {
                 Err(error) => {
                     if serving.batch.commands() == 0 {
                         serving.out.error(&format!("ERR {error}"));
+                        serving.malformed();
                         pace = Pace::Ends;
                     }
                     break;
@@ -494,11 +540,12 @@ impl Writer {
             session,
             out,
             batch,
+            audited,
             ..
         } = serving;
         self.out = out;
         self.session = Some(session);
-        (batch, pace)
+        (batch, audited, pace)
     }
 
     /// Sends what is there; false where the client has to take some of it first.

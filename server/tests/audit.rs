@@ -1,0 +1,864 @@
+//! What the programs record in an audit trail, on real processes: each class with its fields, secrets in no byte, refusal, kills.
+#![allow(clippy::print_stdout, reason = "a skipped test says why")]
+
+use esker_audit::{Keyring, Query, Reader, VerifyOptions, verify};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PRIMARY: &str = env!("CARGO_BIN_EXE_primary");
+const REPLICA: &str = env!("CARGO_BIN_EXE_replica");
+const RAFT_NODE: &str = env!("CARGO_BIN_EXE_raft-node");
+/// Generous: CI machines are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Below the range of outgoing connections, so that it stays free between two starts.
+fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(83).wrapping_add(step) % 9_000);
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = get() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A directory with a node's data, its trail and its policy.
+struct Place {
+    dir: TempDir,
+    port: u16,
+    audit: PathBuf,
+}
+
+impl Place {
+    fn new(policy: &str) -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("policy.toml"), policy).unwrap();
+        Place {
+            port: free_port(),
+            audit: dir.path().join("audit"),
+            dir,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn command(&self, program: &str, more: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(["--data-dir", &self.path("data")])
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(["--segment-size", "1MiB"])
+            .arg("--audit-dir")
+            .arg(&self.audit)
+            .args(["--audit-key-file", &self.path("keys")])
+            .args(["--audit-policy", &self.path("policy.toml")]);
+        if !more.contains(&"--metrics-listen") {
+            command.args(["--metrics-listen", "off"]);
+        }
+        command.args(more).stdin(Stdio::null());
+        command
+    }
+
+    fn start(&self, program: &str, more: &[&str]) -> Program {
+        let mut command = self.command(program, more);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut program = Program {
+            child: command.spawn().unwrap(),
+            port: self.port,
+        };
+        eventually("a start", || {
+            assert!(program.child.try_wait().unwrap().is_none(), "it ended");
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+        program
+    }
+
+    fn primary(&self) -> Program {
+        self.start(PRIMARY, &["--replication-listen", "off"])
+    }
+
+    fn keys(&self) -> Keyring {
+        Keyring::load(Path::new(&self.path("keys"))).unwrap()
+    }
+
+    /// All records but the trail's own, in order.
+    fn records(&self) -> Vec<Value> {
+        let reader = Reader::open(&self.audit, self.keys()).unwrap();
+        let query = Query {
+            without_own: true,
+            ..Query::default()
+        };
+        let mut records = reader.query(query).unwrap();
+        let mut found = Vec::new();
+        while let Some(record) = records.next().unwrap() {
+            found.push(Value::Object(record.fields));
+        }
+        found.sort_by_key(|record| record["event.sequence"].as_u64());
+        found
+    }
+
+    fn of(&self, action: &str) -> Vec<Value> {
+        let mut records = self.records();
+        records.retain(|record| record["event.action"] == action);
+        records
+    }
+
+    /// Intent and outcome of the only action of that name.
+    #[track_caller]
+    fn staged(&self, action: &str) -> [Value; 2] {
+        let found = self.of(action);
+        let [intent, outcome] = &found[..] else {
+            panic!("{action}: {found:#?}");
+        };
+        assert_eq!(intent["esker.stage"], "intent");
+        assert_eq!(intent["event.outcome"], "unknown");
+        assert_eq!(intent["log.level"], "error");
+        assert!(outcome.get("esker.stage").is_none(), "{outcome}");
+        let request = intent["http.request.id"].as_str().unwrap();
+        assert!(!request.is_empty());
+        assert_eq!(outcome["http.request.id"], request);
+        [intent.clone(), outcome.clone()]
+    }
+
+    #[track_caller]
+    fn verifies(&self) {
+        let report = verify(&self.audit, &self.keys(), &VerifyOptions::default()).unwrap();
+        assert!(report.is_whole(), "{:?}", report.findings);
+    }
+
+    /// No byte of the trail's files holds `secret`.
+    #[track_caller]
+    fn never_says(&self, secret: &str) {
+        let mut files = vec![self.audit.clone()];
+        while let Some(path) = files.pop() {
+            if path.is_dir() {
+                files.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            let found = bytes.windows(secret.len()).any(|w| w == secret.as_bytes());
+            assert!(!found, "{secret} stands in {}", path.display());
+        }
+    }
+}
+
+struct Program {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn ends(&mut self) {
+        let status = eventually("an end", || self.child.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    }
+
+    fn terminate(mut self) {
+        self.signal(Signal::TERM);
+        self.ends();
+    }
+
+    fn client(&self) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(BufReader::new(stream))
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn send(&mut self, line: &str) {
+        let line = format!("{line}\r\n");
+        self.0.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    /// One reply; a bulk without its header, an array as its elements joined by blanks.
+    fn receive(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.0.read_line(&mut line).unwrap() > 0, "closed");
+        let line = line.trim_end().to_owned();
+        match line.as_bytes()[0] {
+            b'$' if line != "$-1" => {
+                let mut bytes = vec![0; line[1..].parse::<usize>().unwrap() + 2];
+                self.0.read_exact(&mut bytes).unwrap();
+                bytes.truncate(bytes.len() - 2);
+                String::from_utf8(bytes).unwrap()
+            }
+            b'*' if line != "*-1" => {
+                let count = line[1..].parse().unwrap();
+                let items: Vec<String> = (0..count).map(|_| self.receive()).collect();
+                items.join(" ")
+            }
+            _ => line,
+        }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.receive()
+    }
+
+    fn info(&mut self, name: &str) -> u64 {
+        let text = self.ask("INFO audit");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("audit_{name}:")));
+        line.unwrap_or_else(|| panic!("{name} in {text}"))
+            .parse()
+            .unwrap()
+    }
+
+    fn address(&self) -> String {
+        self.0.get_ref().local_addr().unwrap().to_string()
+    }
+}
+
+fn text<'a>(record: &'a Value, name: &str) -> &'a str {
+    record[name]
+        .as_str()
+        .unwrap_or_else(|| panic!("{name} in {record}"))
+}
+
+#[test]
+fn a2_every_class_leaves_its_records_and_secrets_stand_in_no_byte() {
+    let place = Place::new("");
+    let mut primary = place.primary();
+    let mut client = primary.client();
+    let from = client.address();
+    client.ask("CLIENT SETNAME teller-7");
+    assert!(
+        client
+            .ask("HELLO 2 AUTH default hunter2-ok")
+            .contains("proto")
+    );
+    assert!(
+        client
+            .ask("HELLO 2 AUTH ann hunter2-bad")
+            .starts_with("-WRONGPASS")
+    );
+    assert!(
+        client
+            .ask("AUTH hunter2-auth")
+            .starts_with("-ERR unknown command")
+    );
+    client.ask("CONFIG GET max*");
+    assert!(
+        client
+            .ask("CONFIG SET requirepass hunter2-conf")
+            .starts_with("-ERR")
+    );
+    assert!(
+        client
+            .ask("CONFIG SET maxclients other-value")
+            .starts_with("-ERR")
+    );
+    assert_eq!(client.ask("SET secret-key secret-value"), "+OK");
+    assert_eq!(client.ask("FLUSHALL"), "+OK");
+    assert!(
+        client
+            .ask("NOSUCH secret-arg")
+            .starts_with("-ERR unknown command")
+    );
+    assert!(client.ask("REPLICAOF there 7").starts_with("-ERR"));
+    let addr = from.as_str();
+
+    let logins = place.of("user.login");
+    let said: Vec<_> = (logins.iter())
+        .map(|l| {
+            (
+                text(l, "user.name"),
+                text(l, "event.outcome"),
+                text(l, "log.level"),
+            )
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("default", "success", "notice"),
+            ("ann", "failure", "warning"),
+            ("default", "failure", "warning")
+        ]
+    );
+    assert_eq!(logins[1]["error.code"], "WRONGPASS");
+    assert_eq!(logins[2]["error.code"], "UNKNOWN");
+    for record in &logins {
+        assert_eq!(record["source.address"], addr);
+        assert_eq!(record["user_agent.original"], "teller-7");
+        assert!(!text(record, "service.node.name").is_empty());
+    }
+    let sessions = place.of("session.open");
+    assert!(sessions.iter().any(|s| s["source.address"] == addr));
+    let read = &place.of("config.read")[0];
+    assert_eq!(
+        (text(read, "esker.resource.id"), text(read, "labels.arg1")),
+        ("max*", "max*")
+    );
+
+    let changes = place.of("config.change");
+    assert_eq!(changes.len(), 4);
+    assert_eq!(text(&changes[0], "esker.resource.id"), "requirepass");
+    assert_eq!(text(&changes[0], "labels.arg2"), "(not recorded)");
+    assert_eq!(text(&changes[1], "event.outcome"), "failure");
+    assert!(text(&changes[2], "labels.arg2").starts_with("hmac:"));
+
+    let [_, flushed] = place.staged("data.flush");
+    assert_eq!(text(&flushed, "event.outcome"), "success");
+    assert_eq!(text(&flushed, "labels.command"), "flushall");
+    assert!(flushed["esker.lsn"].as_u64().unwrap() > 0);
+    assert!(flushed["esker.epoch"].as_u64().unwrap() > 0);
+    let [intent, refused] = place.staged("node.promote");
+    assert_eq!(text(&intent, "labels.arg1"), "there");
+    assert_eq!(text(&refused, "error.code"), "ERR");
+    let unknown = place.of("command.refused");
+    assert_eq!(unknown.len(), 1, "{unknown:?}");
+    assert_eq!(
+        (
+            text(&unknown[0], "error.code"),
+            text(&unknown[0], "labels.command")
+        ),
+        ("UNKNOWN", "nosuch")
+    );
+    assert!(place.of("data.write").is_empty() && place.of("data.read").is_empty());
+
+    client.send("SHUTDOWN");
+    primary.ends();
+    let [_, ended] = place.staged("node.shutdown");
+    assert_eq!(text(&ended, "event.outcome"), "success");
+    assert!(
+        place
+            .of("session.close")
+            .iter()
+            .any(|s| s["source.address"] == addr)
+    );
+    for secret in [
+        "hunter2",
+        "secret-key",
+        "secret-value",
+        "secret-arg",
+        "other-value",
+    ] {
+        place.never_says(secret);
+    }
+    place.verifies();
+}
+
+#[test]
+fn refused_commands_are_bounded_and_counted() {
+    let place = Place::new("refused-per-second = 3\n");
+    let primary = place.primary();
+    let mut client = primary.client();
+    for _ in 0..500 {
+        client.send("GUESS admin");
+    }
+    for _ in 0..500 {
+        assert!(client.receive().starts_with("-ERR unknown"));
+    }
+    let left_out = client.info("left_out");
+    assert!(left_out > 400, "{left_out}");
+    // What was left out is said once its second is over, whether more comes or not.
+    eventually("the number left out", || {
+        let records = place.of("command.refused");
+        let said: u64 = (records.iter())
+            .filter_map(|r| r["labels.left_out_before"].as_u64())
+            .sum();
+        (said == left_out).then_some(())
+    });
+    assert_eq!(client.ask("SET a 1"), "+OK");
+    primary.terminate();
+    place.verifies();
+}
+
+const BY_PREFIX: &str = r#"
+    [[rule]]
+    class = ["write"]
+    key-prefix = ["acct:tmp:"]
+    level = "none"
+    [[rule]]
+    class = ["data"]
+    key-prefix = ["acct:"]
+    level = "request"
+    [[rule]]
+    command = ["del"]
+    level = "metadata"
+    keys = "hmac"
+"#;
+
+#[test]
+fn data_commands_are_recorded_by_key_prefix_and_values_are_hashed() {
+    let place = Place::new(BY_PREFIX);
+    let primary = place.primary();
+    let mut client = primary.client();
+    assert_eq!(client.ask("SET acct:1 hidden-value"), "+OK");
+    assert_eq!(client.ask("SET acct:2 hidden-value"), "+OK");
+    assert_eq!(client.ask("SET acct:tmp:1 hidden-value"), "+OK");
+    assert_eq!(client.ask("SET other hidden-value"), "+OK");
+    assert_eq!(client.ask("GET acct:1"), "hidden-value");
+    assert_eq!(client.ask("MSET x 1 acct:3 hidden-value"), "+OK");
+    assert_eq!(client.ask("INCR acct:1").split(' ').next(), Some("-ERR"));
+    assert_eq!(client.ask("DEL some-key"), ":0");
+    assert_eq!(client.ask("MULTI"), "+OK");
+    for line in [
+        "SET acct:4 1",
+        "SET plain 2",
+        "INCR acct:1",
+        "FLUSHALL",
+        "GET acct:4",
+    ] {
+        assert_eq!(client.ask(line), "+QUEUED");
+    }
+    assert!(client.ask("EXEC").starts_with("+OK +OK -ERR"));
+    eventually("the queue to be written", || {
+        (client.info("queue_depth") == 0).then_some(())
+    });
+    primary.terminate();
+
+    let writes = place.of("data.write");
+    let said: Vec<_> = (writes.iter())
+        .map(|w| {
+            (
+                text(w, "labels.command"),
+                text(w, "esker.resource.id"),
+                text(w, "event.outcome"),
+            )
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("set", "acct:1", "success"),
+            ("set", "acct:2", "success"),
+            ("mset", "x", "success"),
+            ("incr", "acct:1", "failure"),
+            ("del", "", "success"),
+            ("set", "acct:4", "success"),
+            ("incr", "acct:1", "failure"),
+        ]
+    );
+    // Equal values are seen to be equal; only who has the key can say of which value a hash is.
+    let hash = text(&writes[0], "labels.arg2");
+    assert!(hash.starts_with("hmac:"));
+    assert_eq!(text(&writes[1], "labels.arg2"), hash);
+    assert_eq!(place.keys().newest().redact(b"hidden-value"), hash);
+    assert!(text(&writes[4], "labels.key1").starts_with("hmac:"));
+    let reads = place.of("data.read");
+    assert_eq!(reads.len(), 2, "{reads:?}");
+    let [_, flushed] = place.staged("data.flush");
+    assert_eq!(text(&flushed, "event.outcome"), "success");
+    place.never_says("hidden-value");
+    place.never_says("some-key");
+    place.verifies();
+}
+
+/// AS1: of a synced policy too, replies keep their order, and what was acknowledged was recorded.
+#[test]
+fn a_client_that_waits_for_its_records_gets_its_replies_in_order() {
+    let policy = "[write]\ninfo = { mode = \"sync\", on-failure = \"block\" }\nnotice = { mode = \"sync\", on-failure = \"block\" }\n".to_owned() + BY_PREFIX;
+    let place = Place::new(&policy);
+    let primary = place.primary();
+    let mut client = primary.client();
+    for n in 0..40 {
+        client.send(&format!("SET acct:{n} {n}"));
+        client.send(&format!("GET other{n}"));
+        client.send(&format!("GET acct:{n}"));
+    }
+    for n in 0..40 {
+        assert_eq!(client.receive(), "+OK");
+        assert_eq!(client.receive(), "$-1");
+        assert_eq!(client.receive(), n.to_string());
+    }
+    let writes = place.of("data.write");
+    assert_eq!(writes.len(), 80);
+    for pair in writes.chunks(2) {
+        assert_eq!(pair[0]["esker.stage"], "intent");
+        assert_eq!(pair[0]["http.request.id"], pair[1]["http.request.id"]);
+        assert_eq!(pair[1]["event.outcome"], "success");
+    }
+    primary.terminate();
+    place.verifies();
+}
+
+#[test]
+fn slow_commands_are_recorded() {
+    let place = Place::new("slow = \"1ms\"\n");
+    let primary = place.primary();
+    let mut client = primary.client();
+    // The clock of slow commands is coarse: some of many are long enough on any machine.
+    let found = eventually("a slow command", || {
+        for round in 0..20 {
+            let pairs: Vec<String> = (0..2000).map(|n| format!("k{round}-{n} v")).collect();
+            assert_eq!(client.ask(&format!("MSET {}", pairs.join(" "))), "+OK");
+        }
+        client.ask("DBSIZE");
+        place.of("command.slow").into_iter().next()
+    });
+    assert!(
+        found["labels.duration_us"].as_u64().unwrap() >= 1000,
+        "{found}"
+    );
+    assert!(
+        ["mset", "dbsize"].contains(&text(&found, "labels.command")),
+        "{found}"
+    );
+    primary.terminate();
+}
+
+/// A1: what was acknowledged is in the trail after kill -9, and nothing else is wrong with it.
+#[test]
+fn a1_kill_9_keeps_what_was_acknowledged() {
+    let policy =
+        "[write]\ninfo = { mode = \"interval\", on-failure = \"drop\" }\n".to_owned() + BY_PREFIX;
+    let place = Place::new(&policy);
+    let (mut flushed, mut written) = (0, 0);
+    for round in 0..4 {
+        let mut primary = place.primary();
+        let mut client = primary.client();
+        for n in 0..=round * 5 {
+            assert_eq!(client.ask(&format!("SET acct:{n} x")), "+OK");
+            written += 1;
+            assert_eq!(client.ask("FLUSHALL"), "+OK");
+            flushed += 1;
+        }
+        client.send("FLUSHALL");
+        primary.child.kill().unwrap();
+        primary.child.wait().unwrap();
+        place.verifies();
+        let outcomes = |action| {
+            let all = place.of(action);
+            let intents = all
+                .iter()
+                .filter(|r| r.get("esker.stage").is_some())
+                .count();
+            (intents, all.len() - intents)
+        };
+        let (intents, done) = outcomes("data.flush");
+        // The last of a round may or may not have been reached.
+        assert!(
+            (flushed..=flushed + round + 1).contains(&done),
+            "{flushed} acknowledged, {done} recorded"
+        );
+        assert!(intents >= done, "{intents} {done}");
+        assert_eq!(outcomes("data.write"), (0, written));
+    }
+}
+
+/// A2: where the trail takes no record, nothing is done; and it goes on by itself.
+#[test]
+fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
+    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = match xtask::disk::Disk::new(here.path(), 24) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: this machine does not let us mount a disk: {why}"),
+    };
+    let policy = r#"
+        [write]
+        info = { mode = "interval", on-failure = "refuse" }
+        error = { mode = "sync", on-failure = "refuse" }
+        reserve = "64KiB"
+        [rotation]
+        size = "1MiB"
+    "#
+    .to_owned()
+        + BY_PREFIX;
+    let mut place = Place::new(&policy);
+    place.audit = disk.path().join("audit");
+    let primary = place.primary();
+    let mut client = primary.client();
+    assert_eq!(client.ask("SET acct:before 1"), "+OK");
+    let filler = disk.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    let mut block = vec![7_u8; 1 << 20];
+    while !block.is_empty() {
+        if file.write_all(&block).is_err() || file.sync_data().is_err() {
+            block.truncate(block.len() / 4);
+        }
+    }
+    drop(file);
+
+    let mut acknowledged = 0;
+    let why = loop {
+        let reply = client.ask(&format!("SET acct:{acknowledged} {}", "v".repeat(200)));
+        if reply != "+OK" {
+            break reply;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 100_000, "24 MiB took all of it");
+    };
+    assert!(why.starts_with("-AUDITREFUSED not executed: "), "{why}");
+    assert_eq!(client.ask("GET other"), "$-1");
+    assert_eq!(client.ask("SET other 1"), "+OK");
+    // What is graver may use the reserve, until that is gone too; long ones take it sooner.
+    let long = format!("FLUSHALL {}", "x".repeat(1000));
+    let mut tries = 0;
+    while client.ask(&long).starts_with("-ERR syntax error") {
+        tries += 1;
+        assert!(tries < 100_000, "the reserve took all of it");
+    }
+    let refused = loop {
+        assert_eq!(client.ask("SET keeps 1"), "+OK");
+        let reply = client.ask("FLUSHALL");
+        if reply != "+OK" {
+            break reply;
+        }
+    };
+    assert!(
+        refused.starts_with("-AUDITREFUSED not executed: "),
+        "{refused}"
+    );
+    assert_eq!(client.ask("GET keeps"), "1");
+    assert_eq!(client.ask("MULTI"), "+OK");
+    assert_eq!(client.ask("FLUSHALL"), "+QUEUED");
+    assert!(client.ask("EXEC").starts_with("-AUDITREFUSED"));
+    assert!(client.ask("EXEC").starts_with("-ERR EXEC without MULTI"));
+    assert_eq!(client.ask("GET keeps"), "1");
+    assert!(client.info("refused_operations") >= 3);
+
+    std::fs::remove_file(&filler).unwrap();
+    eventually("room", || (client.ask("FLUSHALL") == "+OK").then_some(()));
+    assert_eq!(client.ask("GET keeps"), "$-1");
+    eventually("room", || {
+        (client.ask("SET acct:after 1") == "+OK").then_some(())
+    });
+    primary.terminate();
+    place.verifies();
+    let writes = place.of("data.write");
+    let done = writes
+        .iter()
+        .filter(|w| w["event.outcome"] == "success")
+        .count();
+    assert!(done > acknowledged, "{acknowledged} {done}");
+}
+
+#[test]
+fn sighup_closes_a_file_and_metrics_tell_how_the_trail_stands() {
+    let place = Place::new("");
+    let metrics = format!("127.0.0.1:{}", free_port());
+    let primary = place.start(
+        PRIMARY,
+        &["--replication-listen", "off", "--metrics-listen", &metrics],
+    );
+    let mut client = primary.client();
+    assert_eq!(client.ask("FLUSHALL"), "+OK");
+    for round in 1..=2 {
+        primary.signal(Signal::HUP);
+        eventually("a closed file", || {
+            (client.info("closed_files") == round).then_some(())
+        });
+        assert_eq!(client.ask("FLUSHALL"), "+OK");
+    }
+    let mut stream = TcpStream::connect(&metrics).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    for name in [
+        "queue_depth 0",
+        "dropped_total 0",
+        "refused_total 0",
+        "last_written_seconds ",
+        "last_checkpoint ",
+        "free_bytes ",
+        "live_bytes ",
+        "closed_files 2",
+        "down 0",
+        "short 0",
+        "rotations_total 2",
+    ] {
+        assert!(
+            page.contains(&format!("\nesker_audit_{name}")),
+            "{name}: {page}"
+        );
+    }
+    assert!(client.ask("INFO").contains("audit_enabled:1"));
+    primary.terminate();
+    place.verifies();
+    assert_eq!(place.of("data.flush").len(), 6);
+}
+
+#[test]
+fn a_start_is_refused_by_a_bad_policy_and_without_the_keys() {
+    let place = Place::new("slow = \"1s\"\n[[rule]]\nlevel = \"some\"\n");
+    let fails = |more: &[&str]| {
+        let mut command =
+            place.command(PRIMARY, &[&["--replication-listen", "off"], more].concat());
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = fails(&[]);
+    assert!(
+        said.contains("policy.toml, line 3: ") && said.contains("`some`"),
+        "{said}"
+    );
+    std::fs::write(place.path("policy.toml"), "").unwrap();
+    place.primary().terminate();
+    // New keys would make all that was written before unreadable.
+    std::fs::remove_file(place.path("keys")).unwrap();
+    let said = fails(&[]);
+    assert!(said.contains("--audit-key-file"), "{said}");
+    let data = place.path("other");
+    let args = [
+        "--audit-policy",
+        "x",
+        "--data-dir",
+        &data,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let more = ["--replication-listen", "off", "--metrics-listen", "off"];
+    let output = Command::new(PRIMARY)
+        .args(args)
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--audit-dir"));
+}
+
+#[test]
+fn a_replica_records_its_promotion_and_what_it_refuses() {
+    let (above, place) = (Place::new(""), Place::new(""));
+    let endpoint = format!("tcp://127.0.0.1:{}", free_port());
+    let primary = above.start(PRIMARY, &["--replication-listen", &endpoint]);
+    let replica = place.start(REPLICA, &["--primary", &endpoint]);
+    let mut client = replica.client();
+    assert_eq!(primary.client().ask("SET a 1"), "+OK");
+    eventually("the replica to follow", || {
+        (client.ask("GET a") == "1").then_some(())
+    });
+    assert!(client.ask("SET a 2").starts_with("-READONLY"));
+    drop(primary);
+    assert_eq!(client.ask("REPLICAOF NO ONE"), "+OK");
+    assert_eq!(client.ask("SET a 2"), "+OK");
+    let [_, promoted] = place.staged("node.promote");
+    assert_eq!(text(&promoted, "event.outcome"), "success");
+    let refused = place.of("command.refused");
+    let readonly = refused
+        .iter()
+        .find(|r| r["error.code"] == "READONLY")
+        .unwrap();
+    assert_eq!(text(readonly, "labels.command"), "set");
+    replica.terminate();
+    place.verifies();
+}
+
+#[test]
+fn a_raft_node_records_its_cluster_and_commands_in_batches() {
+    let place = Place::new(BY_PREFIX);
+    let members = format!("1=tcp://127.0.0.1:{}", free_port());
+    let args = [
+        "--id",
+        "1",
+        "--cluster",
+        &members,
+        "--election-timeout",
+        "200ms",
+    ];
+    let mut node = place.start(RAFT_NODE, &[&args[..], &["--bootstrap"]].concat());
+    let mut client = node.client();
+    eventually("a leader", || {
+        (client.ask("SET ready 1") == "+OK").then_some(())
+    });
+    // Written together, recorded one by one.
+    let mut writer = node.client();
+    for line in [
+        "SET acct:1 hidden-value",
+        "SET other 1",
+        "INCR acct:1",
+        "SET acct:2 hidden-value",
+    ] {
+        writer.send(line);
+    }
+    assert_eq!(writer.receive(), "+OK");
+    assert_eq!(writer.receive(), "+OK");
+    assert!(writer.receive().starts_with("-ERR"));
+    assert_eq!(writer.receive(), "+OK");
+    assert_eq!(client.ask("GET acct:1"), "hidden-value");
+    assert_eq!(client.ask("FLUSHALL"), "+OK");
+    assert_eq!(client.ask("GET acct:1"), "$-1");
+    assert!(client.ask("RAFT.SNAPSHOT").starts_with(':'));
+    assert!(client.ask("RAFT.PROMOTE 9").starts_with("-ERR"));
+    assert!(client.ask("RAFT.STATUS").contains("raft_node"));
+    assert!(client.ask("CONFIG SET maxclients 7").starts_with("-ERR"));
+    assert!(client.ask("NOSUCH x").starts_with("-ERR"));
+    assert!(
+        client
+            .ask("HELLO 2 AUTH ann hunter2")
+            .starts_with("-WRONGPASS")
+    );
+    assert_eq!(client.info("refused"), 0);
+    client.send("SHUTDOWN");
+    node.ends();
+
+    let writes = place.of("data.write");
+    let said: Vec<_> = (writes.iter())
+        .map(|w| (text(w, "esker.resource.id"), text(w, "event.outcome")))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("acct:1", "success"),
+            ("acct:1", "failure"),
+            ("acct:2", "success")
+        ]
+    );
+    assert_eq!(place.of("data.read").len(), 2);
+    for (action, object, outcome) in [
+        ("data.flush", "", "success"),
+        ("cluster.snapshot", "", "success"),
+        ("cluster.promote-member", "9", "failure"),
+        ("config.change", "maxclients", "failure"),
+        ("node.shutdown", "", "success"),
+    ] {
+        let [_, done] = place.staged(action);
+        assert_eq!(text(&done, "event.outcome"), outcome, "{action}");
+        assert_eq!(text(&done, "esker.resource.id"), object, "{action}");
+    }
+    assert_eq!(text(&place.of("user.login")[0], "user.name"), "ann");
+    assert_eq!(
+        text(&place.of("command.refused")[0], "labels.command"),
+        "nosuch"
+    );
+    let (opened, closed) = (
+        place.of("session.open").len(),
+        place.of("session.close").len(),
+    );
+    assert_eq!(opened, closed);
+    for secret in ["hidden-value", "hunter2"] {
+        place.never_says(secret);
+    }
+    place.verifies();
+}
