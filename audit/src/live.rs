@@ -208,6 +208,8 @@ pub(crate) fn put_aside(dir: &Path, options: &Options) -> Result<PathBuf, Error>
         (media.rename(&from, &aside.join(&entry.name)))
             .map_err(io_error("putting aside", &from))?;
     }
+    // It may have been taken away as a whole.
+    (media.create_dir_all(&live)).map_err(io_error("creating", &live))?;
     for dir in [&aside, &live] {
         (media.sync_dir(dir)).map_err(io_error("syncing", dir))?;
     }

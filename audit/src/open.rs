@@ -27,7 +27,7 @@ use esker_wal::media::Media;
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Name of the file with the identity.
 pub(crate) const TRAIL: &str = "TRAIL";
@@ -277,6 +277,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         tail: tail_of(&options),
         keys: RwLock::new(keys),
         closing: Mutex::new(()),
+        named: AtomicU64::new(head.now.sequence),
         head: Mutex::new(head),
         state: Mutex::new(state),
         files: RwLock::new(files),

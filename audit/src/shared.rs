@@ -26,7 +26,7 @@ use esker_wal::{Log, LogError, Lsn, Workers};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Pause between two tries to open the live log again.
@@ -135,6 +135,8 @@ pub(crate) struct Shared {
     pub(crate) keys: RwLock<Keyring>,
     pub(crate) closing: Mutex<()>,
     pub(crate) head: Mutex<HeadFile>,
+    /// The sequence that `HEAD` names, to be seen without its lock.
+    pub(crate) named: AtomicU64,
     pub(crate) state: Mutex<State>,
     /// Closed files, oldest first.
     pub(crate) files: RwLock<Vec<ClosedFile>>,
@@ -549,8 +551,13 @@ impl Shared {
 
     /// Lets `HEAD` name what was synced (HE2); at least up to `sequence`, if somebody waits.
     pub(crate) fn note_synced(&self, sequence: Option<u64>) {
+        // Whoever came first named it for all of its group.
+        let named = || sequence.is_some_and(|s| self.named.load(Ordering::Acquire) >= s);
+        if named() {
+            return;
+        }
         let mut head = self.head.lock();
-        if sequence.is_some_and(|sequence| head.now.sequence >= sequence) {
+        if named() {
             return;
         }
         let mut newest = None;
@@ -578,6 +585,7 @@ impl Shared {
             now.nanos = nanos;
             now.handed = handed;
         });
+        self.named.fetch_max(head.now.sequence, Ordering::AcqRel);
         if let Err(e) = put {
             self.counters.head_failures.add(1);
             tracing::warn!(dir = %self.dir.display(), error = %e, "HEAD of the audit trail was not written");

@@ -16,7 +16,7 @@ use crate::stats::TrailStats;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers as Threads;
-use esker_wal::{Lsn, Workers};
+use esker_wal::Workers;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -76,7 +76,6 @@ pub struct Trail {
 #[derive(Debug, Default)]
 struct Due {
     looked: Duration,
-    seen: Lsn,
 }
 
 impl Due {
@@ -89,13 +88,7 @@ impl Due {
         self.looked = now;
         // What fails is counted and tried again at the next look.
         let _ = shared.sync_all();
-        if let Some(why) = shared.live_missing(&mut self.seen) {
-            tracing::error!(dir = %shared.dir.display(), why, "the live log of the audit trail was removed or renamed");
-            if let Err(e) = shared.renew_live(&why) {
-                tracing::error!(dir = %shared.dir.display(), error = %e, "no fresh live log of the audit trail was begun");
-            }
-            self.seen = Lsn::ZERO;
-        }
+        shared.look_after_live();
         if let Err(e) = shared.clean() {
             tracing::warn!(dir = %shared.dir.display(), error = %e, "old files of the audit trail were not removed");
         }
@@ -298,6 +291,7 @@ impl Trail {
         let panicked = self.writer.join().and(self.upkeep.join());
         // What came while the thread ended.
         while self.step_queue() {}
+        self.shared.look_after_live();
         let (kind, severity) = (Kind::Trail, Severity::Notice);
         let said = self
             .shared

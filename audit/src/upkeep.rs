@@ -16,7 +16,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::shared::Shared;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use esker_wal::{Kind as FrameKind, Log, Lsn, ReadLimit, Survey};
+use esker_wal::{Kind as FrameKind, Log, Lsn, ReadLimit};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -291,26 +291,21 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the live log's files are no longer what is open; `seen` is what was synced at the last look.
-    pub(crate) fn live_missing(&self, seen: &mut Lsn) -> Option<String> {
-        let (from, now) = {
-            let state = self.state.lock();
-            let log = state.log.as_ref()?;
-            (state.from, log.synced())
+    /// Begins a fresh live log where a file of it was removed or renamed (U3).
+    pub(crate) fn look_after_live(&self) {
+        let log = self.state.lock().log.clone();
+        let Some(Ok(Some(path))) = log.map(|log| log.missing_file()) else {
+            return;
         };
-        let dir = live::dir_of(&self.dir);
-        let why = match Survey::of(&dir, self.options.media.clone()) {
-            Err(e) => Some(e.to_string()),
-            Ok(survey) if survey.oldest() > from => Some("its first part".to_owned()),
-            Ok(survey) if survey.synced() < *seen => Some("its last part".to_owned()),
-            Ok(_) => None,
-        };
-        *seen = now;
-        why
+        let why = format!("{} is not where it was made", path.display());
+        tracing::error!(dir = %self.dir.display(), why, "the live log of the audit trail was removed or renamed");
+        if let Err(e) = self.renew_live(&why) {
+            tracing::error!(dir = %self.dir.display(), error = %e, "no fresh live log of the audit trail was begun");
+        }
     }
 
     /// Saves what was in a live log that is missing, and begins a fresh one (U3).
-    pub(crate) fn renew_live(&self, why: &str) -> Result<(), Error> {
+    fn renew_live(&self, why: &str) -> Result<(), Error> {
         let _closing = self.closing.lock();
         self.own(
             Kind::Trail,

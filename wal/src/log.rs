@@ -14,6 +14,7 @@ use crate::reader::{ReadLimit, Reader};
 use crate::recovery::{self, Recovery};
 use crate::repair::{self, Damaged};
 use crate::sabotage::Sabotage;
+use crate::segment::Segment;
 use crate::shared::{Append, Chores, Marks, Retention, Shared, Watchers};
 use crate::slots;
 use crate::stats::{Counters, Sample};
@@ -28,7 +29,7 @@ use esker_sync::workers::Workers;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -327,6 +328,24 @@ impl Log {
     #[must_use]
     pub fn poison(&self) -> Option<Poison> {
         self.shared().poison.get().cloned()
+    }
+
+    /// The first of its segments' files that is not where it was made, if any: somebody removed or renamed it. What is in it can be
+    /// read as long as this log is open, and is gone afterwards.
+    pub fn missing_file(&self) -> io::Result<Option<PathBuf>> {
+        let shared = self.shared();
+        let segments = shared.table.read().clone();
+        for segment in segments {
+            if shared.options.media.exists(&segment.path)? {
+                continue;
+            }
+            // Not one that was released meanwhile.
+            let held = |s: &Arc<Segment>| Arc::ptr_eq(s, &segment);
+            if shared.table.read().iter().any(held) {
+                return Ok(Some(segment.path.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Identity.
