@@ -25,6 +25,9 @@ use std::time::Duration;
 
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(50);
+/// How often a queue that was in use is looked at before its thread waits for a message again, and the pause between.
+const GATHERS_FOR: u32 = 50;
+const GATHERS_EVERY: Duration = Duration::from_millis(2);
 /// Longest that [`Trail::flush`] waits for the queue.
 const DRAINS_FOR: Duration = Duration::from_secs(10);
 
@@ -125,11 +128,20 @@ impl Trail {
             loop {
                 match shared.queue.1.recv_timeout(TICK) {
                     Ok(message) => shared.take(message),
-                    Err(RecvTimeoutError::Timeout) if !stop.is_stopped() => {}
+                    Err(RecvTimeoutError::Timeout) if !stop.is_stopped() => continue,
                     Err(_) => return,
                 }
-                if stop.is_stopped() && shared.queue.1.is_empty() {
-                    return;
+                // While records come they are gathered: to wake this thread for each costs who sends it more than the record does.
+                let mut empty = 0;
+                while empty < GATHERS_FOR {
+                    match shared.queue.1.try_recv() {
+                        Ok(message) => {
+                            shared.take(message);
+                            empty = 0;
+                        }
+                        Err(_) if stop.sleep(GATHERS_EVERY) => break,
+                        Err(_) => empty += 1,
+                    }
                 }
             }
         })?;
