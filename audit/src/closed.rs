@@ -187,6 +187,17 @@ pub(crate) struct Writer<'a> {
     hashes: blake3::Hasher,
     root: Root,
     zstd: zstd::bulk::Compressor<'static>,
+    /// It has its name.
+    named: bool,
+}
+
+/// What could not be finished is room for others: the disk may be full.
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        if !self.named {
+            let _ = self.media.remove(&self.tmp);
+        }
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -230,6 +241,7 @@ impl<'a> Writer<'a> {
             hashes: blake3::Hasher::new_keyed(key.chain()),
             root: before,
             zstd: zstd::bulk::Compressor::new(LEVEL)?,
+            named: false,
         };
         writer.hashes.update(&hash);
         writer.write(&header)?;
@@ -337,6 +349,7 @@ impl<'a> Writer<'a> {
         closed.check_blocks()?;
         let path = self.tmp.with_file_name(file_name(self.first));
         self.media.rename(&self.tmp, &path)?;
+        self.named = true;
         let dir = path.parent().expect("it is in a directory");
         self.media.sync_dir(dir)?;
         let mut info = closed.info;

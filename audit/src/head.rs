@@ -139,15 +139,16 @@ pub(crate) struct HeadFile {
 }
 
 impl HeadFile {
-    /// The file in `dir`, made where it is missing; `now` is what it is to say.
+    /// The file in `dir`, made where it is missing, or `anew` in place of one that is not what was written; `now` is what it is to say.
     pub(crate) fn open(
         media: &dyn Media,
         dir: &Path,
         keys: &Keyring,
         now: Head,
+        anew: bool,
     ) -> io::Result<HeadFile> {
         let path = dir.join(HEAD);
-        let made = !media.exists(&path)?;
+        let made = anew || !media.exists(&path)?;
         // Whole and synced before it has its name.
         let tmp = dir.join(format!("{HEAD}{}", crate::closed::TMP));
         let file = match made {

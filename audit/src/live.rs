@@ -184,6 +184,21 @@ pub(crate) fn look(
     Ok(out)
 }
 
+/// A closed file put aside, under a name that is free and is none of a closed file.
+pub(crate) fn put_file_aside(media: &dyn Media, path: &Path) -> Result<(), Error> {
+    for n in 1_u32.. {
+        let aside = path.with_extension(format!("aside-{n}"));
+        let there = media.exists(&aside);
+        if there.map_err(io_error("looking for", &aside))? {
+            continue;
+        }
+        (media.rename(path, &aside)).map_err(io_error("putting aside", path))?;
+        let dir = path.parent().unwrap_or(path);
+        return media.sync_dir(dir).map_err(io_error("syncing", dir));
+    }
+    Ok(())
+}
+
 /// The directory `live` put aside, under a name that is free.
 pub(crate) fn put_aside(dir: &Path, options: &Options) -> Result<PathBuf, Error> {
     let (live, media) = (dir_of(dir), &options.media);

@@ -202,6 +202,8 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     let said = head
         .and_then(|found| found.head)
         .filter(|head| head.trail == id);
+    let looked = live::look(dir, &media, &keys, closed, |_| Ok(()))?;
+    let anew = head.is_some_and(|found| found.damaged || said.is_none());
     if let Some(found) = head {
         if found.damaged || said.is_none() {
             findings.push(of_head(
@@ -211,11 +213,14 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
                 "it is not what was written",
             ));
         }
-    } else if !files.is_empty() {
+    } else if !files.is_empty() || looked.last > 0 {
         findings.push(of_head(dir, FindingKind::Head, None, "it is missing"));
     }
     let reached = said.map_or(0, |head| head.sequence);
-    let looked = live::look(dir, &media, &keys, closed, |_| Ok(()))?;
+    if let Some(key) = looked.walk.key.filter(|key| keys.get(*key).is_none()) {
+        let path = live::dir_of(dir);
+        return Err(Error::NoKey { path, key });
+    }
     let whole = looked.finding.is_none();
     findings.extend(looked.finding);
     let last = looked.walk.next - 1;
@@ -232,6 +237,14 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         });
     }
     remove_leftovers(&*media, dir)?;
+    // Files that are not what was written would be written over by the next of their name.
+    let next = closed::file_name(closed.next);
+    for name in names.iter().filter(|name| **name >= next) {
+        let path = dir.join(name);
+        if files.iter().all(|file| file.path != path) {
+            live::put_file_aside(&*media, &path)?;
+        }
+    }
     let mut seen = reached.max(said.map_or(0, |head| head.handed));
     let mut closed = closed;
     if !whole {
@@ -254,13 +267,23 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         count: said.map_or(0, |head| head.count),
         trail: id,
         sequence: found.walk.next - 1,
-        handed: 0,
+        // Until their gap is written, what was lost stands here alone.
+        handed: seen,
         nanos: options.clock.wall().as_nanos() as u64,
         root: found.walk.root,
     };
     // What recovery kept is synced.
-    let head =
-        HeadFile::open(&*media, dir, &keys, now).map_err(io_error("writing", &dir.join(HEAD)))?;
+    let now = match said {
+        // A cut tail is found again until a record says so.
+        Some(said) if said.sequence > now.sequence => head::Head {
+            sequence: said.sequence,
+            root: said.root,
+            ..now
+        },
+        _ => now,
+    };
+    let head = HeadFile::open(&*media, dir, &keys, now, anew)
+        .map_err(io_error("writing", &dir.join(HEAD)))?;
     let expected = found.walk.key.and_then(|key| keys.get(key));
     let key = expected.unwrap_or_else(|| keys.newest()).clone();
     let newest = keys.newest().clone();
@@ -284,6 +307,8 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         counters: Counters::default(),
         queue: bounded(options.queue.max(1)),
         closed: AtomicBool::new(false),
+        gate: RwLock::new(()),
+        buried: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         anchored: Mutex::new(None),
         options,

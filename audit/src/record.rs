@@ -4,13 +4,17 @@
 //!   fields that are not known; what ECS has no name for stands below `esker.` and `labels.`.
 //! - RE2: no text in it holds a control character (ASCII, C1, or a line or paragraph separator) unescaped, so that no reader that prints it or splits it into lines
 //!   can be led astray.
-//! - RE3: its texts are cut to [`Limits`]; one that was cut ends with `...`, and the record counts how many were.
+//! - RE3: its texts and the names of its free fields are cut to [`Limits`], and where all of them together are too much for an entry, to half of that and so on; one that was cut
+//!   ends with `...`, and the record counts how many were.
 
 use serde_json::Value;
 use std::borrow::Cow;
 
 /// A short text of a record.
 pub type Text = Cow<'static, str>;
+
+/// Largest body; what the trail adds to it, and what an entry is besides, have room behind it.
+const BODY_MAX: usize = crate::entry::ENTRY_MAX - (64 << 10);
 
 /// Version of the fields, in every record as `esker.schema`.
 pub const SCHEMA: u32 = 1;
@@ -289,6 +293,17 @@ impl Record {
 
     /// Its body but for the closing brace, which the trail's own fields come before (RE1).
     pub(crate) fn body(&self, limits: &Limits, redact: impl Fn(&[u8]) -> String) -> Vec<u8> {
+        let mut limits = *limits;
+        loop {
+            let body = self.body_within(&limits, &redact);
+            if body.len() <= BODY_MAX || limits.text_bytes <= 16 {
+                return body;
+            }
+            limits.text_bytes /= 2;
+        }
+    }
+
+    fn body_within(&self, limits: &Limits, redact: impl Fn(&[u8]) -> String) -> Vec<u8> {
         let mut out = Out {
             bytes: Vec::with_capacity(320),
             limit: limits.text_bytes,
@@ -327,9 +342,15 @@ impl Record {
             }
         }
         for (name, value) in self.metadata.iter().take(limits.metadata) {
-            let mut label = String::with_capacity(7 + name.len());
+            let whole = name.len() <= limits.text_bytes;
+            let end = name.floor_char_boundary(limits.text_bytes);
+            let mut label = String::with_capacity(7 + end);
             label.push_str("labels.");
-            label.push_str(name);
+            label.push_str(&name[..end]);
+            if !whole {
+                label.push_str("...");
+                out.cut += 1;
+            }
             match value {
                 Meta::Plain(Value::String(text)) => out.text(&label, text),
                 Meta::Plain(value) => out.text_or_value(&label, value),

@@ -5,7 +5,7 @@
 //! - T3: after a failed sync the live log is opened anew; what it then lacks is a gap. Who waited for that sync hears that the outcome is not known,
 //!   unless its policy is to wait: then it is written again.
 //!
-//! Locks, in this order: `closing`, `head`, `state`. `state` is held across an append, never across a sync.
+//! Locks, in this order: `gate`, `closing`, `head`, `state`, `files`, `keys`. `state` is held across an append, never across a sync.
 
 use crate::chain::{NEXT_KEY, Walk};
 use crate::closed::ClosedFile;
@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Appended bytes between two places that `HEAD` may name, where nobody waits for a sync.
 const POINT_EVERY: u64 = 32 << 10;
+/// Bytes of a gap's causes from which on no more are added.
+const CAUSES: usize = 1024;
 /// The clocks may part by so much before an entry says so.
 const CLOCKS_PART: i128 = 1_000_000_000;
 
@@ -71,6 +73,8 @@ pub(crate) struct State {
     pub(crate) from: Lsn,
     /// Time of the first entry that is not closed.
     pub(crate) since: Option<u64>,
+    /// Closed: the log is not opened again.
+    pub(crate) ended: bool,
     /// Why the log is not there.
     failed: Option<String>,
     retry_at: Duration,
@@ -99,6 +103,7 @@ impl State {
             closed,
             from: found.from,
             since: found.since,
+            ended: false,
             failed: None,
             retry_at: Duration::ZERO,
             short: false,
@@ -117,10 +122,15 @@ impl State {
             self.gap = Some(Gap {
                 first: self.walk.next,
                 cause: match self.gap.take() {
-                    Some(gap) if gap.cause != cause => format!("{}; {cause}", gap.cause),
-                    _ => cause.to_owned(),
+                    // A disk that fails for hours does so for the same few reasons.
+                    Some(gap) if gap.cause.contains(cause) || gap.cause.len() > CAUSES => gap.cause,
+                    Some(gap) => format!("{}; {cause}", gap.cause),
+                    None => cause.to_owned(),
                 },
             });
+        } else {
+            // What was thought lost is there: an append that failed and yet was written.
+            (self.next, self.gap) = (self.walk.next, None);
         }
     }
 }
@@ -143,6 +153,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) queue: (Sender<Message>, Receiver<Message>),
     pub(crate) closed: AtomicBool,
+    /// Held by who records, so that closing waits for what it would leave in the queue.
+    pub(crate) gate: RwLock<()>,
+    /// Up to this sequence a tombstone says that all is removed.
+    pub(crate) buried: AtomicU64,
     /// One process at a time writes; free when it is closed.
     pub(crate) lock: Mutex<Option<Box<dyn LockGuard>>>,
     /// The newest checkpoint.
@@ -197,6 +211,7 @@ impl Shared {
     }
 
     pub(crate) fn record(&self, record: Record) -> Result<Receipt, Error> {
+        let _gate = self.gate.read();
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -496,6 +511,9 @@ impl Shared {
 
     /// Opens the live log anew after it failed, and counts what it lost (T3).
     pub(crate) fn reopen(&self, state: &mut MutexGuard<'_, State>, why: &str) -> Result<(), Error> {
+        if state.ended {
+            return Err(Error::Closed);
+        }
         if let Some(log) = state.log.take() {
             let _ = log.close();
             state.life += 1;
@@ -503,7 +521,7 @@ impl Shared {
         }
         let now = self.options.clock.now();
         if now < state.retry_at && self.threaded() {
-            let why = state.failed.clone().unwrap_or_else(|| why.to_owned());
+            let why = state.failed.get_or_insert_with(|| why.to_owned()).clone();
             return Err(Error::Refused { why });
         }
         state.retry_at = now + RETRY_AFTER;

@@ -174,11 +174,17 @@ impl Trail {
 
     /// Everything written before is on stable storage when it returns; what is in the queue is written first, for at most ten seconds.
     pub fn flush(&self) -> Result<(), Error> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
+        self.still_open()?;
         self.drain();
         self.shared.sync_all()
+    }
+
+    /// Fails where it is closed.
+    fn still_open(&self) -> Result<(), Error> {
+        match self.shared.closed.load(Ordering::Acquire) {
+            true => Err(Error::Closed),
+            false => Ok(()),
+        }
     }
 
     /// What was queued before is written when it returns, unless that takes longer than ten seconds.
@@ -196,21 +202,25 @@ impl Trail {
 
     /// Closes a file with all that was written so far, compressed; `None` where there is nothing.
     pub fn rotate(&self) -> Result<Option<ClosedFile>, Error> {
+        self.still_open()?;
         self.shared.rotate()
     }
 
     /// Removes closed files beyond the retention; how many.
     pub fn clean(&self) -> Result<usize, Error> {
+        self.still_open()?;
         self.shared.clean()
     }
 
     /// Makes a checkpoint of all that was written so far, and sends it where checkpoints go ([`crate::Anchor`]).
     pub fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        self.still_open()?;
         self.shared.checkpoint()
     }
 
     /// Writes with `key` from now on. It must be in the key file before: without it nothing that follows verifies.
     pub fn rotate_key(&self, key: Key) -> Result<(), Error> {
+        self.still_open()?;
         self.shared.rotate_key(key)
     }
 
@@ -236,7 +246,11 @@ impl Trail {
     pub fn stats(&self) -> TrailStats {
         let (shared, counters) = (&self.shared, &self.shared.counters);
         let free = shared.options.media.free_bytes(&shared.dir);
-        let files = shared.files.read();
+        // Not held while other locks are waited for.
+        let (closed_files, closed_bytes) = {
+            let files = shared.files.read();
+            (files.len() as u64, files.iter().map(|f| f.bytes).sum())
+        };
         let last_checkpoint = shared.anchored.lock().as_ref().map_or(0, |c| c.sequence);
         let synced = shared.head.lock().now.sequence;
         let state = shared.state.lock();
@@ -259,8 +273,8 @@ impl Trail {
             last_checkpoint,
             synced,
             live_bytes: state.end.since(state.from),
-            closed_files: files.len() as u64,
-            closed_bytes: files.iter().map(|f| f.bytes).sum(),
+            closed_files,
+            closed_bytes,
             free_bytes: free.unwrap_or(0),
             short: state.short,
             down: state.log.is_none(),
@@ -298,6 +312,8 @@ impl Trail {
         if self.shared.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        // Who is recording comes to an end while the queue is still written.
+        drop(self.shared.gate.write());
         self.writer.stop_token().stop();
         let _ = self.shared.queue.0.try_send(Message::Wake);
         let panicked = self.writer.join().and(self.upkeep.join());
@@ -310,7 +326,11 @@ impl Trail {
             .own(kind, severity, "esker.audit.closed", |_| {})
             .map(|_| ());
         let synced = self.shared.sync_all();
-        let log = self.shared.state.lock().log.take();
+        let log = {
+            let mut state = self.shared.state.lock();
+            state.ended = true;
+            state.log.take()
+        };
         let closed = log.map_or(Ok(()), |log| log.close().map_err(Error::from));
         self.shared.head.lock().close();
         *self.shared.lock.lock() = None;

@@ -13,13 +13,14 @@ use crate::live;
 use crate::note::{CHECKPOINT, Checkpoint};
 use crate::record::Severity;
 use crate::sabotage::{self, Sabotage};
-use crate::shared::Shared;
+use crate::shared::{Point, Shared};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use esker_wal::{Kind as FrameKind, Log, Lsn, ReadLimit};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long a command gets for a checkpoint.
@@ -91,6 +92,8 @@ impl Shared {
         if from >= end {
             return Ok(None);
         }
+        // What came since is synced too: what a failed sync could still take back must not be in a closed file.
+        log.sync_up_to(end)?;
         let (file, walk) = self.close_range(&log, from, end, before)?;
         let mut state = self.state.lock();
         state.closed = walk;
@@ -178,8 +181,11 @@ impl Shared {
             self.bury(&going, last)?;
         }
         for file in &going {
-            let media = &self.options.media;
-            (media.remove(&file.path)).map_err(io_error("removing", &file.path))?;
+            match self.options.media.remove(&file.path) {
+                // It was to go.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(io_error("removing", &file.path))?,
+            }
             self.files.write().retain(|f| f.first != file.first);
             self.counters.removed.add(1);
         }
@@ -192,6 +198,10 @@ impl Shared {
 
     /// Writes the tombstone of files that are to be removed, the last of them `last`.
     fn bury(&self, going: &[ClosedFile], last: &ClosedFile) -> Result<(), Error> {
+        // Said already, where the removal failed.
+        if self.buried.load(Ordering::Relaxed) >= last.last {
+            return Ok(());
+        }
         let root = last.root.to_string();
         let signature = {
             let keys = self.keys.read();
@@ -212,6 +222,7 @@ impl Shared {
                 out.text("esker.tombstone.signature", &signature);
             },
         )?;
+        self.buried.store(last.last, Ordering::Relaxed);
         Ok(())
     }
 
@@ -332,6 +343,8 @@ impl Shared {
         state.from = log.published();
         state.end = state.from;
         state.points.clear();
+        let (end, walk) = (state.end, state.walk);
+        state.points.push_back(Point { end, walk });
         state.since = None;
         state.log = Some(log);
         Ok(())

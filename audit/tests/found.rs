@@ -1,0 +1,419 @@
+//! Defects that a hostile reading found, each with what it broke.
+
+mod support;
+
+use esker_audit::{
+    Error, FindingKind, Key, Limits, OnFailure, OnTamper, Options, Policies, Policy, Query, Reader,
+    Record, Severity, Trail, Write, Written,
+};
+use esker_wal::media::clock::{Clock, ManualClock};
+use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
+use esker_wal::media::{DirEntry, LockGuard, Media, MediaFile};
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use support::{DIR, closed, copy, keys, login, open, report, stepped, written};
+
+type Then = Box<dyn FnOnce() + Send>;
+
+/// What is done once before a call on a path that holds these words.
+#[derive(Default)]
+struct Hooks(Mutex<Vec<(&'static str, String, Then)>>);
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hooks")
+    }
+}
+
+impl Hooks {
+    fn before(&self, call: &'static str, path: &str, then: impl FnOnce() + Send + 'static) {
+        self.0.lock().push((call, path.to_owned(), Box::new(then)));
+    }
+
+    fn meet(&self, call: &str, path: &Path) {
+        let then = {
+            let mut hooks = self.0.lock();
+            let path = path.to_string_lossy();
+            let at = hooks
+                .iter()
+                .position(|(c, p, _)| *c == call && path.contains(p.as_str()));
+            at.map(|at| hooks.remove(at).2)
+        };
+        if let Some(then) = then {
+            then();
+        }
+    }
+}
+
+/// A medium that others act on between two calls.
+#[derive(Clone, Debug)]
+struct Hooked {
+    media: SimMedia,
+    hooks: Arc<Hooks>,
+}
+
+impl Hooked {
+    fn new(media: &SimMedia) -> Hooked {
+        Hooked {
+            media: media.clone(),
+            hooks: Arc::default(),
+        }
+    }
+}
+
+impl Media for Hooked {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.media.create_dir_all(dir)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
+        self.media.open(path)
+    }
+    fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
+        self.media.open_rw(path)
+    }
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>> {
+        self.media.create(path, len)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.hooks.meet("rename", to);
+        self.media.rename(from, to)
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.media.hard_link(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.media.remove(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.hooks.meet("list", dir);
+        self.media.list(dir)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.media.exists(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.media.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        self.media.lock(path)
+    }
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        self.hooks.meet("free", dir);
+        self.media.free_bytes(dir)
+    }
+}
+
+impl Clock for Hooks {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn wall(&self) -> Duration {
+        self.meet("wall", Path::new(""));
+        Duration::ZERO
+    }
+}
+
+fn open_with(options: Options) -> Trail {
+    Trail::open(Path::new(DIR), keys(), options).unwrap().0
+}
+
+fn interval() -> Policies {
+    Policies::all(Policy {
+        write: Write::Interval,
+        on_failure: OnFailure::Refuse,
+    })
+}
+
+/// The actions of all records, the trail's own among them.
+fn actions(media: &SimMedia) -> Vec<String> {
+    let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(media.clone())).unwrap();
+    let mut records = reader.query(Query::default()).unwrap();
+    let mut out = Vec::new();
+    while let Some(found) = records.next().unwrap() {
+        out.push(found.fields["event.action"].as_str().unwrap().to_owned());
+    }
+    out
+}
+
+/// U1, T2: what was not synced yet went into the closed file; a failed sync then took it out of the live log, and its sequences were given twice.
+#[test]
+fn u1_a_closed_file_holds_nothing_that_a_failed_sync_can_take_back() {
+    (1..=4).for_each(closes_while_a_sync_fails);
+}
+
+fn closes_while_a_sync_fails(seed: u64) {
+    let media = SimMedia::new(seed);
+    let hooked = Hooked::new(&media);
+    let clock = Arc::new(Hooks::default());
+    let options = Options {
+        policies: interval(),
+        media: Arc::new(hooked.clone()),
+        clock: clock.clone(),
+        ..stepped(&media)
+    };
+    let trail = Arc::new(open_with(options));
+    trail.record(login(1)).unwrap();
+    // One more comes between the sync and the closing.
+    let other = trail.clone();
+    let armed = clock.clone();
+    let late = Arc::new(OnceLock::new());
+    let came = late.clone();
+    // The time is asked for once per record, and when HEAD is written.
+    armed.before("wall", "", move || {
+        came.set(other.record(login(2)).unwrap()).unwrap();
+    });
+    let (other, failing, hooks) = (trail.clone(), media.clone(), hooked.hooks.clone());
+    hooked.hooks.before("rename", ".trail", move || {
+        failing.fail(Fault::nth(1).of(CallKind::SyncMap).on("live").errno(EIO));
+        let _ = other.record(login(3));
+        // The system drops the pages that it could not write.
+        let dropping = failing.clone();
+        hooks.before("list", "live", move || {
+            for (path, bytes) in dropping.durable_image() {
+                if path.starts_with(Path::new(DIR).join("live")) {
+                    dropping.put(&path, &bytes).unwrap();
+                }
+            }
+        });
+        let _ = other.flush();
+        let _ = other.record(login(4));
+    });
+    trail.rotate().unwrap().unwrap();
+    assert!(late.get().is_some());
+    trail.record(login(5)).unwrap();
+    trail.close().unwrap();
+    assert_eq!(trail.stats().reopened, 1);
+    assert_eq!(report(&media).findings, []);
+}
+
+/// A1, O2: a trail that has no closed file yet lost its end and `HEAD`, and opening it said nothing and covered it up.
+#[test]
+fn o2_a_missing_head_is_found_where_there_is_a_live_log_alone() {
+    let whole = written(0, 6);
+    let media = copy(&whole, |name, bytes| {
+        (name != "HEAD").then(|| (name.to_owned(), bytes))
+    });
+    let opened = Trail::open(Path::new(DIR), keys(), stepped(&media));
+    match opened {
+        Err(Error::Tampered { finding, .. }) => assert_eq!(finding.kind, FindingKind::Head),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// EN2: without the key that the last entry began, the trail was opened and went on with the one before: it never verified again.
+#[test]
+fn a_trail_is_not_opened_without_the_key_that_its_last_entry_began() {
+    let media = SimMedia::new(1);
+    let trail = open(&media);
+    trail.record(login(1)).unwrap();
+    trail.rotate_key(Key::from_secret([2; 32])).unwrap();
+    media.kill();
+    drop(trail);
+    let error = Trail::open(Path::new(DIR), keys(), stepped(&media)).unwrap_err();
+    assert!(matches!(error, Error::NoKey { .. }), "{error}");
+    let mut both = keys();
+    both.add(Key::from_secret([2; 32]));
+    Trail::open(Path::new(DIR), both, stepped(&media)).unwrap();
+}
+
+/// T2: dropped records stood in `HEAD` alone; opening wiped them there before their gap was written.
+#[test]
+fn t2_drops_outlive_a_second_kill_while_the_trail_is_opened() {
+    let media = SimMedia::new(1);
+    let options = || Options {
+        policies: Policies::all(Policy {
+            write: Write::Sync,
+            on_failure: OnFailure::Drop,
+        }),
+        ..stepped(&media)
+    };
+    let trail = open_with(options());
+    media.set_capacity(Some(media.used_bytes()));
+    let mut dropped = 0;
+    for n in 0..5000 {
+        while trail.step() {}
+        let receipt = trail.record(login(n).with("pad", "x".repeat(800))).unwrap();
+        dropped += u64::from(receipt.written == Written::Dropped);
+        if dropped == 7 {
+            break;
+        }
+    }
+    assert_eq!(dropped, 7);
+    media.kill();
+    drop(trail);
+    // Opened with the disk full still: the gap can't be written.
+    if let Ok((trail, _)) = Trail::open(Path::new(DIR), keys(), options()) {
+        media.kill();
+        drop(trail);
+    }
+    media.set_capacity(None);
+    open_with(options()).close().unwrap();
+    let report = report(&media);
+    assert_eq!((report.findings, report.dropped), (vec![], 7));
+}
+
+/// Closed means closed: what came after opened the live log again, and held its lock.
+#[test]
+fn nothing_opens_the_live_log_again_after_close() {
+    let media = SimMedia::new(1);
+    let trail = open(&media);
+    trail.record(login(1)).unwrap();
+    trail.close().unwrap();
+    assert!(matches!(trail.rotate(), Err(Error::Closed)));
+    assert!(matches!(trail.checkpoint(), Err(Error::Closed)));
+    let key = Key::from_secret([2; 32]);
+    assert!(matches!(trail.rotate_key(key), Err(Error::Closed)));
+    assert!(trail.stats().down);
+    open(&media).close().unwrap();
+}
+
+/// O3: the evidence itself was overwritten by the next file of that name.
+#[test]
+fn o3_a_damaged_closed_file_is_put_aside_and_not_overwritten() {
+    let media = written(2, 4);
+    let name = closed(&media).pop().unwrap();
+    let path = Path::new(DIR).join(&name);
+    let end = media.read(&path).unwrap().len() as u64;
+    media.flip(&path, end - 100, 1).unwrap();
+    let damaged = media.read(&path).unwrap();
+    let options = Options {
+        on_tamper: OnTamper::Continue,
+        ..stepped(&media)
+    };
+    let (trail, opened) = Trail::open(Path::new(DIR), keys(), options).unwrap();
+    assert!(!opened.findings.is_empty());
+    trail.record(login(1)).unwrap();
+    trail.rotate().unwrap().unwrap();
+    trail.close().unwrap();
+    let kept = media.image().into_values().filter(|b| *b == damaged);
+    assert_eq!(kept.count(), 1);
+    assert_eq!(report(&media).findings, []);
+}
+
+/// A closed file that is gone already stopped the retention for good, with a tombstone at each look.
+#[test]
+fn u2_retention_goes_on_behind_a_file_that_is_gone_and_buries_once() {
+    let media = SimMedia::new(1);
+    let options = Options {
+        keep_bytes: Some(1),
+        ..stepped(&media)
+    };
+    let trail = open_with(options);
+    for n in 0..3 {
+        trail.record(login(n)).unwrap();
+        trail.rotate().unwrap().unwrap();
+    }
+    let first = closed(&media).remove(0);
+    media.fail(Fault::nth(1).of(CallKind::Remove).on(&first).errno(EIO));
+    trail.clean().unwrap_err();
+    media.heal();
+    esker_wal::media::Media::remove(&media, &Path::new(DIR).join(first)).unwrap();
+    trail.clean().unwrap();
+    assert_eq!(closed(&media).len(), 1);
+    trail.close().unwrap();
+    let buried = actions(&media)
+        .iter()
+        .filter(|a| *a == "esker.audit.removed")
+        .count();
+    assert_eq!(buried, 1);
+    assert_eq!(report(&media).findings, []);
+}
+
+/// RE3: texts within their limits made a record that no log takes, and the caller was refused for it.
+#[test]
+fn re3_a_record_of_the_largest_texts_and_names_fits() {
+    let media = SimMedia::new(1);
+    let options = Options {
+        limits: Limits {
+            text_bytes: 64 << 10,
+            metadata: 256,
+        },
+        rotate_bytes: 64 << 20,
+        ..stepped(&media)
+    };
+    let trail = open_with(options);
+    let mut record = Record::new("a.b").severity(Severity::Notice);
+    for n in 0..24 {
+        record = record.with(format!("n{n}"), "\u{1}".repeat(64 << 10));
+    }
+    assert_eq!(trail.record(record).unwrap().written, Written::Synced);
+    let record = Record::new("a.b").with("n".repeat(3 << 20), 1);
+    assert_eq!(trail.record(record).unwrap().written, Written::Synced);
+    trail.rotate().unwrap().unwrap();
+    trail.close().unwrap();
+    assert_eq!(report(&media).findings, []);
+}
+
+/// A file that could not be closed kept what it had taken of a full disk.
+#[test]
+fn cl1_a_file_that_could_not_be_closed_leaves_nothing() {
+    let media = SimMedia::new(1);
+    let trail = open(&media);
+    for n in 0..20 {
+        trail.record(login(n)).unwrap();
+    }
+    media.fail(
+        Fault::nth(1)
+            .of(CallKind::SyncFile)
+            .on(".trail.tmp")
+            .errno(EIO),
+    );
+    trail.rotate().unwrap_err();
+    let left = media.image().into_keys();
+    assert_eq!(
+        left.filter(|p| p.extension().is_some_and(|e| e == "tmp"))
+            .count(),
+        0
+    );
+    media.heal();
+    trail.rotate().unwrap().unwrap();
+    trail.close().unwrap();
+    assert_eq!(report(&media).findings, []);
+}
+
+/// Locks: who asked for the numbers while the live log was renewed waited for ever, and so did every writer.
+#[test]
+fn numbers_can_be_asked_for_while_the_live_log_is_renewed() {
+    let media = SimMedia::new(1);
+    let hooked = Hooked::new(&media);
+    let clock = Arc::new(ManualClock::default());
+    let options = Options {
+        media: Arc::new(hooked.clone()),
+        clock: clock.clone(),
+        ..stepped(&media)
+    };
+    let trail = Arc::new(open_with(options));
+    trail.record(login(1)).unwrap();
+    clock.advance(Duration::from_secs(2));
+    while trail.step() {}
+    for entry in media.list(&Path::new(DIR).join("live")).unwrap() {
+        let path = Path::new(DIR).join("live").join(&entry.name);
+        if !entry.is_dir && entry.name != "LOCK" {
+            media.remove(&path).unwrap();
+        }
+    }
+    let (other, asking) = (trail.clone(), Arc::new(Mutex::new(None)));
+    let asked = asking.clone();
+    let hooks = hooked.hooks.clone();
+    hooked.hooks.before("rename", ".trail", move || {
+        // By now the renewal holds the state; the other takes what it takes before that.
+        let (begun, began) = std::sync::mpsc::channel();
+        hooks.before("free", "", move || begun.send(()).unwrap());
+        *asked.lock() = Some(std::thread::spawn(move || other.stats()));
+        began.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    clock.advance(Duration::from_secs(2));
+    while trail.step() {}
+    asking
+        .lock()
+        .take()
+        .expect("it was renewed")
+        .join()
+        .unwrap();
+    assert_eq!(trail.closed_files().len(), 1);
+    trail.close().unwrap();
+}
