@@ -53,6 +53,8 @@ pub(crate) const TMP: &str = ".tmp";
 pub(crate) const HEADER_LEN: usize = 128;
 const BLOCK_LEN: usize = 64;
 const INDEX_LEN: usize = 40;
+/// Bytes of an index that are read though the trailer's signature is not its key's.
+const UNSIGNED_INDEX_MAX: u64 = 1 << 20;
 const TRAILER_LEN: usize = 192;
 /// Bytes of entries in a block, about.
 const BLOCK_RAW: usize = 256 << 10;
@@ -395,7 +397,11 @@ impl Closed {
         }
         let blocks = word(&trailer, 8);
         let index_len = blocks.saturating_mul(INDEX_LEN as u64);
-        if blocks == 0 || index_len > at - HEADER_LEN as u64 {
+        // Who has no key can't have a large index read, however long the file is (E2).
+        let signature = trailer[128..].first_chunk().expect("64 bytes");
+        let is_signed = key.signed(&signed(&header, &trailer), signature);
+        let unsigned = !is_signed && index_len > UNSIGNED_INDEX_MAX;
+        if blocks == 0 || unsigned || index_len > at - HEADER_LEN as u64 {
             return Err(Bad::Damaged {
                 what: "its trailer",
                 at,
@@ -434,7 +440,6 @@ impl Closed {
             return Err(damaged("its index or trailer", index_at));
         }
         let root = |bytes: &[u8]| Root(*bytes.first_chunk().expect("32 bytes"));
-        let signature = trailer[128..].first_chunk().expect("64 bytes");
         Ok(Closed {
             info: ClosedFile {
                 path: path.to_owned(),
@@ -450,7 +455,7 @@ impl Closed {
                 key: key.id(),
                 next_key: KeyId(word(&trailer, 56)),
             },
-            signed: key.signed(&signed(&header, &trailer), signature),
+            signed: is_signed,
             header_hash: *header[96..].first_chunk().expect("32 bytes"),
             key,
             file,

@@ -279,7 +279,7 @@ impl Record {
     /// A free field (`labels.NAME`).
     #[must_use]
     pub fn with(mut self, name: impl Into<Text>, value: impl Into<Value>) -> Record {
-        self.metadata.push((name.into(), Meta::Plain(value.into())));
+        self.label(name.into(), Meta::Plain(value.into()));
         self
     }
 
@@ -287,8 +287,14 @@ impl Record {
     #[must_use]
     pub fn secret(mut self, name: impl Into<Text>, value: impl AsRef<[u8]>) -> Record {
         let value = value.as_ref().to_vec();
-        self.metadata.push((name.into(), Meta::Secret(value)));
+        self.label(name.into(), Meta::Secret(value));
         self
+    }
+
+    /// Once by each name: the last value stands.
+    fn label(&mut self, name: Text, value: Meta) {
+        self.metadata.retain(|(other, _)| *other != name);
+        self.metadata.push((name, value));
     }
 
     /// Its body but for the closing brace, which the trail's own fields come before (RE1).
@@ -481,8 +487,12 @@ mod tests {
             .effect(3, 4096)
             .durability("synced")
             .failure("WRONGPASS", "no such user")
+            .with("attempt", 2)
             .with("attempt", 3)
             .secret("password", "hunter2");
+        let body = record.body(&Limits::default(), |_| String::new());
+        let body = String::from_utf8(body).unwrap();
+        assert_eq!(body.matches("labels.attempt").count(), 1, "{body}");
         let fields = fields(&record, &Limits::default());
         let expected = serde_json::json!({
             "event.action": "user.login", "event.outcome": "failure", "event.severity": 1, "log.level": "notice",
