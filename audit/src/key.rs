@@ -16,6 +16,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zeroize::Zeroize as _;
 
 const HEAD: &str = "# Keys of an Esker audit trail. Whoever has them can rebuild the trail unseen: keep them apart from it.\n";
 
@@ -74,7 +75,7 @@ pub enum KeyError {
     Random(String),
 }
 
-/// One key; see the module. Cheap to clone. Its secrets are wiped from memory with the last clone, as far as the hashes' library allows.
+/// One key; see the module. Cheap to clone. With the last clone its secrets are wiped from where they were kept; what the hashes left on a stack is not.
 #[derive(Clone)]
 pub struct Key(Arc<Secrets>);
 
@@ -84,6 +85,15 @@ struct Secrets {
     chain: [u8; 32],
     redaction: [u8; 32],
     signing: SigningKey,
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        // The signing key does so itself.
+        self.secret.zeroize();
+        self.chain.zeroize();
+        self.redaction.zeroize();
+    }
 }
 
 impl fmt::Debug for Key {
