@@ -186,10 +186,11 @@ impl Shared {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 other => other.map_err(io_error("removing", &file.path))?,
             }
+            // One after the other on the disk too: the power may take any of several back, and leave a gap.
+            (self.options.media.sync_dir(&self.dir)).map_err(io_error("syncing", &self.dir))?;
             self.files.write().retain(|f| f.first != file.first);
             self.counters.removed.add(1);
         }
-        (self.options.media.sync_dir(&self.dir)).map_err(io_error("syncing", &self.dir))?;
         if late {
             self.bury(&going, last)?;
         }
