@@ -33,6 +33,8 @@ pub(crate) const HEAD: &str = "HEAD";
 const MAGIC: &[u8; 8] = b"ESKAHEAD";
 const SECTOR: usize = 512;
 const SLOT: usize = 128;
+/// Reads of one that looks damaged and changes meanwhile.
+const READS_MAX: usize = 32;
 
 /// What it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,22 +100,39 @@ pub(crate) fn load(media: &dyn Media, dir: &Path, keys: &Keyring) -> io::Result<
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let mut found = look(&*file, keys)?;
-    if found.damaged {
-        // It may have been written meanwhile.
-        found = look(&*file, keys)?;
+    let mut bytes = read(&*file)?;
+    let mut found = look(&bytes, keys);
+    for _ in 0..READS_MAX {
+        if !found.damaged {
+            break;
+        }
+        // It may have been read while it was written: damage stays as it is.
+        let again = read(&*file)?;
+        if again == bytes {
+            break;
+        }
+        bytes = again;
+        found = look(&bytes, keys);
     }
     Ok(Some(found))
 }
 
-fn look(file: &dyn MediaFile, keys: &Keyring) -> io::Result<Found> {
-    let mut bytes = vec![0; 2 * SECTOR];
+/// What is in the file, and a byte more where it is too long.
+fn read(file: &dyn MediaFile) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 2 * SECTOR + 1];
     let n = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}
+
+fn look(bytes: &[u8], keys: &Keyring) -> Found {
     let mut found = Found {
         head: None,
-        damaged: n < bytes.len() || file.len()? != bytes.len() as u64,
+        damaged: bytes.len() != 2 * SECTOR,
     };
-    for (at, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+    let mut whole = bytes.to_vec();
+    whole.resize(2 * SECTOR, 0);
+    for (at, sector) in whole.chunks_exact(SECTOR).enumerate() {
         let zeros = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
         let slot = Head::decode(&sector[..SLOT], keys);
         match slot.filter(|head| head.count % 2 == 1 - at as u64) {
@@ -125,7 +144,7 @@ fn look(file: &dyn MediaFile, keys: &Keyring) -> io::Result<Found> {
         }
         found.damaged |= !zeros(&sector[SLOT..]);
     }
-    Ok(found)
+    found
 }
 
 /// Writes it.

@@ -127,12 +127,19 @@ pub(crate) struct Looked {
     pub(crate) finding: Option<Finding>,
     /// The highest sequence seen anywhere in it.
     pub(crate) last: u64,
+    /// Some of it was let go, by who writes it meanwhile, before it was read.
+    pub(crate) released: bool,
+}
+
+/// The live log as it is found, opened by nobody.
+pub(crate) fn survey(dir: &Path, media: &Arc<dyn Media>) -> Result<Survey, OpenError> {
+    Survey::of(&dir_of(dir), media.clone())
 }
 
 /// Walks the log without opening it, beginning behind what closed files hold; `each` gets the entries that follow.
 pub(crate) fn look(
     dir: &Path,
-    media: &Arc<dyn Media>,
+    survey: Result<Survey, OpenError>,
     keys: &Keyring,
     from: Walk,
     mut each: impl FnMut(&Entry<'_>) -> Result<(), Error>,
@@ -142,8 +149,9 @@ pub(crate) fn look(
         walk: from,
         finding: None,
         last: 0,
+        released: false,
     };
-    let survey = match Survey::of(&live, media.clone()) {
+    let survey = match survey {
         Ok(survey) => survey,
         Err(OpenError::NotFound { .. }) => return Ok(out),
         Err(e) => {
@@ -161,7 +169,11 @@ pub(crate) fn look(
                 out.finding.get_or_insert_with(found);
                 continue;
             }
-            _ => continue,
+            Piece::Released(_) => {
+                out.released = true;
+                continue;
+            }
+            Piece::Frame(_) => continue,
         };
         let Some(entry) = Entry::decode(frame.payload) else {
             let found = || damaged(dir, "what stands there is no record", next);

@@ -202,7 +202,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     let said = head
         .and_then(|found| found.head)
         .filter(|head| head.trail == id);
-    let looked = live::look(dir, &media, &keys, closed, |_| Ok(()))?;
+    let looked = live::look(dir, live::survey(dir, &media), &keys, closed, |_| Ok(()))?;
     let anew = head.is_some_and(|found| found.damaged || said.is_none());
     if let Some(found) = head {
         if found.damaged || said.is_none() {
@@ -400,7 +400,8 @@ fn save_live(
     let failed = |bad: Bad| bad_file(dir, bad);
     let (key, of) = (keys.newest(), (id, before.next, before.root));
     let mut writer: Option<Writer<'_>> = None;
-    let looked = live::look(dir, &options.media, keys, before, |entry| {
+    let survey = live::survey(dir, &options.media);
+    let looked = live::look(dir, survey, keys, before, |entry| {
         if writer.is_none() {
             let begun = Writer::begin(&*options.media, dir, key, of, now);
             writer = Some(begun.map_err(|e| failed(e.into()))?);

@@ -3,7 +3,9 @@
 //! - V1: every byte of the closed files and every frame of the live log is read; every hash, root and signature is computed anew.
 //! - V2: the first entry must follow the beginning of the trail, or the newest tombstone; each file the one before; the live log the last file; and the
 //!   end must be at least where `HEAD` is. A finding names the first sequence that is wrong or missing.
-//! - V3: a trail may be written meanwhile: `HEAD` is read before the rest, and where files come or go between two reads it begins again.
+//! - V3: a trail may be written meanwhile. `HEAD` is read first, then the closed files, then the live log; where a file was closed before the live log was
+//!   looked at, it is read, and the live log looked at anew: what a live log lets go is in a closed file before. The oldest files may go while they are read:
+//!   then a tombstone must say so. A finding is believed when two looks, one behind the other, made it of the same evidence.
 //! - V4: what no file of the directory can show, a checkpoint can: that all of it is an older copy. Without one the report says that it is not anchored.
 
 use crate::chain::Walk;
@@ -22,15 +24,19 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use esker_sync::workers::share_out;
 use esker_wal::media::Media;
 use esker_wal::media::real::RealMedia;
+use esker_wal::{OpenError, Survey};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// How often it begins again because files came and went.
-const AGAIN: usize = 20;
+/// How often it looks before it gives up, because each look saw another thing wrong.
+const LOOKS_MAX: usize = 20;
+/// Between a look that found something and the next: longer than a writer takes to replace a small file.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Called by the threads that verify, now and then, with the bytes of files read and of how many.
 pub type OnProgress = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -44,6 +50,8 @@ pub struct VerifyOptions {
     pub threads: usize,
     /// Default: nobody is told.
     pub progress: Option<OnProgress>,
+    /// Pause before the look that confirms what one found (V3). Less may take what a writer is in the middle of for damage. Default 100 ms.
+    pub look_again_after: Duration,
     /// Default: the operating system's files.
     pub media: Arc<dyn Media>,
 }
@@ -63,6 +71,7 @@ impl Default for VerifyOptions {
             against: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             progress: None,
+            look_again_after: LOOK_AGAIN_AFTER,
             media: Arc::new(RealMedia::default()),
         }
     }
@@ -144,6 +153,10 @@ struct Row {
     trail: u64,
     /// Not even its header could be read.
     unread: bool,
+    /// It was listed, and was not there to be opened.
+    gone: bool,
+    /// Of the live log: some of it was let go before it was read.
+    released: bool,
 }
 
 impl Row {
@@ -161,6 +174,8 @@ impl Row {
             signed: true,
             trail,
             unread: false,
+            gone: false,
+            released: false,
         }
     }
 }
@@ -175,6 +190,35 @@ struct Verifier<'a> {
 
 /// Verifies the trail in `dir`. Changes nothing and takes no lock: it may be written meanwhile. Fails only where it could not run.
 pub fn verify(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, Error> {
+    let mut before: Vec<Finding> = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let mut report = look(dir, keys, options)?;
+        if report.is_whole() {
+            return Ok(report);
+        }
+        let twice = |f: &&Finding| before.iter().any(|o| same_evidence(f, o));
+        let confirmed: Vec<Finding> = report.findings.iter().filter(twice).cloned().collect();
+        if !confirmed.is_empty() {
+            report.findings = confirmed;
+            return Ok(report);
+        }
+        before = report.findings;
+        std::thread::sleep(options.look_again_after);
+    }
+    let source = io::Error::other(
+        "each look found another thing wrong, so that it is not known whether anything is; verify a copy, or while nothing writes it",
+    );
+    Err(io_error("verifying", dir)(source))
+}
+
+/// Whether two looks found the same thing. The words of a finding may hold how far a trail is that goes on, and its sequence may be just that.
+fn same_evidence(one: &Finding, other: &Finding) -> bool {
+    (one.kind, &one.path) == (other.kind, &other.path)
+        && (one.sequence == other.sequence || one.what == other.what)
+}
+
+/// Looks at all of it once.
+fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, Error> {
     let media = &*options.media;
     let names = closed_names(media, dir).map_err(io_error("listing", dir))?;
     let id = match identity(media, dir, keys) {
@@ -197,28 +241,19 @@ pub fn verify(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Rep
             }
         }
     };
-    let mut again = AGAIN;
-    loop {
-        let head = head::load(media, dir, keys).map_err(io_error("reading", &dir.join(HEAD)))?;
-        let said = head.and_then(|found| found.head);
-        let wanted = (said.map(|head| head.sequence).into_iter())
-            .chain(options.against.as_ref().map(|c| c.sequence))
-            .collect();
-        let verifier = Verifier {
-            dir,
-            keys,
-            options,
-            id,
-            wanted,
-        };
-        let before = closed_names(media, dir).map_err(io_error("listing", dir))?;
-        let report = verifier.run(&before, head)?;
-        let after = closed_names(media, dir).map_err(io_error("listing", dir))?;
-        again -= 1;
-        if report.is_whole() || before == after || again == 0 {
-            return Ok(report);
-        }
-    }
+    let head = head::load(media, dir, keys).map_err(io_error("reading", &dir.join(HEAD)))?;
+    let said = head.and_then(|found| found.head);
+    let wanted = (said.map(|head| head.sequence).into_iter())
+        .chain(options.against.as_ref().map(|c| c.sequence))
+        .collect();
+    let verifier = Verifier {
+        dir,
+        keys,
+        options,
+        id,
+        wanted,
+    };
+    verifier.run(head)
 }
 
 impl Verifier<'_> {
@@ -274,8 +309,39 @@ impl Verifier<'_> {
         })
     }
 
-    fn run(&self, names: &[String], head: Option<head::Found>) -> Result<Report, Error> {
-        let rows = self.closed_rows(names)?;
+    fn names(&self) -> Result<Vec<String>, Error> {
+        closed_names(&*self.options.media, self.dir).map_err(io_error("listing", self.dir))
+    }
+
+    /// All rows, the live log's last (V3).
+    fn rows(&self) -> Result<(Vec<String>, Vec<Row>, Row), Error> {
+        let mut names = self.names()?;
+        let mut rows = self.closed_rows(&names)?;
+        loop {
+            // What it lets go from here on is in files that the list behind it names.
+            let survey = live::survey(self.dir, &self.options.media);
+            let mut newer = self.names()?;
+            newer.retain(|name| names.last().is_none_or(|last| name > last));
+            if !newer.is_empty() {
+                rows.extend(self.closed_rows(&newer)?);
+                names.extend(newer);
+                continue;
+            }
+            let end = rows.last().map(|row| (row.walk, row.finding.is_none()));
+            let live = self.live_row(survey, end)?;
+            let overtaken = live.released && live.finding.is_some();
+            if !overtaken || self.names()?.last() <= names.last() {
+                return Ok((names, rows, live));
+            }
+        }
+    }
+
+    fn run(&self, head: Option<head::Found>) -> Result<Report, Error> {
+        let (mut names, mut rows, live) = self.rows()?;
+        // Retention took them while they were read, says the tombstone that is asked for below.
+        let gone = rows.iter().position(|row| !row.gone).unwrap_or(0);
+        names.drain(..gone);
+        rows.drain(..gone);
         let mut findings = Vec::new();
         if identity(&*self.options.media, self.dir, self.keys)
             .ok()
@@ -301,7 +367,6 @@ impl Verifier<'_> {
             end = Some(row.walk);
             gather(&mut all, row, &mut findings);
         }
-        let live = self.live_row(end, joined)?;
         if live.entries > 0 || live.finding.is_some() {
             first.get_or_insert(live.begin);
         }
@@ -310,7 +375,7 @@ impl Verifier<'_> {
         self.check_beginning(
             first.filter(|_| !first_unread),
             all.tombstone.as_ref(),
-            names,
+            &names,
             &mut findings,
         );
         let last = reached.next - 1;
@@ -410,6 +475,7 @@ impl Verifier<'_> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 row.finding =
                     Some(self.finding(FindingKind::Missing, name, Some(named), "the file is gone"));
+                row.gone = true;
                 return Ok(row);
             }
             other => other.map_err(io_error("opening", &path))?,
@@ -487,16 +553,20 @@ impl Verifier<'_> {
         }
     }
 
-    /// The entries of the live log, from where the closed files end.
-    fn live_row(&self, end: Option<Walk>, joined: bool) -> Result<Row, Error> {
-        let from = end.unwrap_or(Walk::from(genesis(self.id), 1));
+    /// The entries of the live log, from where the closed files end, and whether these are whole there.
+    fn live_row(
+        &self,
+        survey: Result<Survey, OpenError>,
+        end: Option<(Walk, bool)>,
+    ) -> Result<Row, Error> {
+        let (from, joined) = end.unwrap_or((Walk::from(genesis(self.id), 1), true));
         let mut row = Row::from(from, self.id);
         let dir = live::dir_of(self.dir);
-        let media = &self.options.media;
-        let looked = live::look(self.dir, media, self.keys, from, |entry| {
+        let looked = live::look(self.dir, survey, self.keys, from, |entry| {
             self.note(&mut row, entry);
             Ok(())
         })?;
+        row.released = looked.released;
         row.walk = looked.walk;
         // Where the last closed file is broken off, what follows it can't be told.
         row.finding = looked.finding.filter(|_| joined || row.entries > 0);
@@ -508,7 +578,7 @@ impl Verifier<'_> {
                 ..esker_wal::VerifyOptions::default()
             };
             let found = match esker_wal::verify(&dir, &options) {
-                Err(esker_wal::OpenError::NotFound { .. }) => return Ok(row),
+                Err(OpenError::NotFound { .. }) => return Ok(row),
                 other => other?,
             };
             row.finding = (found.damage.first())

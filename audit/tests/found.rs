@@ -6,115 +6,15 @@ use esker_audit::{
     Error, FindingKind, Key, Limits, OnFailure, OnTamper, Options, Policies, Policy, Query, Reader,
     Record, Severity, Trail, Write, Written,
 };
-use esker_wal::media::clock::{Clock, ManualClock};
+use esker_wal::media::Media as _;
+use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
-use esker_wal::media::{DirEntry, LockGuard, Media, MediaFile};
 use parking_lot::Mutex;
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use support::hooked::{Hooked, Hooks};
 use support::{DIR, closed, copy, keys, login, open, report, stepped, written};
-
-type Then = Box<dyn FnOnce() + Send>;
-
-/// What is done once before a call on a path that holds these words.
-#[derive(Default)]
-struct Hooks(Mutex<Vec<(&'static str, String, Then)>>);
-
-impl std::fmt::Debug for Hooks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hooks")
-    }
-}
-
-impl Hooks {
-    fn before(&self, call: &'static str, path: &str, then: impl FnOnce() + Send + 'static) {
-        self.0.lock().push((call, path.to_owned(), Box::new(then)));
-    }
-
-    fn meet(&self, call: &str, path: &Path) {
-        let then = {
-            let mut hooks = self.0.lock();
-            let path = path.to_string_lossy();
-            let at = hooks
-                .iter()
-                .position(|(c, p, _)| *c == call && path.contains(p.as_str()));
-            at.map(|at| hooks.remove(at).2)
-        };
-        if let Some(then) = then {
-            then();
-        }
-    }
-}
-
-/// A medium that others act on between two calls.
-#[derive(Clone, Debug)]
-struct Hooked {
-    media: SimMedia,
-    hooks: Arc<Hooks>,
-}
-
-impl Hooked {
-    fn new(media: &SimMedia) -> Hooked {
-        Hooked {
-            media: media.clone(),
-            hooks: Arc::default(),
-        }
-    }
-}
-
-impl Media for Hooked {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.media.create_dir_all(dir)
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
-        self.media.open(path)
-    }
-    fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
-        self.media.open_rw(path)
-    }
-    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>> {
-        self.media.create(path, len)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.hooks.meet("rename", to);
-        self.media.rename(from, to)
-    }
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.media.hard_link(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.media.remove(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.hooks.meet("list", dir);
-        self.media.list(dir)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.media.exists(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.media.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        self.media.lock(path)
-    }
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        self.hooks.meet("free", dir);
-        self.media.free_bytes(dir)
-    }
-}
-
-impl Clock for Hooks {
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-    fn wall(&self) -> Duration {
-        self.meet("wall", Path::new(""));
-        Duration::ZERO
-    }
-}
 
 fn open_with(options: Options) -> Trail {
     Trail::open(Path::new(DIR), keys(), options).unwrap().0
@@ -310,7 +210,7 @@ fn u2_retention_goes_on_behind_a_file_that_is_gone_and_buries_once() {
     media.fail(Fault::nth(1).of(CallKind::Remove).on(&first).errno(EIO));
     trail.clean().unwrap_err();
     media.heal();
-    esker_wal::media::Media::remove(&media, &Path::new(DIR).join(first)).unwrap();
+    media.remove(&Path::new(DIR).join(first)).unwrap();
     trail.clean().unwrap();
     assert_eq!(closed(&media).len(), 1);
     trail.close().unwrap();

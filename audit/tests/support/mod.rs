@@ -1,6 +1,7 @@
 //! What the tests of the trail share.
 #![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
 
+pub(crate) mod hooked;
 pub(crate) mod lives;
 
 use esker_audit::{Key, Keyring, Options, Record, Report, Severity, Trail, VerifyOptions, verify};
@@ -9,6 +10,7 @@ use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::SimMedia;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) const DIR: &str = "audit";
 
@@ -58,9 +60,14 @@ pub(crate) fn written(files: u64, each: u64) -> SimMedia {
 }
 
 pub(crate) fn report(media: &SimMedia) -> Report {
+    report_on(Arc::new(media.clone()))
+}
+
+pub(crate) fn report_on(media: Arc<dyn esker_wal::media::Media>) -> Report {
     let options = VerifyOptions {
         threads: 1,
-        media: Arc::new(media.clone()),
+        look_again_after: Duration::ZERO,
+        media,
         ..VerifyOptions::default()
     };
     verify(Path::new(DIR), &keys(), &options).unwrap()
