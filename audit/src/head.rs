@@ -5,6 +5,7 @@
 //! - HE2: it is written after the entries that it names are synced, and before they are acknowledged; so it never names one that a crash can take. It is
 //!   synced at intervals, at each closing of a file, and at the end: what the power takes of it are the names of the last interval.
 //! - HE3: `handed` is the highest sequence that was given away, dropped records among them, where these were not written down yet.
+//! - HE4: both slots are written before it has its name; a slot of zeros is one that somebody cleared, unless the other is the first that was ever written.
 //!
 //! | offset | bytes | what |
 //! |---|---|---|
@@ -144,6 +145,9 @@ fn look(bytes: &[u8], keys: &Keyring) -> Found {
         }
         found.damaged |= !zeros(&sector[SLOT..]);
     }
+    // HE4.
+    let both = whole.chunks_exact(SECTOR).all(|s| s[0] != 0);
+    found.damaged |= !both && found.head.is_none_or(|head| head.count > 1);
     found
 }
 
@@ -185,6 +189,9 @@ impl HeadFile {
             unsynced: true,
         };
         head.put(keys, |_| {})?;
+        if made {
+            head.put(keys, |_| {})?;
+        }
         head.sync()?;
         if made {
             media.rename(&tmp, &path)?;

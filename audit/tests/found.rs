@@ -317,3 +317,22 @@ fn numbers_can_be_asked_for_while_the_live_log_is_renewed() {
     assert_eq!(trail.closed_files().len(), 1);
     trail.close().unwrap();
 }
+
+/// A1, HE4: with `HEAD` all zeros its end was cut off unseen; with the newer slot cleared, the last record.
+#[test]
+fn he4_a_head_of_zeros_or_with_a_cleared_slot_is_found() {
+    let media = written(1, 6);
+    let head = Path::new(DIR).join("HEAD");
+    let whole = media.read(&head).unwrap();
+    let last = report(&media).last;
+    for cleared in [0..1024, 0..512, 512..1024] {
+        let mut bytes = whole.clone();
+        bytes[cleared.clone()].fill(0);
+        media.put(&head, &bytes).unwrap();
+        let found = report(&media);
+        let finding = found.findings.first().expect("nothing was seen");
+        assert_eq!((finding.kind, found.last), (FindingKind::Head, last));
+        let opened = Trail::open(Path::new(DIR), keys(), stepped(&media));
+        assert!(matches!(opened, Err(Error::Tampered { .. })), "{cleared:?}");
+    }
+}
