@@ -1,6 +1,7 @@
 //! Opening a trail: what is there is looked at before anything is written.
 //!
-//! - O1: the identity stands in the file `TRAIL`, under a keyed hash; a new trail gets one before anything else.
+//! - O1: the identity stands in the file `TRAIL`, under a keyed hash. A new trail gets its name last, behind an empty live log and a `HEAD` that names nothing: without
+//!   the name there is no trail yet, and what is there of one is taken or made anew; with it nothing may be missing. No record is written before.
 //! - O2: the closed files, the live log and `HEAD` must go together: files follow one another, the live log follows the last of them, and reaches as far as `HEAD` says. What
 //!   does not is a finding; by default the first ends the opening, and nothing was changed (A1).
 //! - O3: with [`OnTamper::Continue`] the trail goes on: what follows in the live log is closed first, what does not is put aside, and what is missing is a gap.
@@ -27,6 +28,7 @@ use esker_wal::media::Media;
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Name of the file with the identity.
@@ -78,13 +80,36 @@ pub(crate) fn identity(
     Ok(Some(word(16)))
 }
 
-fn make_identity(media: &dyn Media, dir: &Path, keys: &Keyring) -> Result<u64, Error> {
+/// Whether the directory, which has no identity, holds no more than the beginnings of a trail that was not made to its end (O1).
+pub(crate) fn is_unborn(
+    media: &Arc<dyn Media>,
+    dir: &Path,
+    keys: &Keyring,
+    head: Option<&head::Found>,
+) -> Result<bool, Error> {
+    let names = closed_names(&**media, dir).map_err(io_error("listing", dir))?;
+    let says_nothing = |head: head::Head| (head.sequence, head.handed) == (0, 0);
+    if !names.is_empty()
+        || head.is_some_and(|found| found.damaged || !found.head.is_some_and(says_nothing))
+    {
+        return Ok(false);
+    }
+    let any = Walk::from(genesis(0), 1);
+    let looked = live::look(dir, live::survey(dir, media), keys, any, |_| Ok(()))?;
+    Ok(looked.finding.is_none() && looked.last == 0)
+}
+
+fn random_id() -> Result<u64, Error> {
     let mut id = [0; 8];
     getrandom::fill(&mut id).map_err(|e| crate::key::KeyError::Random(e.to_string()))?;
+    Ok(u64::from_le_bytes(id))
+}
+
+fn make_identity(media: &dyn Media, dir: &Path, keys: &Keyring, id: u64) -> Result<(), Error> {
     let mut bytes = [0; LEN];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8] = 1;
-    bytes[16..24].copy_from_slice(&id);
+    bytes[16..24].copy_from_slice(&id.to_le_bytes());
     bytes[24..32].copy_from_slice(&keys.newest().id().0.to_le_bytes());
     let hash = blake3::keyed_hash(keys.newest().chain(), &bytes[..32]);
     bytes[32..].copy_from_slice(hash.as_bytes());
@@ -99,8 +124,7 @@ fn make_identity(media: &dyn Media, dir: &Path, keys: &Keyring) -> Result<u64, E
         media.rename(&tmp, &path)?;
         media.sync_dir(dir)
     };
-    write().map_err(io_error("writing", &path))?;
-    Ok(u64::from_le_bytes(id))
+    write().map_err(io_error("writing", &path))
 }
 
 /// The names of closed files in `dir`, oldest first.
@@ -178,10 +202,11 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     })?;
     let names = closed_names(&*media, dir).map_err(io_error("listing", dir))?;
     let head = head::load(&*media, dir, &keys).map_err(io_error("reading", &dir.join(HEAD)))?;
-    let id = identity(&*media, dir, &keys)?;
-    let id = match id {
+    let known = identity(&*media, dir, &keys)?;
+    let new = known.is_none();
+    let id = match known {
         Some(id) => id,
-        None if names.is_empty() && head.is_none() => make_identity(&*media, dir, &keys)?,
+        None if is_unborn(&media, dir, &keys, head.as_ref())? => random_id()?,
         None => {
             return Err(Error::Tampered {
                 dir: dir.to_owned(),
@@ -199,11 +224,12 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         Some(file) => file.end(),
         None => Walk::from(genesis(id), 1),
     };
+    let head = head.filter(|_| !new);
     let said = head
         .and_then(|found| found.head)
         .filter(|head| head.trail == id);
     let looked = live::look(dir, live::survey(dir, &media), &keys, closed, |_| Ok(()))?;
-    let anew = head.is_some_and(|found| found.damaged || said.is_none());
+    let anew = new || head.is_some_and(|found| found.damaged || said.is_none());
     if let Some(found) = head {
         if found.damaged || said.is_none() {
             findings.push(of_head(
@@ -213,7 +239,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
                 "it is not what was written",
             ));
         }
-    } else if !files.is_empty() || looked.last > 0 {
+    } else if !new {
         findings.push(of_head(dir, FindingKind::Head, None, "it is missing"));
     }
     let reached = said.map_or(0, |head| head.sequence);
@@ -284,6 +310,9 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     };
     let head = HeadFile::open(&*media, dir, &keys, now, anew)
         .map_err(io_error("writing", &dir.join(HEAD)))?;
+    if new {
+        make_identity(&*media, dir, &keys, id)?;
+    }
     let expected = found.walk.key.and_then(|key| keys.get(key));
     let key = expected.unwrap_or_else(|| keys.newest()).clone();
     let newest = keys.newest().clone();

@@ -17,7 +17,7 @@ use crate::head::{self, HEAD};
 use crate::key::{KeyId, Keyring};
 use crate::live;
 use crate::note::Checkpoint;
-use crate::open::{closed_names, identity};
+use crate::open::{closed_names, identity, is_unborn};
 use crate::upkeep::tombstone_text;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -221,9 +221,10 @@ fn same_evidence(one: &Finding, other: &Finding) -> bool {
 fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, Error> {
     let media = &*options.media;
     let names = closed_names(media, dir).map_err(io_error("listing", dir))?;
+    let load_head = || head::load(media, dir, keys).map_err(io_error("reading", &dir.join(HEAD)));
     let id = match identity(media, dir, keys) {
         Ok(Some(id)) => id,
-        Ok(None) if names.is_empty() => {
+        Ok(None) if is_unborn(&options.media, dir, keys, load_head()?.as_ref())? => {
             return Err(Error::NotFound {
                 dir: dir.to_owned(),
             });
@@ -233,7 +234,7 @@ fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, E
         other => {
             let of_file = |name: &String| Closed::open(media, &dir.join(name), keys).ok();
             let of_files = names.iter().find_map(of_file).map(|f| f.info.trail);
-            let of_head = || Some(head::load(media, dir, keys).ok()??.head?.trail);
+            let of_head = || Some(load_head().ok()??.head?.trail);
             match (of_files.or_else(of_head), other) {
                 (Some(id), _) => id,
                 (None, Err(e @ Error::NoKey { .. })) => return Err(e),
@@ -241,7 +242,7 @@ fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, E
             }
         }
     };
-    let head = head::load(media, dir, keys).map_err(io_error("reading", &dir.join(HEAD)))?;
+    let head = load_head()?;
     let said = head.and_then(|found| found.head);
     let wanted = (said.map(|head| head.sequence).into_iter())
         .chain(options.against.as_ref().map(|c| c.sequence))
