@@ -35,6 +35,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const POINT_EVERY: u64 = 32 << 10;
 /// Bytes of a gap's causes from which on no more are added.
 const CAUSES: usize = 1024;
+/// Bytes of an entry's frame around its body, about.
+const ENTRY_AROUND: u64 = 128;
+/// Of what is prepared, bytes that on a full disk tombstones and changes of the key alone use (U2).
+const HELD_BACK: u64 = 8 << 10;
 /// The clocks may part by so much before an entry says so.
 const CLOCKS_PART: i128 = 1_000_000_000;
 
@@ -375,10 +379,20 @@ impl Shared {
             let why = state.failed.clone().unwrap_or_default();
             self.reopen(state, &why)?;
         }
-        if draft.severity < self.options.reserve_from && self.reserved(state) {
-            return Err(Error::Refused {
-                why: "the disk is full, and what is prepared is for graver records".to_owned(),
-            });
+        let bytes = draft.body.len() as u64 + ENTRY_AROUND;
+        if let Some(room) = self.short(state, bytes) {
+            let why = if draft.severity < self.options.reserve_from {
+                Some("the disk is full, and what is prepared is for graver records")
+            } else if matches!(draft.kind, Kind::Record | Kind::Trail) && room < HELD_BACK + bytes {
+                Some("no space: the disk is full, and what is left is for the removal of old files")
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                return Err(Error::Refused {
+                    why: why.to_owned(),
+                });
+            }
         }
         if let Some(gap) = state.gap.clone() {
             let mut body = Out::begin("esker.audit.gap", Severity::Critical);
@@ -399,21 +413,24 @@ impl Shared {
         self.append_one(state, draft, from, point)
     }
 
-    /// Whether the disk is full, and no more is prepared than the reserve. Asked a few times per segment, and each time once it is so.
-    fn reserved(&self, state: &mut State) -> bool {
-        if !state.short && state.end < state.look_at {
-            return false;
+    /// The room that is left where the disk is full, and no more is prepared than the reserve. Asked a few times per segment, each time where little
+    /// is prepared, and each time once it is so.
+    fn short(&self, state: &mut State, bytes: u64) -> Option<u64> {
+        if !state.short && state.end.advance(bytes) < state.look_at {
+            return None;
         }
         let (segment, reserve) = live::reserve(&self.options);
-        state.look_at = state.end.advance(segment / 4);
-        let ready = state
-            .log
-            .as_ref()
-            .map_or(0, |log| log.stats().segments_ready);
-        // One more is the log's own, for its next open.
+        let (ready, room) = state.log.as_ref().map_or((0, 0), |log| {
+            let stats = log.stats();
+            // One more is the log's own, for its next open.
+            let spare = stats.segments_ready.saturating_sub(1);
+            (stats.segments_ready, stats.segment_room + spare * segment)
+        });
+        let sure = room.saturating_sub(HELD_BACK).min(segment / 4);
+        state.look_at = state.end.advance(sure);
         state.short = ready <= reserve as u64 + 1
             && (self.options.media.free_bytes(&self.dir)).is_ok_and(|free| free < 2 * segment);
-        state.short
+        state.short.then_some(room)
     }
 
     pub(crate) fn own_body(&self, out: Out) -> Vec<u8> {

@@ -1,7 +1,8 @@
 //! What goes on beside the writing: files are closed, old ones removed, checkpoints made, the live file looked after.
 //!
 //! - U1: a file is closed under the lock `closing`; the live log lets go only of what a closed file holds, verified and synced (CL1).
-//! - U2: before a closed file is removed, a tombstone's entry says so, signed and synced. The newest closed file is never removed: the chain begins there.
+//! - U2: before a closed file is removed, a tombstone's entry says so, signed and synced. The newest closed file is never removed: the chain begins there. On a full disk some
+//!   of what is prepared is held back for tombstones, so that removal can make room.
 //! - U3: a live file that is removed or renamed under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
 
 use crate::chain::Walk;

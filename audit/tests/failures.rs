@@ -145,6 +145,59 @@ fn a2_the_reserve_is_for_graver_records() {
     assert_eq!(report(&media).findings, []);
 }
 
+/// U2: graver records used the reserve up; then there was no room for a tombstone, and retention, which alone could make some, made none.
+#[test]
+fn a2_retention_makes_room_on_a_full_disk_though_the_reserve_is_used_up() {
+    for reserve_bytes in [0, 32 << 10] {
+        let media = SimMedia::new(1);
+        let options = Options {
+            keep_bytes: Some(40 << 10),
+            reserve_bytes,
+            ..with(&media, OnFailure::Refuse)
+        };
+        let trail = open_with(options);
+        // Of texts that do not shrink.
+        let mut word = 1_u64;
+        let mut random = |n: u64| {
+            let mut text = String::new();
+            while text.len() < 900 {
+                word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n);
+                text += &format!("{word:016x}");
+            }
+            login(n).with("pad", text)
+        };
+        let steps = || while trail.step() {};
+        for round in 0..3 {
+            for n in 0..120 {
+                steps();
+                trail.record(random(n)).unwrap();
+                if n % 20 == 19 {
+                    trail.rotate().unwrap().unwrap();
+                }
+            }
+            let files = trail.closed_files();
+            let kept: u64 = files.iter().map(|f| f.bytes).sum();
+            assert!(kept > 60 << 10, "{kept}");
+            media.set_capacity(Some(media.used_bytes()));
+            let mut refused = 0;
+            for n in 0..400 {
+                steps();
+                let record = random(n).severity(Severity::Critical);
+                refused += u64::from(trail.record(record).is_err());
+            }
+            assert!(refused > 300, "round {round}: {refused}");
+            assert!(trail.clean().unwrap() > 0, "round {round}");
+            // By itself: as soon as the log has prepared what the removal made room for.
+            steps();
+            let receipt = trail.record(login(round)).unwrap();
+            assert_eq!(receipt.written, Written::Synced);
+            media.set_capacity(None);
+        }
+        trail.close().unwrap();
+        assert_eq!(report(&media).findings, []);
+    }
+}
+
 #[test]
 fn a2_after_a_failed_sync_the_trail_goes_on_by_itself() {
     for (kind, on_failure) in [CallKind::SyncMap, CallKind::SyncFile]

@@ -75,6 +75,8 @@ pub struct LogStats {
     pub segments: u64,
     /// Segments prepared ahead.
     pub segments_ready: u64,
+    /// Bytes that are free in the segment that is written.
+    pub segment_room: u64,
     /// Files used again.
     pub recycled: u64,
     /// Bytes of frames held.
@@ -99,9 +101,11 @@ impl Log {
     pub fn stats(&self) -> LogStats {
         let shared = self.shared();
         let counters = &shared.counters;
-        let (rotations, ready) = {
+        let (rotations, ready, room) = {
             let append = shared.append.lock();
-            (append.rotations, append.prepared.len() as u64)
+            let end = append.active.as_ref().map(|s| s.capacity_end());
+            let room = end.map_or(0, |end| end.0.saturating_sub(shared.reserved().0));
+            (append.rotations, append.prepared.len() as u64, room)
         };
         let sync_times = counters.syncs.snapshot();
         let stall_times = counters.stalls.snapshot();
@@ -117,6 +121,7 @@ impl Log {
             rotations,
             segments: shared.table.read().len() as u64,
             segments_ready: ready,
+            segment_room: room,
             recycled: counters.recycled.load(Ordering::Relaxed),
             bytes_held: shared.reserved().since(self.oldest()),
             append_times: counters.appends.snapshot(),
