@@ -2,45 +2,21 @@
 #![allow(clippy::print_stdout, reason = "a skipped test says why")]
 
 use esker_audit::{Keyring, Query, Reader, VerifyOptions, verify};
-use rustix::process::{Pid, Signal, kill_process};
+use process::{Client, Program, eventually, free_port};
+use rustix::process::Signal;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
+
+#[path = "support/process.rs"]
+mod process;
 
 const PRIMARY: &str = env!("CARGO_BIN_EXE_primary");
 const REPLICA: &str = env!("CARGO_BIN_EXE_replica");
 const RAFT_NODE: &str = env!("CARGO_BIN_EXE_raft-node");
-/// Generous: CI machines are busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Below the range of outgoing connections, so that it stays free between two starts.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (std::process::id().wrapping_mul(83).wrapping_add(step) % 9_000);
-        let port = u16::try_from(port).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = get() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// A directory with a node's data, its trail and its policy.
 struct Place {
@@ -84,15 +60,7 @@ impl Place {
     fn start(&self, program: &str, more: &[&str]) -> Program {
         let mut command = self.command(program, more);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut program = Program {
-            child: command.spawn().unwrap(),
-            port: self.port,
-        };
-        eventually("a start", || {
-            assert!(program.child.try_wait().unwrap().is_none(), "it ended");
-            TcpStream::connect(("127.0.0.1", self.port)).ok()
-        });
-        program
+        Program::serving(command.spawn().unwrap(), self.port)
     }
 
     fn primary(&self) -> Program {
@@ -164,25 +132,9 @@ impl Place {
     }
 }
 
-struct Program {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Program {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
     fn ends(&mut self) {
-        let status = eventually("an end", || self.child.try_wait().unwrap());
+        let status = self.wait();
         assert!(status.success(), "{status}");
     }
 
@@ -190,48 +142,9 @@ impl Program {
         self.signal(Signal::TERM);
         self.ends();
     }
-
-    fn client(&self) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client(BufReader::new(stream))
-    }
 }
 
-struct Client(BufReader<TcpStream>);
-
 impl Client {
-    fn send(&mut self, line: &str) {
-        let line = format!("{line}\r\n");
-        self.0.get_mut().write_all(line.as_bytes()).unwrap();
-    }
-
-    /// One reply; a bulk without its header, an array as its elements joined by blanks.
-    fn receive(&mut self) -> String {
-        let mut line = String::new();
-        assert!(self.0.read_line(&mut line).unwrap() > 0, "closed");
-        let line = line.trim_end().to_owned();
-        match line.as_bytes()[0] {
-            b'$' if line != "$-1" => {
-                let mut bytes = vec![0; line[1..].parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut bytes).unwrap();
-                bytes.truncate(bytes.len() - 2);
-                String::from_utf8(bytes).unwrap()
-            }
-            b'*' if line != "*-1" => {
-                let count = line[1..].parse().unwrap();
-                let items: Vec<String> = (0..count).map(|_| self.receive()).collect();
-                items.join(" ")
-            }
-            _ => line,
-        }
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        self.send(line);
-        self.receive()
-    }
-
     fn info(&mut self, name: &str) -> u64 {
         let text = self.ask("INFO audit");
         let line = text
@@ -240,10 +153,6 @@ impl Client {
         line.unwrap_or_else(|| panic!("{name} in {text}"))
             .parse()
             .unwrap()
-    }
-
-    fn address(&self) -> String {
-        self.0.get_ref().local_addr().unwrap().to_string()
     }
 }
 
@@ -386,7 +295,7 @@ fn refused_commands_are_bounded_and_counted() {
         client.send("GUESS admin");
     }
     for _ in 0..500 {
-        assert!(client.receive().starts_with("-ERR unknown"));
+        assert!(client.reply().starts_with("-ERR unknown"));
     }
     let left_out = client.info("left_out");
     assert!(left_out > 400, "{left_out}");
@@ -441,7 +350,7 @@ fn data_commands_are_recorded_by_key_prefix_and_values_are_hashed() {
     ] {
         assert_eq!(client.ask(line), "+QUEUED");
     }
-    assert!(client.ask("EXEC").starts_with("+OK +OK -ERR"));
+    assert!(client.ask("EXEC").starts_with("+OK\n+OK\n-ERR"));
     eventually("the queue to be written", || {
         (client.info("queue_depth") == 0).then_some(())
     });
@@ -497,9 +406,9 @@ fn a_client_that_waits_for_its_records_gets_its_replies_in_order() {
         client.send(&format!("GET acct:{n}"));
     }
     for n in 0..40 {
-        assert_eq!(client.receive(), "+OK");
-        assert_eq!(client.receive(), "$-1");
-        assert_eq!(client.receive(), n.to_string());
+        assert_eq!(client.reply(), "+OK");
+        assert_eq!(client.reply(), "nil");
+        assert_eq!(client.reply(), n.to_string());
     }
     let writes = place.of("data.write");
     assert_eq!(writes.len(), 80);
@@ -619,7 +528,7 @@ fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
         assert!(acknowledged < 100_000, "24 MiB took all of it");
     };
     assert!(why.starts_with("-AUDITREFUSED not executed: "), "{why}");
-    assert_eq!(client.ask("GET other"), "$-1");
+    assert_eq!(client.ask("GET other"), "nil");
     assert_eq!(client.ask("SET other 1"), "+OK");
     // What is graver may use the reserve, until that is gone too; long ones take it sooner.
     let long = format!("FLUSHALL {}", "x".repeat(1000));
@@ -649,7 +558,7 @@ fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
 
     std::fs::remove_file(&filler).unwrap();
     eventually("room", || (client.ask("FLUSHALL") == "+OK").then_some(()));
-    assert_eq!(client.ask("GET keeps"), "$-1");
+    assert_eq!(client.ask("GET keeps"), "nil");
     eventually("room", || {
         (client.ask("SET acct:after 1") == "+OK").then_some(())
     });
@@ -802,13 +711,13 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
     ] {
         writer.send(line);
     }
-    assert_eq!(writer.receive(), "+OK");
-    assert_eq!(writer.receive(), "+OK");
-    assert!(writer.receive().starts_with("-ERR"));
-    assert_eq!(writer.receive(), "+OK");
+    assert_eq!(writer.reply(), "+OK");
+    assert_eq!(writer.reply(), "+OK");
+    assert!(writer.reply().starts_with("-ERR"));
+    assert_eq!(writer.reply(), "+OK");
     assert_eq!(client.ask("GET acct:1"), "hidden-value");
     assert_eq!(client.ask("FLUSHALL"), "+OK");
-    assert_eq!(client.ask("GET acct:1"), "$-1");
+    assert_eq!(client.ask("GET acct:1"), "nil");
     assert!(client.ask("RAFT.SNAPSHOT").starts_with(':'));
     assert!(client.ask("RAFT.PROMOTE 9").starts_with("-ERR"));
     assert!(client.ask("RAFT.STATUS").contains("raft_node"));

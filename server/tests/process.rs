@@ -1,43 +1,18 @@
 //! The programs as a person runs them: starts, stops, bad input, a replica and its promotion.
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use support::{PATIENCE, Program, free_port};
 
 const PRIMARY: &str = env!("CARGO_BIN_EXE_primary");
 const REPLICA: &str = env!("CARGO_BIN_EXE_replica");
-/// Generous: CI machines are busy.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program that is killed with its test.
-struct Program {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Below the range of outgoing connections, so that it stays free between two starts.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (std::process::id().wrapping_mul(97).wrapping_add(step) % 9_000);
-        let port = u16::try_from(port).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
+#[path = "support/process.rs"]
+mod support;
 
 fn command(program: &str, dir: &Path, port: u16, more: &[&str]) -> Command {
     let mut command = Command::new(program);
@@ -59,13 +34,7 @@ fn start(program: &str, dir: &Path, port: u16, more: &[&str]) -> Program {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut program = Program { child, port };
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(program.child.try_wait().unwrap().is_none(), "it ended");
-        assert!(Instant::now() < deadline, "it did not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let program = Program::serving(child, port);
     // Somebody else may have taken the port between the probe and the start.
     let info = program.client().ask("INFO server");
     let own = format!("process_id:{}\r", program.child.id());
@@ -79,78 +48,6 @@ fn fails(program: &str, dir: &Path, port: u16, more: &[&str]) -> String {
     assert!(!status.success(), "{text}");
     assert!(text.starts_with("error: "), "{text}");
     text
-}
-
-impl Program {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn wait(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it did not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn client(&self) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client(BufReader::new(stream))
-    }
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn send(&mut self, line: &str) {
-        self.0
-            .get_mut()
-            .write_all(format!("{line}\r\n").as_bytes())
-            .unwrap();
-    }
-
-    /// One reply; a bulk without its header, an array as its elements joined by blanks.
-    fn receive(&mut self) -> String {
-        let mut line = String::new();
-        assert!(self.0.read_line(&mut line).unwrap() > 0, "closed");
-        let line = line.trim_end().to_owned();
-        match line.as_bytes()[0] {
-            b'$' if line != "$-1" => {
-                let mut bytes = vec![0; line[1..].parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut bytes).unwrap();
-                bytes.truncate(bytes.len() - 2);
-                String::from_utf8(bytes).unwrap()
-            }
-            b'*' if line != "*-1" => {
-                let count = line[1..].parse().unwrap();
-                let items: Vec<String> = (0..count).map(|_| self.receive()).collect();
-                items.join(" ")
-            }
-            _ => line,
-        }
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        self.send(line);
-        self.receive()
-    }
-
-    fn until(&mut self, line: &str, expected: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let found = self.ask(line);
-            if found == expected {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{line}: {found}, not {expected}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 #[test]
@@ -369,7 +266,7 @@ fn without_enough_replicas_a_write_is_refused_or_its_outcome_unknown() {
     );
     let mut client = primary.client();
     assert!(client.ask("SET a 0").starts_with("-NOREPLICAS"));
-    assert_eq!(client.ask("GET a"), "$-1");
+    assert_eq!(client.ask("GET a"), "nil");
 
     let replica = start(
         REPLICA,

@@ -1,43 +1,17 @@
 //! Three `raft-node` processes: the leader is killed under writes, nothing acknowledged is lost, every node serves.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use process::{Client, PATIENCE, eventually, free_port};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[path = "raft_node/locks.rs"]
 mod locks;
+#[path = "support/process.rs"]
+mod process;
 
 const RAFT_NODE: &str = env!("CARGO_BIN_EXE_raft-node");
-/// Generous: CI machines are busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Below the range of outgoing connections, so that it stays free between two starts.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + (std::process::id().wrapping_mul(97).wrapping_add(step) % 9_000);
-        let port = u16::try_from(port).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = get() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 struct Cluster {
     dir: tempfile::TempDir,
     clients: Vec<u16>,
@@ -146,7 +120,7 @@ impl Cluster {
     fn leader(&self, asked: usize) -> usize {
         let mut client = self.client(asked);
         eventually("a leader", || {
-            let info = client.ask(&["INFO", "raft"]);
+            let info = client.ask_words(&["INFO", "raft"]);
             let line = info
                 .lines()
                 .find_map(|line| line.strip_prefix("raft_leader:"))?;
@@ -156,55 +130,12 @@ impl Cluster {
     }
 }
 
-struct Client(BufReader<TcpStream>);
-
 impl Client {
-    fn connect(port: u16) -> Option<Client> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Some(Client(BufReader::new(stream)))
-    }
-
-    fn send(&mut self, words: &[&str]) {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        self.0.get_mut().write_all(request.as_bytes()).unwrap();
-    }
-
-    /// One reply; the elements of an array one per line.
-    fn reply(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        assert!(line.ends_with("\r\n"), "the connection ended: {line:?}");
-        let line = line.trim_end();
-        match line.split_at(1) {
-            ("$", "-1") => "nil".into(),
-            ("$", len) => {
-                let mut bytes = vec![0; len.parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut bytes).unwrap();
-                bytes.truncate(bytes.len() - 2);
-                String::from_utf8(bytes).unwrap()
-            }
-            ("*", len) => {
-                let parts: Vec<String> = (0..len.parse().unwrap()).map(|_| self.reply()).collect();
-                parts.join("\n")
-            }
-            _ => line.to_owned(),
-        }
-    }
-
-    fn ask(&mut self, words: &[&str]) -> String {
-        self.send(words);
-        self.reply()
-    }
-
     fn says(&mut self, line: &str, expected: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         // Certainly not executed, without a leader say.
         let reply = eventually("an answer", || {
-            Some(self.ask(&words)).filter(|reply| !reply.starts_with("-CLUSTERDOWN"))
+            Some(self.ask_words(&words)).filter(|reply| !reply.starts_with("-CLUSTERDOWN"))
         });
         assert_eq!(reply, expected, "{line}");
     }
@@ -215,7 +146,7 @@ fn write(client: &mut Client, from: usize, to: usize) {
     for n in from..to {
         let (key, value) = (format!("k{n}"), format!("v{n}"));
         eventually("a write", || {
-            match client.ask(&["SET", &key, &value]).as_str() {
+            match client.ask_words(&["SET", &key, &value]).as_str() {
                 "+OK" => Some(()),
                 // The same value again changes nothing.
                 error
@@ -261,10 +192,10 @@ fn a_killed_leader_loses_nothing_acknowledged_and_every_node_serves() {
     client.says("EXISTS k0 k1 nosuch", ":2");
     client.says("SET short 1 PX 60", "+OK");
     eventually("the deadline", || {
-        (client.ask(&["GET", "short"]) == "nil").then_some(())
+        (client.ask_words(&["GET", "short"]) == "nil").then_some(())
     });
     client.says("DEL short", ":0");
-    let refused = client.ask(&["MULTI"]);
+    let refused = client.ask_words(&["MULTI"]);
     assert!(
         refused.starts_with("-ERR 'multi' is not served"),
         "{refused}"
@@ -277,7 +208,7 @@ fn a_killed_leader_loses_nothing_acknowledged_and_every_node_serves() {
         &["NOSUCH"],
         &["DEL", "p"],
     ] {
-        client.send(words);
+        client.send_words(words);
     }
     for expected in ["+OK", ":2", "2", "-ERR unknown command", ":1"] {
         let reply = client.reply();
@@ -301,19 +232,19 @@ fn a_killed_leader_loses_nothing_acknowledged_and_every_node_serves() {
     let mut other = cluster.client(follower);
     eventually("the leader's address", || {
         other
-            .ask(&["RAFT.TRANSFER", &(follower + 1).to_string()])
+            .ask_words(&["RAFT.TRANSFER", &(follower + 1).to_string()])
             .contains(&address)
             .then_some(())
     });
     let mut leading = cluster.client(second);
     eventually("a transfer", || {
-        (leading.ask(&["RAFT.TRANSFER", &(follower + 1).to_string()]) == "+OK").then_some(())
+        (leading.ask_words(&["RAFT.TRANSFER", &(follower + 1).to_string()]) == "+OK").then_some(())
     });
     assert_eq!(cluster.leader(second), follower);
     other.says("SET after transfer", "+OK");
     other.says("GET after", "transfer");
     // A clean end.
-    other.send(&["SHUTDOWN"]);
+    other.send_words(&["SHUTDOWN"]);
     let mut child = cluster.children[follower].take().unwrap();
     assert!(child.wait().unwrap().success());
     client = cluster.client(second);
@@ -332,19 +263,19 @@ fn c2_a_single_node_grows_to_two_and_a_wiped_one_comes_back_only_when_it_is_adde
     let address = format!("tcp://127.0.0.1:{}", cluster.members[1]);
     // Refused while the node tells the cluster its address for clients.
     eventually("a member", || {
-        (client.ask(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
+        (client.ask_words(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
     });
     let voters = |client: &mut Client, expected: &str| {
         let line = format!("raft_voters:{expected}\r\n");
         eventually("voters", || {
-            let info = client.ask(&["INFO", "raft"]);
+            let info = client.ask_words(&["INFO", "raft"]);
             (info.contains(&line) && info.contains("raft_outgoing_voters:\r\n")).then_some(())
         });
     };
     voters(&mut client, "1,2");
     all_there(&mut cluster.client(1), 20);
     eventually("removal", || {
-        (client.ask(&["RAFT", "remove", "2"]) == "+OK").then_some(())
+        (client.ask_words(&["RAFT", "remove", "2"]) == "+OK").then_some(())
     });
     voters(&mut client, "1");
     cluster.kill(1);
@@ -353,12 +284,12 @@ fn c2_a_single_node_grows_to_two_and_a_wiped_one_comes_back_only_when_it_is_adde
     assert!(refused.contains("holds no Raft log"), "{refused}");
     cluster.start(1, 1, &["--join", "--members-over", "zmq"]);
     eventually("a member again", || {
-        (client.ask(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
+        (client.ask_words(&["RAFT.ADD", "2", &address]) == "+OK").then_some(())
     });
     voters(&mut client, "1,2");
     all_there(&mut cluster.client(1), 20);
     // Only the log is lost: the state does not vouch for what was promised.
-    let durable = cluster.client(1).ask(&["RAFT.SNAPSHOT"]);
+    let durable = cluster.client(1).ask_words(&["RAFT.SNAPSHOT"]);
     assert!(durable.starts_with(':') && durable != ":0", "{durable}");
     cluster.kill(1);
     std::fs::remove_dir_all(cluster.dir(1).join("log")).unwrap();
@@ -426,21 +357,21 @@ fn members_with_keys_send_cluster_clients_to_the_leader() {
     other.says("DBSIZE", ":1");
     other.says("CLUSTER KEYSLOT foo", ":12182");
     for client in [&mut leading, &mut other] {
-        let slots = client.ask(&["CLUSTER", "SLOTS"]);
+        let slots = client.ask_words(&["CLUSTER", "SLOTS"]);
         let slots: Vec<&str> = slots.lines().collect();
         let port = format!(":{}", cluster.clients[leader]);
         assert_eq!(slots[..4], [":0", ":16383", "127.0.0.1", &port]);
-        let shards = client.ask(&["CLUSTER", "SHARDS"]);
+        let shards = client.ask_words(&["CLUSTER", "SHARDS"]);
         assert!(
             shards.starts_with("slots\n:0\n:16383\nnodes\nid"),
             "{shards}"
         );
-        let nodes = client.ask(&["CLUSTER", "NODES"]);
+        let nodes = client.ask_words(&["CLUSTER", "NODES"]);
         assert!(
             nodes.contains(" 0-16383\n") && nodes.contains("myself,"),
             "{nodes}"
         );
-        let info = client.ask(&["CLUSTER", "INFO"]);
+        let info = client.ask_words(&["CLUSTER", "INFO"]);
         assert!(info.contains("cluster_state:ok"), "{info}");
     }
 }
@@ -456,15 +387,15 @@ fn what_is_sent_at_once_is_answered_in_order_also_to_one_that_hangs_up() {
     for (n, client) in all.iter_mut().enumerate() {
         let key = format!("k{n}");
         for round in 0..300 {
-            client.send(&["INCR", &key]);
+            client.send_words(&["INCR", &key]);
             if round % 100 == 99 {
-                client.send(&["PING"]);
+                client.send_words(&["PING"]);
             }
         }
-        client.send(&["NOSUCH"]);
+        client.send_words(&["NOSUCH"]);
         if n % 2 == 0 {
-            client.send(&["GET", &key]);
-            client.send(&["INCR", &key]);
+            client.send_words(&["GET", &key]);
+            client.send_words(&["INCR", &key]);
         }
         let stream = client.0.get_mut();
         stream.shutdown(std::net::Shutdown::Write).unwrap();

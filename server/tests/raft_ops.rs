@@ -1,38 +1,13 @@
 //! What operators have beside `raft-node`: its metrics, `esker cluster status`, `esker cluster recover`; on real processes.
 
+use process::{PATIENCE, eventually, free_port};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-/// Generous: CI machines are busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Below the range of outgoing connections, so that it stays free between two starts.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (std::process::id().wrapping_mul(89).wrapping_add(step) % 9_000);
-        let port = u16::try_from(port).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = get() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+#[path = "support/process.rs"]
+mod process;
 
 struct Ports {
     clients: u16,
@@ -115,9 +90,9 @@ impl Nodes {
 
     /// Of a command; in RESP, its first line, or the text of a string.
     fn ask(&self, id: u16, line: &str) -> Option<String> {
-        let stream = TcpStream::connect(("127.0.0.1", self.ports[&id].clients)).ok()?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports[&id].clients)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        (&stream).write_all(format!("{line}\r\n").as_bytes()).ok()?;
+        write!(stream, "{line}\r\n").ok()?;
         let mut replies = BufReader::new(stream).lines();
         let first = replies.next()?.ok()?;
         match first.starts_with('$') && first != "$-1" {

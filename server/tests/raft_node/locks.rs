@@ -8,7 +8,7 @@ impl Client {
     fn line(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split(' ').collect();
         eventually("an answer", || {
-            Some(self.ask(&words)).filter(|reply| !reply.starts_with("-CLUSTERDOWN"))
+            Some(self.ask_words(&words)).filter(|reply| !reply.starts_with("-CLUSTERDOWN"))
         })
     }
 
@@ -60,9 +60,9 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
     }
     // In a pipeline, with guards that change.
     for (guard, key) in [(token, "a"), (token, "b"), (token + 9, "c")] {
-        one.send(&["LOCK.IF", "door", &guard.to_string(), "SET", key, "1"]);
+        one.send_words(&["LOCK.IF", "door", &guard.to_string(), "SET", key, "1"]);
     }
-    one.send(&["SET", "d", "1"]);
+    one.send_words(&["SET", "d", "1"]);
     let replies: Vec<String> = (0..4).map(|_| one.reply()).collect();
     assert_eq!(
         (&replies[0][..], &replies[1][..], &replies[3][..]),
@@ -82,7 +82,7 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
     assert_eq!(two.line("LOCK.LIST AFTER door"), "");
     one.says(&format!("LOCK.RENEW door {token} 50000"), ":50000");
     // Who waits gets it when it is released.
-    two.send(&[
+    two.send_words(&[
         "LOCK.ACQUIRE",
         "door",
         "r3",
@@ -102,7 +102,7 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
     let lost = one.line(&format!("LOCK.RENEW door {token}"));
     assert!(lost.starts_with("-LOCKLOST"), "{lost}");
     // A watcher, and an operator.
-    two.send(&["LOCK.WATCH", "door", &second.to_string()]);
+    two.send_words(&["LOCK.WATCH", "door", &second.to_string()]);
     one.says(&format!("LOCK.RELEASE door {second} FORCE"), ":1");
     assert_eq!(two.reply(), "");
     assert_eq!(two.line("LOCK.WATCH door 0 WAIT 30"), "nil");
@@ -116,7 +116,7 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
     assert!(fourth > third);
     // LK3: who hangs up does not wait.
     let mut gone = cluster.client(0);
-    gone.send(&["LOCK.ACQUIRE", "door", "r7", "60000", "WAIT", "60000"]);
+    gone.send_words(&["LOCK.ACQUIRE", "door", "r7", "60000", "WAIT", "60000"]);
     eventually("a waiter", || {
         (one.field("door", "waiters")? == ":1").then_some(())
     });
@@ -150,17 +150,17 @@ fn c3_set_nx_px_has_one_winner_on_whatever_node_and_over_a_fail_over() {
             let mut client = cluster.client(at);
             let mut unknown = false;
             let won = loop {
-                let reply = client.ask(&["SET", &key, &who, "NX", "PX", "60000"]);
+                let reply = client.ask_words(&["SET", &key, &who, "NX", "PX", "60000"]);
                 match reply.as_str() {
                     "+OK" => break true,
                     // An earlier try of its own may have won.
-                    "nil" => break unknown && client.ask(&["GET", &key]) == who,
+                    "nil" => break unknown && client.ask_words(&["GET", &key]) == who,
                     error if error.starts_with("-UNKNOWNOUTCOME") => unknown = true,
                     error => assert!(error.starts_with("-CLUSTERDOWN"), "{error}"),
                 }
             };
             let seen = eventually("a reading", || {
-                Some(client.ask(&["GET", &key])).filter(|reply| !reply.starts_with('-'))
+                Some(client.ask_words(&["GET", &key])).filter(|reply| !reply.starts_with('-'))
             });
             (won, who, seen)
         };
