@@ -5,7 +5,7 @@
 //! synced, its header is reset under a new id and synced, then it is renamed. A crash or a failed call
 //! in between leaves a `.tmp` that open removes: a header that was half written never has a segment's name.
 
-use crate::media::{FOLIO, Media};
+use crate::media::{FOLIO, Media, WRITE_BACK_BYTES};
 use crate::meta::sync_dir;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
@@ -78,6 +78,9 @@ pub(crate) fn recycle(
             let piece = (FOLIO as u64 - at % FOLIO as u64).min(identity.bytes - at);
             file.write_all_at(&zeros[..piece as usize], at)?;
             at += piece;
+            if at.is_multiple_of(WRITE_BACK_BYTES) {
+                file.write_back(at - WRITE_BACK_BYTES, WRITE_BACK_BYTES)?;
+            }
         }
     }
     file.sync()?;

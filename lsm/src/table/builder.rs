@@ -13,7 +13,7 @@ use super::{KeyBounds, KeyRef, TableContext, TableError, VersionKind};
 use crate::SeqNo;
 use crate::iter::{RangeTombstone, RangeTombstones};
 use bytes::Bytes;
-use esker_wal::media::{Media, MediaFile};
+use esker_wal::media::{Media, MediaFile, WRITE_BACK_BYTES};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,6 +65,8 @@ pub struct TableBuilder {
     out: Vec<u8>,
     /// Bytes of the file before `out`.
     written: u64,
+    /// Of that, handed to the disk.
+    written_back: u64,
     scratch: Vec<u8>,
 
     first: Option<Bytes>,
@@ -106,6 +108,7 @@ impl TableBuilder {
             ranges: Vec::new(),
             out: Vec::with_capacity(OUT_BYTES + (64 << 10)),
             written: 0,
+            written_back: 0,
             scratch: Vec::new(),
             first: None,
             entries: 0,
@@ -344,6 +347,12 @@ impl TableBuilder {
             .map_err(|e| TableError::io("writing", &self.path, e))?;
         self.written += self.out.len() as u64;
         self.out.clear();
+        let ready = self.written - self.written_back;
+        if ready >= WRITE_BACK_BYTES {
+            (self.handle.write_back(self.written_back, ready))
+                .map_err(|e| TableError::io("writing back", &self.path, e))?;
+            self.written_back = self.written;
+        }
         Ok(())
     }
 

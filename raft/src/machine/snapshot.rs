@@ -20,7 +20,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::transport::SnapshotFile;
 use bytes::Bytes;
 use esker_lsm::remove_checkpoint;
-use esker_wal::media::{DirEntry, Media, MediaFile};
+use esker_wal::media::{DirEntry, Media, MediaFile, WRITE_BACK_BYTES};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,8 +35,6 @@ const FILES_BYTES_MAX: u64 = 64 << 20;
 pub(super) const TABLES: &str = "tables";
 /// Bytes read at once to hash a file.
 const READ_BYTES: usize = 256 << 10;
-/// Written before it is synced: a whole table at once would keep the disk from who waits for it, the Raft log first of all.
-const SYNC_BYTES: u64 = 4 << 20;
 
 /// Hashes of tables of the store that runs, by name: tables never change.
 pub(super) type Hashes = Arc<Mutex<BTreeMap<String, u64>>>;
@@ -418,8 +416,10 @@ impl Arriving for Incoming {
         let (_, open) = self.open.as_ref().expect("just opened");
         open.write_all_at(bytes, held)?;
         self.held[file] = held + bytes.len() as u64;
-        if held / SYNC_BYTES != self.held[file] / SYNC_BYTES {
-            open.sync()?;
+        let (before, now) = (held / WRITE_BACK_BYTES, self.held[file] / WRITE_BACK_BYTES);
+        if before != now {
+            let from = before * WRITE_BACK_BYTES;
+            open.write_back(from, now * WRITE_BACK_BYTES - from)?;
         }
         if self.held[file] == self.files[file].len {
             // Now, and not all at the end: the other side waits for a sign.

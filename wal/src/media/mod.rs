@@ -83,6 +83,13 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the bytes (and the length) of the whole file durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
+    /// Begins to write `offset..offset + len` back, and waits until the `len` bytes before have been. Who writes a large file calls it as it goes on: a
+    /// whole file at its sync would keep the disk from everybody else who waits for it, a log first of all. It makes nothing durable: that is
+    /// [`MediaFile::sync`]'s. A medium may do nothing.
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
     /// Gives the space of `offset..offset + len` back; it reads as zeros (hole punch). A medium that
     /// can't may do nothing.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
@@ -101,6 +108,9 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
         Ok(())
     }
 }
+
+/// Written between two calls of [`MediaFile::write_back`], of a large file.
+pub const WRITE_BACK_BYTES: u64 = 1 << 20;
 
 /// A shared mapping of a file, for writing. Unmapped on drop.
 ///

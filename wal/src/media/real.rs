@@ -2,18 +2,19 @@
 //!
 //! - M1: [`Media::create`] allocates every block and then writes zeros in pieces of 32 KiB, so that a
 //!   store into a mapping neither runs out of space (SIGBUS) nor converts an unwritten extent at each
-//!   sync. The piece is what the page cache takes for its folio (`ZERO_PIECE`). What fails leaves no file behind.
+//!   sync. The piece is what the page cache takes for its folio (`ZERO_PIECE`). What fails leaves no file behind. They are written back
+//!   as they come, so that no sync of another file waits for a whole segment of them.
 //! - M2: every call is repeated when a signal interrupts it; every descriptor closes on exec.
 //! - M3: a mapped file is never shortened here, and a mapping never reaches beyond its file's end.
 //! - M4: an error of a sync is passed on as it came and never retried: the kernel may have dropped the
 //!   dirty pages with it, so that a second sync would succeed and prove nothing (W6).
 //! - M5: a mapping and its [`MediaFile`] are one open file. The kernel reports an error of writing back once per open file, to whichever
-//!   sync comes next; every one of them is looked at.
+//!   sync comes next; every one of them is looked at. Waiting for what is written back is such a sync in that.
 
-use super::{DirEntry, LockGuard, Media, MediaFile, MediaMap};
+use super::{DirEntry, LockGuard, Media, MediaFile, MediaMap, WRITE_BACK_BYTES};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FlockOperation};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -163,7 +164,7 @@ fn allocate_zeroed(file: &File, len: u64) -> io::Result<()> {
     }
     match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)) {
         // The zeros below then allocate by themselves.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(e) => return Err(e.into()),
     }
     let zeros = [0; ZERO_PIECE];
@@ -172,7 +173,49 @@ fn allocate_zeroed(file: &File, len: u64) -> io::Result<()> {
         let piece = (len - at).min(ZERO_PIECE as u64);
         file.write_all_at(&zeros[..piece as usize], at)?;
         at += piece;
+        if at.is_multiple_of(WRITE_BACK_BYTES) {
+            write_back(file, at - WRITE_BACK_BYTES, WRITE_BACK_BYTES)?;
+        }
     }
+    Ok(())
+}
+
+/// See [`MediaFile::write_back`]. What is waited for tells of its error here, and no later sync would: it is not to be passed over.
+#[cfg(target_os = "linux")]
+fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let call = |offset: u64, len: u64, how| {
+        retry_on_intr(|| {
+            // SAFETY: a call on a descriptor that is open; it takes no pointer.
+            let done = unsafe {
+                libc::sync_file_range(
+                    std::os::fd::AsRawFd::as_raw_fd(file),
+                    offset as i64,
+                    len as i64,
+                    how,
+                )
+            };
+            match done {
+                0 => Ok(()),
+                _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+            }
+        })
+    };
+    let done = call(offset, len, libc::SYNC_FILE_RANGE_WRITE).and_then(|()| {
+        let before = offset.saturating_sub(len);
+        match offset - before {
+            0 => Ok(()),
+            len => call(before, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE),
+        }
+    });
+    match done {
+        // Not every file system has it.
+        Ok(()) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::SPIPE) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_back(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 
@@ -220,13 +263,17 @@ impl MediaFile for RealFile {
         self.0.sync_data()
     }
 
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        write_back(&self.0, offset, len)
+    }
+
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
         }
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match retry_on_intr(|| rustix::fs::fallocate(&self.0, how, offset, len)) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }

@@ -37,9 +37,16 @@ fn payload(n: u32) -> Vec<u8> {
     payload
 }
 
+/// Segments that are written back while their zeros are written.
+const LARGE: &str = "4194304";
+
 /// Rotates, sets a slot, releases, recycles, closes; goes on after errors as a stubborn user would.
 fn script(dir: &Path) {
-    let Ok((log, _)) = Log::open(dir, options()) else {
+    let mut options = options();
+    if let Ok(bytes) = std::env::var("ESKER_SHIM_SEGMENT") {
+        options.segment_bytes = bytes.parse().unwrap();
+    }
+    let Ok((log, _)) = Log::open(dir, options) else {
         return;
     };
     let mut last = None;
@@ -100,7 +107,11 @@ struct Run {
 
 fn run(shim: &Path, dir: &Path, call: &str, how: &str, nth: u64, times: u64) -> Run {
     let count = dir.with_extension("count");
-    let output = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if call == "sync_file_range" {
+        command.env("ESKER_SHIM_SEGMENT", LARGE);
+    }
+    let output = command
         .args(["--ignored", "--exact", "child", "--nocapture"])
         .env("LD_PRELOAD", shim)
         .env("ESKER_SHIM_DIR", dir)
@@ -200,7 +211,15 @@ fn each(calls: &[&str], how: &str, times: u64, harmless: bool) {
 #[test]
 fn a_call_that_fails_on_a_real_file_loses_nothing_acknowledged() {
     each(
-        &["pwrite", "msync", "fsync", "open", "rename", "unlink"],
+        &[
+            "pwrite",
+            "msync",
+            "fsync",
+            "sync_file_range",
+            "open",
+            "rename",
+            "unlink",
+        ],
         EIO,
         1,
         false,
@@ -209,7 +228,12 @@ fn a_call_that_fails_on_a_real_file_loses_nothing_acknowledged() {
 
 #[test]
 fn a_real_device_that_fails_for_good_loses_nothing_acknowledged() {
-    each(&["pwrite", "msync", "fsync"], EIO, 1 << 40, false);
+    each(
+        &["pwrite", "msync", "fsync", "sync_file_range"],
+        EIO,
+        1 << 40,
+        false,
+    );
 }
 
 #[test]
@@ -219,7 +243,12 @@ fn a_real_file_without_space_loses_nothing_acknowledged() {
 
 #[test]
 fn an_interrupted_call_is_repeated() {
-    each(&["pwrite", "msync", "fsync"], EINTR, 3, true);
+    each(
+        &["pwrite", "msync", "fsync", "sync_file_range"],
+        EINTR,
+        3,
+        true,
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 /* Fails, shortens or interrupts the n-th call of a kind that touches a file below a directory. Loaded by LD_PRELOAD.
  *
  * ESKER_SHIM_DIR    only files below it
- * ESKER_SHIM_CALL   pwrite, msync, fsync (fdatasync too), open, rename, unlink
+ * ESKER_SHIM_CALL   pwrite, msync, fsync (fdatasync too), sync_file_range, open, rename, unlink
  * ESKER_SHIM_NTH    1: the first
  * ESKER_SHIM_TIMES  so many in a row
  * ESKER_SHIM_HOW    an errno, or "short": half of the bytes are written and counted
@@ -98,6 +98,14 @@ int fdatasync(int fd) {
         return -1;
     }
     return REAL(int, "fdatasync", int)(fd);
+}
+
+int sync_file_range(int fd, off64_t at, off64_t len, unsigned flags) {
+    if (of_file(fd) && strikes("sync_file_range")) {
+        errno = (int)how;
+        return -1;
+    }
+    return REAL(int, "sync_file_range", int, off64_t, off64_t, unsigned)(fd, at, len, flags);
 }
 
 int open64(const char *path, int flags, ...) {
