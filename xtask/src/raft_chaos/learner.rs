@@ -12,6 +12,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use std::collections::VecDeque;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -57,6 +58,8 @@ pub struct Options {
 
 /// How long the link stays refused.
 const REFUSED: Duration = Duration::from_secs(1);
+/// From probe to probe of the disk.
+const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// Values of the clients.
 const PUT_BYTES: usize = 256;
 const LOADERS: u64 = 4;
@@ -147,8 +150,23 @@ struct Seen {
     began: Instant,
     /// (when it was due, latency) in microseconds.
     puts: Mutex<Vec<(u64, u64)>>,
+    /// The same of one block, written and synced on the same disk by nobody's node.
+    probes: Mutex<Vec<(u64, u64)>>,
     failed: AtomicU64,
     stop: AtomicBool,
+}
+
+/// What the disk takes meanwhile, so that its own stalls are not taken for the nodes'.
+fn probe(seen: &Seen, file: &fs::File) {
+    let mut probes = Vec::new();
+    while !seen.stop.load(Ordering::Relaxed) {
+        let due = Instant::now();
+        if file.write_all_at(&[7; 4096], 0).is_ok() && file.sync_data().is_ok() {
+            probes.push((micros(due - seen.began), micros(due.elapsed())));
+        }
+        std::thread::sleep(PROBE_EVERY.saturating_sub(due.elapsed()));
+    }
+    *seen.probes.lock().unwrap_or_else(|p| p.into_inner()) = probes;
 }
 
 fn micros(time: Duration) -> u64 {
@@ -205,20 +223,24 @@ struct Load {
 }
 
 impl Load {
-    fn start(options: &Options, port: u16, keys: u64) -> Load {
+    fn start(options: &Options, port: u16, keys: u64, dir: &Path) -> Outcome<Load> {
+        let file = ctx(fs::File::create(dir.join("probe")), "the probe of the disk")?;
         let seen = Arc::new(Seen {
             began: Instant::now(),
             puts: Mutex::default(),
+            probes: Mutex::default(),
             failed: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
-        let threads = (0..options.clients)
+        let mut threads: Vec<_> = (0..options.clients)
             .map(|client| {
                 let (seen, options) = (Arc::clone(&seen), options.clone());
                 std::thread::spawn(move || put(&seen, &options, port, keys, client))
             })
             .collect();
-        Load { seen, threads }
+        let probed = Arc::clone(&seen);
+        threads.push(std::thread::spawn(move || probe(&probed, &file)));
+        Ok(Load { seen, threads })
     }
 
     fn stop(&mut self) {
@@ -235,10 +257,10 @@ impl Drop for Load {
     }
 }
 
-/// Prints what the puts that were due from one moment to another took, and answers their 99th percentile.
-fn percentiles(what: &str, puts: &[(u64, u64)], from: Duration, to: Duration) -> u64 {
+/// Prints what took how long of what was due from one moment to another, and answers their 99th percentile.
+fn percentiles(what: &str, all: &[(u64, u64)], from: Duration, to: Duration) -> u64 {
     let (from, to) = (micros(from), micros(to));
-    let within = puts.iter().filter(|(due, _)| (from..to).contains(due));
+    let within = all.iter().filter(|(due, _)| (from..to).contains(due));
     let mut all: Vec<u64> = within.map(|(_, took)| *took).collect();
     all.sort_unstable();
     let at = |part: f64| match all.len() {
@@ -246,7 +268,7 @@ fn percentiles(what: &str, puts: &[(u64, u64)], from: Duration, to: Duration) ->
         n => all[((n as f64 * part) as usize).min(n - 1)],
     };
     println!(
-        "{what:<10} {:>7.1} s {:>7.0} puts/s   p50 {:>8.2} ms   p99 {:>8.2} ms   p99.9 {:>8.2} ms   max {:>8.2} ms",
+        "{what:<20} {:>7.1} s {:>7.0} a second   p50 {:>8.2} ms   p99 {:>8.2} ms   p99.9 {:>8.2} ms   max {:>8.2} ms",
         (to - from) as f64 / 1e6,
         all.len() as f64 * 1e6 / (to - from).max(1) as f64,
         at(0.5) as f64 / 1e3,
@@ -296,7 +318,9 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     eventually("a log that is compacted", || {
         (number(&info(&cluster, leader)?, "raft_log_begins_behind")? > 0).then_some(())
     })?;
-    let mut load = Load::start(options, cluster.clients[leader], keys);
+    // What the load left to be written is not the snapshot's.
+    rustix::fs::sync();
+    let mut load = Load::start(options, cluster.clients[leader], keys, dir)?;
     let pid = |cluster: &Cluster, at: usize| cluster.children[at].as_ref().map(|c| c.id());
     let (mut before, mut of_leader, mut of_learner) = ((0, 0), (0, 0), (0, 0));
     std::thread::sleep(Duration::from_secs(2));
@@ -333,9 +357,14 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     equal(&cluster, leader, learner, keys, options.seed)?;
     let output = fs::read_to_string(dir.join(format!("n{id}.out"))).unwrap_or_default();
     let puts = load.seen.puts.lock().unwrap_or_else(|p| p.into_inner());
-    let p99 = percentiles("before", &puts, quiet_from, joins_from);
-    let during = percentiles("joining", &puts, joins_from, joins_to);
-    percentiles("after", &puts, joins_to, after_to);
+    let probes = load.seen.probes.lock().unwrap_or_else(|p| p.into_inner());
+    let phase = |what: &str, from, to| {
+        percentiles(&format!("  the disk, {what}"), &probes, from, to);
+        percentiles(what, &puts, from, to)
+    };
+    let p99 = phase("before", quiet_from, joins_from);
+    let during = phase("joining", joins_from, joins_to);
+    phase("after", joins_to, after_to);
     println!(
         "p99 at the leader: {:.2} times that of before; {} puts failed; node {} leads, as before: {}",
         during as f64 / p99.max(1) as f64,
