@@ -137,10 +137,11 @@ impl Model {
         self.frames.split_off(at)
     }
 
-    /// The chain hash below `lsn`.
+    /// The chain hash below `lsn`, which may be behind a frame whose filling failed: that can be there whole.
     pub(crate) fn chain(&self, lsn: Lsn) -> ChainHash {
         let mut chain = ChainHash(0);
-        for frame in self.frames.iter().take_while(|f| f.lsn < lsn) {
+        let all = self.frames.iter().chain(&self.in_flight);
+        for frame in all.take_while(|f| f.lsn < lsn) {
             chain = fold(chain, frame.epoch, &self.header(frame));
         }
         chain
