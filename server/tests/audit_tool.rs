@@ -209,6 +209,14 @@ fn what_can_not_run_exits_2_and_says_what_to_do() {
         assert!(err.contains(expected), "{name}: {err}");
     }
     let place = filled();
+    fs::remove_file(place.dir().join("CHECKPOINT")).unwrap();
+    let output = place.run(&["checkpoint"]);
+    said(&output, 2);
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        err.contains("no checkpoint yet") && err.contains("--new"),
+        "{err}"
+    );
     fs::rename(place.key_file(), place.scratch.path().join("elsewhere")).unwrap();
     let output = place.run(&["verify"]);
     said(&output, 2);
