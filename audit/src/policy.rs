@@ -121,9 +121,9 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Default: notice.
     pub reserve_from: Severity,
-    /// A checkpoint is made after so many entries. Default 10,000; zero: never.
+    /// A checkpoint is made after so many entries, and at the close. Default 10,000; zero, with `checkpoint_after` zero too: never.
     pub checkpoint_entries: u64,
-    /// A checkpoint is made after so long, if there is a new entry. Default: a minute; zero: never.
+    /// A checkpoint is made after so long, if there is a new entry, and at the close. Default: a minute; zero: not by time.
     pub checkpoint_after: Duration,
     /// Where checkpoints go besides the file `CHECKPOINT` in the directory.
     pub anchor: Anchor,

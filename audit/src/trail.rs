@@ -326,6 +326,12 @@ impl Trail {
             .own(kind, severity, "esker.audit.closed", |_| {})
             .map(|_| ());
         let synced = self.shared.sync_all();
+        let options = &self.shared.options;
+        let anchors = options.checkpoint_entries > 0 || !options.checkpoint_after.is_zero();
+        if anchors && synced.is_ok() {
+            // A failed one is counted and told of; all is synced without it.
+            let _ = self.shared.checkpoint();
+        }
         let log = {
             let mut state = self.shared.state.lock();
             state.ended = true;

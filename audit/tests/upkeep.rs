@@ -96,8 +96,13 @@ fn checkpoints_are_made_by_count_and_by_time_and_appended_elsewhere() {
     assert_eq!(notes, std::fs::read_to_string(&sent).unwrap());
     let last = Checkpoint::parse(&notes, &keys()).unwrap();
     assert_eq!((last.sequence, last.trail), (14, trail.id()));
-    // A command that fails is counted, and keeps nothing from being written.
+    // What came since is anchored with the close, and the record of the close itself.
+    trail.record(login(2)).unwrap();
     trail.close().unwrap();
+    let notes = std::fs::read_to_string(&file).unwrap();
+    let last = Checkpoint::parse(&notes, &keys()).unwrap();
+    assert_eq!(last.sequence, 16);
+    // A command that fails is counted, and keeps nothing from being written.
     let options = Options {
         anchor: Anchor {
             file: None,

@@ -515,8 +515,8 @@ fn checkpoint(out: &mut impl Write, args: &PrintCheckpoint) -> Ran {
             read_checkpoint(&path, &keys).map_err(|stop| match stop {
                 Stop::Failed(why) if path.exists() => Stop::Tampered(why),
                 Stop::Failed(_) if args.of.dir.is_dir() => Stop::Failed(format!(
-                    "{} has no checkpoint yet: who writes makes one within a minute of a record (by default), or --new while \
-                     nobody writes",
+                    "{} has no checkpoint yet: who writes makes one within a minute of a record (by default) and at its end, or \
+                     --new while nobody writes",
                     args.of.dir.display()
                 )),
                 other => other,
