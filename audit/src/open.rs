@@ -329,7 +329,6 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         tail: tail_of(&options),
         keys: RwLock::new(keys),
         closing: Mutex::new(()),
-        named: AtomicU64::new(head.now.sequence),
         head: Mutex::new(head),
         state: Mutex::new(state),
         files: RwLock::new(files),

@@ -4,8 +4,9 @@
 //! - T2: sequences are given away in the order of the log, under one lock, and each is accounted for: by an entry, or by a gap's (A2).
 //! - T3: after a failed sync the live log is opened anew; what it then lacks is a gap. Who waited for that sync hears that the outcome is not known,
 //!   unless its policy is to wait: then it is written again.
+//! - T4: of those who wait for a sync one does it, and writes `HEAD`, for all; the others sleep once, until both are done (HE2).
 //!
-//! Locks, in this order: `gate`, `closing`, `head`, `state`, `files`, `keys`. `state` is held across an append, never across a sync.
+//! Locks, in this order: `gate`, `closing`, leadership of those who wait for a sync, `head`, `state`, `files`, `keys`. `state` is held across an append, never across a sync.
 
 use crate::chain::{NEXT_KEY, Walk};
 use crate::closed::ClosedFile;
@@ -21,11 +22,13 @@ use crate::sabotage::{self, Sabotage};
 use crate::stats::Counters;
 use crate::trail::{Receipt, Written};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use esker_sync::group::{CommitGroup, Entered};
 use esker_wal::media::LockGuard;
 use esker_wal::{Log, LogError, Lsn, Workers};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,8 @@ pub(crate) struct State {
     pub(crate) log: Option<Log>,
     /// Counts the logs: who waited for one that is no more does not close the next.
     pub(crate) life: u64,
+    /// Those who wait for a sync of the log of that life: what a log lost must not be taken for reached in the next.
+    group: (u64, Arc<CommitGroup>),
     /// Behind the last entry; its `next` may be below `next`, by the gap.
     pub(crate) walk: Walk,
     /// The next sequence to give away.
@@ -97,6 +102,7 @@ impl State {
         State {
             log: Some(log),
             life: 0,
+            group: (0, Arc::new(CommitGroup::new(0))),
             walk: found.walk,
             next: found.walk.next,
             gap: None,
@@ -115,6 +121,13 @@ impl State {
             unanchored: 0,
             anchored_at: Duration::ZERO,
         }
+    }
+
+    fn group(&mut self) -> &Arc<CommitGroup> {
+        if self.group.0 != self.life {
+            self.group = (self.life, Arc::new(CommitGroup::new(0)));
+        }
+        &self.group.1
     }
 
     /// The sequences from the last entry's on up to `next` have no entry.
@@ -149,8 +162,6 @@ pub(crate) struct Shared {
     pub(crate) keys: RwLock<Keyring>,
     pub(crate) closing: Mutex<()>,
     pub(crate) head: Mutex<HeadFile>,
-    /// The sequence that `HEAD` names, to be seen without its lock.
-    pub(crate) named: AtomicU64,
     pub(crate) state: Mutex<State>,
     /// Closed files, oldest first.
     pub(crate) files: RwLock<Vec<ClosedFile>>,
@@ -200,6 +211,7 @@ pub(crate) struct Draft<'a> {
 pub(crate) struct Put {
     log: Log,
     life: u64,
+    group: Arc<CommitGroup>,
     end: Lsn,
     pub(crate) sequence: u64,
 }
@@ -341,7 +353,7 @@ impl Shared {
             });
         }
         if sabotage::on(Sabotage::HeadAhead) {
-            self.note_synced(None);
+            self.note_synced();
         }
         self.sync(&put)?;
         self.counters.wrote(self.times().0);
@@ -351,21 +363,37 @@ impl Shared {
         })
     }
 
+    /// Waits until `put` is synced and `HEAD` names it (T4).
     fn sync(&self, put: &Put) -> Result<(), Error> {
+        let lead = match put.group.enter(put.end.0, None, put.log.sync_spin()) {
+            Entered::Reached => return Ok(()),
+            Entered::Lead(lead) => Some(lead),
+            // Nobody ends the waits of a group.
+            Entered::Stopped | Entered::TimedOut => None,
+        };
+        // Who fails hands on to the next, who finds the same.
+        self.sync_log(put)?;
+        let synced = put.log.synced();
+        self.note_synced();
+        if let Some(lead) = lead {
+            lead.finish(synced.0);
+        }
+        Ok(())
+    }
+
+    fn sync_log(&self, put: &Put) -> Result<(), Error> {
         let synced = match sabotage::on(Sabotage::NotSynced) {
             true => Ok(()),
             false => put.log.sync_up_to(put.end),
         };
-        if let Err(source) = synced {
+        synced.map_err(|source| {
             // Opened anew at once, if it can be, so that the next finds it whole.
             let mut state = self.state.lock();
             if state.life == put.life {
                 let _ = self.reopen(&mut state, &source.to_string());
             }
-            return Err(Error::Unknown { source });
-        }
-        self.note_synced(Some(put.sequence));
-        Ok(())
+            Error::Unknown { source }
+        })
     }
 
     /// Appends a gap's entry where there is a gap, and `draft`.
@@ -498,6 +526,7 @@ impl Shared {
         Ok(Put {
             log,
             life: state.life,
+            group: state.group().clone(),
             end: appended.end,
             sequence: head.sequence,
         })
@@ -584,17 +613,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets `HEAD` name what was synced (HE2); at least up to `sequence`, if somebody waits.
-    pub(crate) fn note_synced(&self, sequence: Option<u64>) {
-        // Whoever came first named it for all of its group.
-        let named = || sequence.is_some_and(|s| self.named.load(Ordering::Acquire) >= s);
-        if named() {
-            return;
-        }
+    /// Lets `HEAD` name what was synced (HE2).
+    pub(crate) fn note_synced(&self) {
         let mut head = self.head.lock();
-        if named() {
-            return;
-        }
         let mut newest = None;
         let handed = {
             let mut state = self.state.lock();
@@ -620,7 +641,6 @@ impl Shared {
             now.nanos = nanos;
             now.handed = handed;
         });
-        self.named.fetch_max(head.now.sequence, Ordering::AcqRel);
         if let Err(e) = put {
             self.counters.head_failures.add(1);
             tracing::warn!(dir = %self.dir.display(), error = %e, "HEAD of the audit trail was not written");
@@ -648,7 +668,7 @@ impl Shared {
             }
             return Err(Error::Unknown { source });
         }
-        self.note_synced(None);
+        self.note_synced();
         let mut head = self.head.lock();
         head.sync().map_err(crate::error::io_error(
             "syncing",

@@ -113,7 +113,7 @@ impl Shared {
 
     /// For how long a wait looks for its end before it sleeps: as long as the sync under way and the next leader's moment may take,
     /// where several wait.
-    fn spin(&self) -> Duration {
+    pub(crate) fn spin(&self) -> Duration {
         let longest = self.options.sync_spin_max;
         let frames = self.frames_per_sync.load(Ordering::Relaxed);
         if self.stepped() || !(GATHER_FROM..=SPIN_UP_TO).contains(&frames) {
@@ -281,18 +281,22 @@ impl Shared {
         }
     }
 
-    /// Few frames per sync are written by calls, many by stores (see [`crate::append`]). Leader only.
+    /// Counts what the sync carried, for those who wait for the next; under [`SyncPolicy::Always`] few frames per sync are written by calls,
+    /// many by stores (see [`crate::append`]). Leader only.
     fn choose_way(&self) {
         let appends = self.tail.frames();
         let group = appends - self.appends_synced.swap(appends, Ordering::Relaxed);
         self.counters.group_frames.record(group);
-        if self.options.sync_policy != SyncPolicy::Always || self.stepped() {
+        if self.stepped() {
             return;
         }
         self.last_group.store(group, Ordering::Relaxed);
         let mean = self.frames_per_sync.load(Ordering::Relaxed);
         let mean = mean - mean / 16 + group;
         self.frames_per_sync.store(mean, Ordering::Relaxed);
+        if self.options.sync_policy != SyncPolicy::Always {
+            return;
+        }
         let by_calls = self.by_calls.load(Ordering::Relaxed);
         let bound = if by_calls {
             CALLS_UP_TO + CALLS_UP_TO / 4

@@ -256,6 +256,13 @@ impl Log {
             .sync_up_to(end, Some(Instant::now() + timeout))
     }
 
+    /// For how long who waits for a sync, by a wait of his own, does well to look for its end before he sleeps: see
+    /// [`crate::LogOptions::sync_spin_max`].
+    #[must_use]
+    pub fn sync_spin(&self) -> Duration {
+        self.shared().spin()
+    }
+
     /// Asks the flusher to sync up to `end` and returns at once; [`Log::watch`] tells when.
     pub fn request_sync(&self, end: Lsn) {
         self.shared().request_sync(end);

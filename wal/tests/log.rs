@@ -31,6 +31,34 @@ fn payloads(log: &Log, from: Lsn) -> Vec<(Lsn, Vec<u8>)> {
     out
 }
 
+/// FL4: who waits is served the same whatever else is synced, and when: a sync that carries a few makes those who wait for the next look for its end.
+#[test]
+fn a_sync_of_a_few_is_waited_for_by_looking_under_each_policy() {
+    let hour = Duration::from_secs(3600);
+    for sync_policy in [
+        SyncPolicy::Always,
+        SyncPolicy::Interval(hour),
+        SyncPolicy::Manual,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions {
+            sync_policy,
+            ..options(1 << 20)
+        };
+        let log = Log::open(dir.path(), options).unwrap().0;
+        assert_eq!(log.sync_spin(), Duration::ZERO, "{sync_policy:?}");
+        for _ in 0..32 {
+            for _ in 0..3 {
+                log.append(&[b"one of a few"]).unwrap();
+            }
+            let end = log.append(&[b"the last"]).unwrap().end;
+            log.sync_up_to(end).unwrap();
+        }
+        assert!(log.sync_spin() > Duration::ZERO, "{sync_policy:?}");
+        log.close().unwrap();
+    }
+}
+
 /// W1, W5, W10.
 #[test]
 fn synced_appends_are_there_after_reopening_each_at_its_own_lsn() {

@@ -32,8 +32,8 @@ fn options(media: &SimMedia, rng: &mut StdRng) -> Options {
 
 /// What was acknowledged: request id by sequence.
 #[derive(Default)]
-struct Told {
-    synced: BTreeMap<u64, u64>,
+pub(crate) struct Told {
+    pub(crate) synced: BTreeMap<u64, u64>,
     request: u64,
 }
 
@@ -94,7 +94,7 @@ fn live(trail: &Trail, keys: &mut Keyring, told: &mut Told, media: &SimMedia, rn
     }
 }
 
-fn check(media: &SimMedia, keys: &Keyring, told: &Told, seed: u64) {
+pub(crate) fn check(media: &SimMedia, keys: &Keyring, told: &Told, seed: u64) {
     let options = VerifyOptions {
         threads: 1,
         media: Arc::new(media.clone()),
