@@ -148,6 +148,8 @@ impl Log {
     ) -> Result<(Log, Recovered), OpenError> {
         let media = &*options.media;
         let io = open_error(dir);
+        // What is found is built on, and a rename of before a crash, or one whose sync failed, may not be on the disk yet.
+        meta::sync_dir(media, dir).map_err(|e| io("syncing", e))?;
         for entry in media.list(dir).map_err(|e| io("listing", e))? {
             if entry.name.ends_with(meta::TMP) {
                 media

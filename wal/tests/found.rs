@@ -130,6 +130,32 @@ fn a_slot_is_durable_once_set_slot_has_succeeded() {
     assert!(open(&media).slots().is_empty());
 }
 
+/// The file of the slots had its name when the sync of the directory failed. The log that a rewind opened went by it, had nothing to write, and would have
+/// released by it; the power took the name back. Seed 476666 of the power cuts.
+#[test]
+fn what_a_log_finds_at_open_survives_the_power() {
+    let mut moved = 0;
+    for nth in 1..12 {
+        let media = medium();
+        let log = open(&media);
+        log.set_slot("a", Lsn::ZERO).unwrap();
+        let end = log.append(&[b"frame"]).unwrap().end;
+        log.sync_up_to(end).unwrap();
+        log.set_slot("a", end).unwrap();
+        media.fail(Fault::nth(nth).of(CallKind::SyncDir));
+        let Ok((log, _)) = log.rewind(end, log.epoch()) else {
+            continue;
+        };
+        media.heal();
+        let found = log.slots()[0].position;
+        moved += u32::from(found == end);
+        media.power_cut(3);
+        drop(log);
+        assert_eq!(open(&media).slots()[0].position, found, "sync {nth} failed");
+    }
+    assert!(moved > 1, "the slot was never seen where it moved to");
+}
+
 /// Recovery came before the slots were read: what was refused for them had changed the log already.
 #[test]
 fn damaged_slots_are_refused_before_anything_changes() {

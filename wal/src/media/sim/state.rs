@@ -697,10 +697,20 @@ impl State {
 
     /// Puts a file there by hand, durable.
     pub(super) fn put(&mut self, path: &Path, bytes: &[u8]) {
-        self.pending.retain(|op| match op {
-            DirOp::Link { path: p, .. } | DirOp::Unlink { path: p, .. } => p != path,
-            DirOp::Rename { from, to, .. } => from != path && to != path,
-        });
+        // What was pending of this name is outdone; the other end of a rename still is.
+        let pending = std::mem::take(&mut self.pending);
+        self.pending = (pending.into_iter())
+            .filter_map(|op| match op {
+                DirOp::Rename { from, to, node } if to == path => {
+                    Some(DirOp::Unlink { path: from, node })
+                }
+                DirOp::Rename { from, to, node } if from == path => {
+                    Some(DirOp::Link { path: to, node })
+                }
+                op if op.paths().contains(&Some(path)) => None,
+                op => Some(op),
+            })
+            .collect();
         let id = self.next_inode;
         self.next_inode += 1;
         self.inodes.insert(id, Inode::stored(bytes.to_vec()));
