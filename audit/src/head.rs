@@ -16,7 +16,7 @@
 //! | 32 | 8 | `handed` |
 //! | 40 | 8 | when, nanoseconds since 1970 |
 //! | 48 | 8 | id of the key |
-//! | 56 | 8 | zeros |
+//! | 56 | 8 | the time that retention goes by (AG1), nanoseconds since 1970; 0: not known |
 //! | 64 | 32 | root of the last synced entry |
 //! | 96 | 32 | keyed hash of what is before |
 //!
@@ -45,6 +45,7 @@ pub(crate) struct Head {
     pub(crate) sequence: u64,
     pub(crate) handed: u64,
     pub(crate) nanos: u64,
+    pub(crate) aged: u64,
     pub(crate) root: Root,
 }
 
@@ -59,6 +60,7 @@ impl Head {
             self.handed,
             self.nanos,
             keys.newest().id().0,
+            self.aged,
         ];
         for (at, word) in words.into_iter().enumerate() {
             out[8 + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
@@ -82,6 +84,7 @@ impl Head {
             sequence: word(24),
             handed: word(32),
             nanos: word(40),
+            aged: word(56),
             root: Root(*slot[64..].first_chunk().expect("32 bytes")),
         })
     }

@@ -8,6 +8,7 @@
 //!
 //! `TRAIL`, 64 bytes, little-endian: `ESKATRAI` (8), format 1 (4), zeros (4), identity (8), id of the key (8), keyed hash (32).
 
+use crate::aging::Aging;
 use crate::chain::Walk;
 use crate::closed::{self, Bad, Closed, ClosedFile, Writer};
 use crate::entry::{Kind, genesis};
@@ -289,13 +290,23 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
             finding: Box::new(finding),
         });
     }
+    let wall = options.clock.wall().as_nanos() as u64;
+    // Where nothing is known nothing is old (AG2).
+    let aged = match said {
+        Some(said) if said.aged == 0 => said.nanos,
+        Some(said) => said.aged,
+        None if new => wall,
+        None => 0,
+    };
+    let aging = Aging::from(aged, wall, options.clock.now());
     let now = head::Head {
         count: said.map_or(0, |head| head.count),
         trail: id,
         sequence: found.walk.next - 1,
         // Until their gap is written, what was lost stands here alone.
         handed: seen,
-        nanos: options.clock.wall().as_nanos() as u64,
+        nanos: wall,
+        aged: aged.min(wall),
         root: found.walk.root,
     };
     // What recovery kept is synced.
@@ -331,6 +342,8 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         closing: Mutex::new(()),
         head: Mutex::new(head),
         state: Mutex::new(state),
+        aging: Mutex::new(aging),
+        aged: AtomicU64::new(aged.min(wall)),
         files: RwLock::new(files),
         counters: Counters::default(),
         queue: bounded(options.queue.max(1)),

@@ -115,6 +115,10 @@ pub struct Options {
     pub rotate_after: Duration,
     /// Closed files whose newest entry is older are removed. Default: never.
     pub keep_for: Option<Duration>,
+    /// The wall clock is believed, where it is ahead of what [`Options::keep_for`] goes by (after a leap, or while the trail was not open), once it has gone steadily for so long while
+    /// the trail is open. Less believes a clock that leapt the sooner, and removes what it makes old; a process that never has the trail open for so long removes by age only what grew
+    /// old while it had. Default: a day; zero: at once.
+    pub clock_settles: Duration,
     /// Most bytes of closed files; the oldest are removed. Default: no bound.
     pub keep_bytes: Option<u64>,
     /// Bytes of the live log that are allocated ahead and that only records from `reserve_from` on use when the disk is full. Default 1 MiB.
@@ -159,6 +163,7 @@ impl Default for Options {
             rotate_bytes: 64 << 20,
             rotate_after: Duration::from_secs(24 * 3600),
             keep_for: None,
+            clock_settles: Duration::from_secs(24 * 3600),
             keep_bytes: None,
             reserve_bytes: 1 << 20,
             reserve_from: Severity::Notice,

@@ -8,6 +8,7 @@
 //!
 //! Locks, in this order: `gate`, `closing`, leadership of those who wait for a sync, `head`, `state`, `files`, `keys`. `state` is held across an append, never across a sync.
 
+use crate::aging::Aging;
 use crate::chain::{NEXT_KEY, Walk};
 use crate::closed::ClosedFile;
 use crate::entry::{ClockState, Head, Kind};
@@ -163,6 +164,10 @@ pub(crate) struct Shared {
     pub(crate) closing: Mutex<()>,
     pub(crate) head: Mutex<HeadFile>,
     pub(crate) state: Mutex<State>,
+    /// Taken under no other lock but `closing`, and none under it.
+    pub(crate) aging: Mutex<Aging>,
+    /// What it said last.
+    pub(crate) aged: AtomicU64,
     /// Closed files, oldest first.
     pub(crate) files: RwLock<Vec<ClosedFile>>,
     pub(crate) counters: Counters,
@@ -640,6 +645,8 @@ impl Shared {
             now.root = point.walk.root;
             now.nanos = nanos;
             now.handed = handed;
+            // Relaxed: one that is older removes less.
+            now.aged = self.aged.load(Ordering::Relaxed);
         });
         if let Err(e) = put {
             self.counters.head_failures.add(1);

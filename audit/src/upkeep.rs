@@ -3,6 +3,7 @@
 //! - U1: a file is closed under the lock `closing`; the live log lets go only of what a closed file holds, verified and synced (CL1).
 //! - U2: before a closed file is removed, a tombstone's entry says so, signed and synced. The newest closed file is never removed: the chain begins there. On a full disk some
 //!   of what is prepared is held back for tombstones, so that removal can make room.
+//!   Age is counted by a time that no leap of the wall clock moves (AG1).
 //! - U3: a live file that is removed or renamed under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
 
 use crate::chain::Walk;
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// How long a command gets for a checkpoint.
 const COMMAND_TAKES: Duration = Duration::from_secs(10);
+/// Nanoseconds by which the first entry of the live log may be ahead of the clock.
+const SET_BACK: u64 = 60_000_000_000;
 /// What a tombstone signs begins with.
 const TOMBSTONE: &str = "esker-audit 1 tombstone\n";
 
@@ -61,7 +64,9 @@ impl Shared {
         let bytes = state.end.since(state.from);
         let (now, _) = self.times();
         let old = |since: u64| {
-            Duration::from_nanos(now.saturating_sub(since)) >= self.options.rotate_after
+            let age = Duration::from_nanos(now.saturating_sub(since));
+            // Of a time to come: the clock was set back since, and how old it is is not known.
+            age >= self.options.rotate_after || since > now.saturating_add(SET_BACK)
         };
         bytes >= self.options.rotate_bytes || (bytes > 0 && state.since.is_some_and(old))
     }
@@ -152,9 +157,14 @@ impl Shared {
     /// Removes closed files that are too old or too many (U2); how many.
     pub(crate) fn clean(&self) -> Result<usize, Error> {
         let _closing = self.closing.lock();
-        let (now, _) = self.times();
+        let now = self.age_by();
         let going: Vec<ClosedFile> = {
             let files = self.files.read();
+            // One that was written while the clock was ahead is no newer than those behind it.
+            let mut newest: Vec<u64> = files.iter().map(|file| file.times.1).collect();
+            for at in (1..newest.len()).rev() {
+                newest[at - 1] = newest[at - 1].min(newest[at]);
+            }
             let total: u64 = files.iter().map(|f| f.bytes).sum();
             let mut over = self
                 .options
@@ -163,15 +173,16 @@ impl Shared {
             let most = files.len().saturating_sub(1);
             files
                 .iter()
+                .zip(newest)
                 .take(most)
-                .take_while(|file| {
-                    let age = Duration::from_nanos(now.saturating_sub(file.times.1));
+                .take_while(|(file, newest)| {
+                    let age = Duration::from_nanos(now.saturating_sub(*newest));
                     let old = self.options.keep_for.is_some_and(|keep| age > keep);
                     let goes = old || over > 0;
                     over = over.saturating_sub(file.bytes);
                     goes
                 })
-                .cloned()
+                .map(|(file, _)| file.clone())
                 .collect()
         };
         let Some(last) = going.last() else {
@@ -196,6 +207,25 @@ impl Shared {
             self.bury(&going, last)?;
         }
         Ok(going.len())
+    }
+
+    /// The time that retention goes by (AG1); a leap of the clock is a record where something is removed by age.
+    fn age_by(&self) -> u64 {
+        let (wall, _) = self.times();
+        let (now, leapt) =
+            (self.aging.lock()).look(wall, self.options.clock.now(), self.options.clock_settles);
+        self.aged.store(now, Ordering::Relaxed);
+        if leapt != 0 && self.options.keep_for.is_some() {
+            let ahead = wall.saturating_sub(now) / 1_000_000_000;
+            let (kind, severity) = (Kind::Trail, Severity::Warning);
+            tracing::warn!(dir = %self.dir.display(), leapt, ahead, "the wall clock leapt; what the audit trail keeps by age goes by the time of before");
+            // Each entry says so too, that is the evidence.
+            let _ = self.own(kind, severity, "esker.audit.clock_leapt", |out| {
+                out.text("esker.clock.leapt_s", &leapt.to_string());
+                out.number("esker.clock.ahead_s", ahead);
+            });
+        }
+        now
     }
 
     /// Writes the tombstone of files that are to be removed, the last of them `last`.

@@ -31,6 +31,8 @@ fn files_are_closed_and_removed_by_the_times_of_their_records() {
     let options = Options {
         rotate_after: HOUR,
         keep_for: Some(10 * HOUR),
+        // Five hours pass while it is closed.
+        clock_settles: Duration::ZERO,
         ..stepped(&media)
     };
     let trail = open(&media, &clock, options.clone());
