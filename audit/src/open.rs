@@ -326,13 +326,12 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     }
     let expected = found.walk.key.and_then(|key| keys.get(key));
     let key = expected.unwrap_or_else(|| keys.newest()).clone();
-    let newest = keys.newest().clone();
     let opened = Opened {
         last: found.walk.next - 1,
         closed: files.len(),
         findings,
     };
-    let mut state = State::of(log, &found, closed, key.clone());
+    let mut state = State::of(log, &found, closed, key);
     state.lose(seen + 1, "not in the trail when it was opened");
     let shared = Shared {
         dir: dir.to_owned(),
@@ -349,6 +348,8 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         queue: bounded(options.queue.max(1)),
         closed: AtomicBool::new(false),
         gate: RwLock::new(()),
+        handed: AtomicU64::new(0),
+        told: AtomicU64::new(0),
         buried: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         anchored: Mutex::new(None),
@@ -368,8 +369,8 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     if let Err(e) = said {
         tracing::warn!(dir = %dir.display(), error = %e, "that the audit trail was opened is not in it");
     }
-    if key.id() != newest.id() {
-        shared.rotate_key(newest)?;
+    if let Err(e) = shared.begin_key() {
+        tracing::warn!(dir = %dir.display(), error = %e, "the newest key of the audit trail is not begun yet");
     }
     Ok((shared, opened))
 }

@@ -30,7 +30,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Pause between two tries to open the live log again.
@@ -175,6 +175,9 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Held by who records, so that closing waits for what it would leave in the queue.
     pub(crate) gate: RwLock<()>,
+    /// The highest sequence that was dropped, and the highest that `HEAD` says so of.
+    pub(crate) handed: AtomicU64,
+    pub(crate) told: AtomicU64,
     /// Up to this sequence a tombstone says that all is removed.
     pub(crate) buried: AtomicU64,
     /// One process at a time writes; free when it is closed.
@@ -553,11 +556,41 @@ impl Shared {
             next - 1
         };
         self.counters.dropped.add(1);
-        // In place: it takes no room (HE3).
-        if let Some(mut head) = self.head.try_lock() {
-            let _ = head.put(&self.keys.read(), |now| now.handed = now.handed.max(handed));
-        }
+        self.handed.fetch_max(handed, Ordering::Relaxed);
+        self.tell_dropped();
         dropped()
+    }
+
+    /// Lets `HEAD` say how many sequences were dropped; in place: it takes no room (HE3). Who drops waits for nobody: who has the lock of `HEAD` calls this when it
+    /// lets go of it.
+    pub(crate) fn tell_dropped(&self) {
+        loop {
+            // Between what was dropped and the try for the lock, and between letting go of that and the look at what was dropped: one of two sees the other.
+            fence(Ordering::SeqCst);
+            let handed = self.handed.load(Ordering::Relaxed);
+            if handed <= self.told.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(mut head) = self.head.try_lock() else {
+                return;
+            };
+            let put = head.put(&self.keys.read(), |now| {
+                now.handed = now.handed.max(handed);
+            });
+            drop(head);
+            if put.is_err() {
+                self.counters.head_failures.add(1);
+                return;
+            }
+            self.told.fetch_max(handed, Ordering::Relaxed);
+        }
+    }
+
+    /// What `HEAD` says.
+    pub(crate) fn head_now(&self) -> crate::head::Head {
+        let now = self.head.lock().now;
+        self.tell_dropped();
+        now
     }
 
     /// Opens the live log anew after it failed, and counts what it lost (T3).
@@ -625,7 +658,8 @@ impl Shared {
         let handed = {
             let mut state = self.state.lock();
             let Some(synced) = state.log.as_ref().map(Log::synced) else {
-                return;
+                drop((state, head));
+                return self.tell_dropped();
             };
             while state
                 .points
@@ -637,7 +671,8 @@ impl Shared {
             state.next - 1
         };
         let Some(point) = newest else {
-            return;
+            drop(head);
+            return self.tell_dropped();
         };
         let (nanos, _) = self.times();
         let put = head.put(&self.keys.read(), |now| {
@@ -652,6 +687,8 @@ impl Shared {
             self.counters.head_failures.add(1);
             tracing::warn!(dir = %self.dir.display(), error = %e, "HEAD of the audit trail was not written");
         }
+        drop(head);
+        self.tell_dropped();
     }
 
     /// Everything written so far is synced, and `HEAD` names it.
@@ -676,8 +713,9 @@ impl Shared {
             return Err(Error::Unknown { source });
         }
         self.note_synced();
-        let mut head = self.head.lock();
-        head.sync().map_err(crate::error::io_error(
+        let synced = self.head.lock().sync();
+        self.tell_dropped();
+        synced.map_err(crate::error::io_error(
             "syncing",
             &self.dir.join(crate::head::HEAD),
         ))
@@ -730,6 +768,19 @@ impl Shared {
             put
         };
         self.sync(&put)
+    }
+
+    /// Begins the newest key of the keyring where that is not the one in use: it could not be when the trail was opened, or was lost with a failed write.
+    pub(crate) fn begin_key(&self) -> Result<(), Error> {
+        let newest = self.keys.read().newest().clone();
+        let in_use = {
+            let state = self.state.lock();
+            state.log.is_none() || state.key.id() == newest.id()
+        };
+        match in_use {
+            true => Ok(()),
+            false => self.rotate_key(newest),
+        }
     }
 }
 

@@ -92,6 +92,7 @@ impl Due {
         // What fails is counted and tried again at the next look.
         let _ = shared.sync_all();
         shared.look_after_live();
+        let _ = shared.begin_key();
         if let Err(e) = shared.clean() {
             tracing::warn!(dir = %shared.dir.display(), error = %e, "old files of the audit trail were not removed");
         }
@@ -252,7 +253,7 @@ impl Trail {
             (files.len() as u64, files.iter().map(|f| f.bytes).sum())
         };
         let last_checkpoint = shared.anchored.lock().as_ref().map_or(0, |c| c.sequence);
-        let synced = shared.head.lock().now.sequence;
+        let synced = shared.head_now().sequence;
         let state = shared.state.lock();
         TrailStats {
             records: counters.records.get(),

@@ -279,7 +279,7 @@ impl Shared {
             state.anchored_at = self.options.clock.now();
         }
         self.sync_all()?;
-        let at = self.head.lock().now;
+        let at = self.head_now();
         let (now, _) = self.times();
         let checkpoint = {
             let keys = self.keys.read();

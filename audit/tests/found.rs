@@ -336,3 +336,76 @@ fn he4_a_head_of_zeros_or_with_a_cleared_slot_is_found() {
         assert!(matches!(opened, Err(Error::Tampered { .. })), "{cleared:?}");
     }
 }
+
+/// T2: a record that was dropped while another wrote `HEAD` stood nowhere, and a kill then lost it uncounted.
+#[test]
+fn t2_a_drop_while_head_is_written_outlives_a_kill() {
+    let media = SimMedia::new(1);
+    let hooked = Hooked::new(&media);
+    let options = Options {
+        queue: 1,
+        policies: Policies::default().with(
+            Severity::Info,
+            Policy {
+                write: Write::Async,
+                on_failure: OnFailure::Drop,
+            },
+        ),
+        media: Arc::new(hooked.clone()),
+        ..stepped(&media)
+    };
+    let trail = Arc::new(open_with(options));
+    let (other, dropped) = (trail.clone(), Arc::new(Mutex::new(0)));
+    let count = dropped.clone();
+    hooked.hooks.before("write", "HEAD", move || {
+        for n in 0..4 {
+            let receipt = other.record(login(n).severity(Severity::Info)).unwrap();
+            *count.lock() += u64::from(receipt.written == Written::Dropped);
+        }
+    });
+    trail.record(login(1)).unwrap();
+    assert_eq!(*dropped.lock(), 3);
+    media.kill();
+    drop(trail);
+    open(&media).close().unwrap();
+    let report = report(&media);
+    assert_eq!((report.findings, report.dropped), (vec![], 3));
+}
+
+/// A failed sync, or a full disk, while the newest key was to be begun ended the opening; and none was begun later.
+#[test]
+fn a_key_that_can_t_be_begun_at_open_is_begun_as_soon_as_it_can() {
+    let mut both = keys();
+    both.add(Key::from_secret([2; 32]));
+    let mut failed = 0;
+    for nth in 1..=8 {
+        let media = written(1, 4);
+        let clock = Arc::new(ManualClock::default());
+        let options = Options {
+            clock: clock.clone(),
+            ..stepped(&media)
+        };
+        media.fail(Fault::nth(nth).of(CallKind::SyncMap).on("live").errno(EIO));
+        let trail = match Trail::open(Path::new(DIR), both.clone(), options) {
+            Ok((trail, _)) => trail,
+            // It is the log's own opening that failed.
+            Err(Error::Open(_)) => continue,
+            Err(e) => panic!("sync {nth}: {e}"),
+        };
+        failed += u64::from(trail.stats().reopened > 0);
+        media.heal();
+        clock.advance(Duration::from_secs(2));
+        while trail.step() {}
+        trail.record(login(1)).unwrap();
+        trail.close().unwrap();
+        let reader =
+            Reader::open_on(Path::new(DIR), both.clone(), Arc::new(media.clone())).unwrap();
+        let mut records = reader.query(Query::default()).unwrap();
+        let mut last = None;
+        while let Some(found) = records.next().unwrap() {
+            last = Some(found.head.key);
+        }
+        assert_eq!(last, Some(both.newest().id()), "sync {nth}");
+    }
+    assert!(failed >= 2, "{failed}");
+}
