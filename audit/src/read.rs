@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 /// Bytes of the live log that are read at once, about.
 const STRETCH: u64 = 256 << 10;
-/// How often it plans anew because files came and went.
+/// How often it plans anew, because files came and went, without an entry passed, or the oldest file gone, between two plans.
 const AGAIN: usize = 20;
 
 /// In which order.
@@ -162,8 +162,12 @@ enum Unit {
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
     from: Lsn,
+    /// It ends there, or behind it: what came since is read too.
+    least: Lsn,
     to: Lsn,
     before: Option<Root>,
+    /// A frame of this survey begins at `from`: nothing before is read again.
+    walked: bool,
 }
 
 /// How far the live log was read.
@@ -187,6 +191,8 @@ pub struct Records {
     live: Option<Survey>,
     ready: VecDeque<Found>,
     again: usize,
+    /// Where the newest plan went on, and its oldest file.
+    planned: (Option<u64>, Option<String>),
     read_to: Option<Mark>,
     /// Closed files end there, and with this root.
     closed: Option<(u64, Root)>,
@@ -240,6 +246,7 @@ impl Reader {
             live: None,
             ready: VecDeque::new(),
             again: AGAIN,
+            planned: (None, None),
             read_to: None,
             closed: None,
         };
@@ -296,8 +303,10 @@ impl Records {
         if let Some(survey) = &self.live {
             let mut stretch = Stretch {
                 from: read_to.map_or(survey.oldest(), |mark| mark.at),
+                least: Lsn::ZERO,
                 to: Lsn(u64::MAX),
                 before: read_to.and_then(|mark| mark.root),
+                walked: false,
             };
             let mut root = stretch.before;
             let mut pieces = survey.pieces(stretch.from);
@@ -310,11 +319,20 @@ impl Records {
                 };
                 let at = pieces.position();
                 if at.since(stretch.from) >= STRETCH {
-                    stretches.push(Unit::Live(Stretch { to: at, ..stretch }));
-                    (stretch.from, stretch.before) = (at, root);
+                    stretches.push(Unit::Live(Stretch {
+                        to: at,
+                        least: at,
+                        ..stretch
+                    }));
+                    (stretch.from, stretch.before, stretch.walked) = (at, root, true);
                 }
             }
+            stretch.least = pieces.position();
             stretches.push(Unit::Live(stretch));
+        }
+        let planned = (self.query.after, names.first().cloned());
+        if planned != self.planned {
+            (self.planned, self.again) = (planned, AGAIN);
         }
         let first = |name: &String| name.trim_end_matches(SUFFIX).parse::<u64>().ok();
         let mut units = VecDeque::new();
@@ -361,7 +379,7 @@ impl Records {
                 return Ok(None);
             };
             if let Err(Gone) = self.read(unit)? {
-                self.again = self.again.saturating_sub(1);
+                self.again -= 1;
                 if self.again == 0 {
                     let path = self.dir.clone();
                     let source = io::Error::other("files come and go faster than they are read");
@@ -419,7 +437,10 @@ impl Records {
     }
 
     fn read_live(&mut self, survey: &Survey, stretch: Stretch) -> Result<Result<(), Gone>, Error> {
-        let mut pieces = survey.pieces(stretch.from);
+        let mut pieces = match stretch.walked {
+            true => survey.pieces_at(stretch.from),
+            false => survey.pieces(stretch.from),
+        };
         let mut found = Vec::new();
         let mut before = stretch.before;
         let mut passed: Option<(u64, u64)> = None;
@@ -448,6 +469,10 @@ impl Records {
                     }
                 }
             }
+        }
+        // It was let go meanwhile, and what stands there is none of it.
+        if pieces.position() < stretch.least {
+            return Ok(Err(Gone));
         }
         self.put(found);
         if let Some((first, last)) = passed {

@@ -3,8 +3,8 @@
 mod support;
 
 use esker_audit::{
-    Error, FindingKind, Key, Limits, OnFailure, OnTamper, Options, Policies, Policy, Query, Reader,
-    Record, Severity, Trail, Write, Written,
+    Error, FindingKind, Key, Limits, OnFailure, OnTamper, Options, Order, Policies, Policy, Query,
+    Reader, Record, Severity, Trail, Write, Written,
 };
 use esker_wal::media::Media as _;
 use esker_wal::media::clock::ManualClock;
@@ -408,4 +408,71 @@ fn a_key_that_can_t_be_begun_at_open_is_begun_as_soon_as_it_can() {
         assert_eq!(last, Some(both.newest().id()), "sync {nth}");
     }
     assert!(failed >= 2, "{failed}");
+}
+
+/// RD3: who read a trail whose files went one by one was told after the twentieth that files come and go too fast, however far it had come.
+#[test]
+fn rd3_a_reader_that_gets_on_goes_on() {
+    let media = written(80, 2);
+    let hooked = Hooked::new(&media);
+    let names = closed(&media);
+    for name in names.iter().skip(1).step_by(2) {
+        let (media, path) = (media.clone(), Path::new(DIR).join(name));
+        // The newest is opened to be asked where it ends.
+        if Some(name) != names.last() {
+            let gone = move || media.remove(&path).unwrap();
+            hooked.hooks.before("open", &format!("={DIR}/{name}"), gone);
+        }
+    }
+    let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(hooked)).unwrap();
+    let mut records = reader.query(Query::default()).unwrap();
+    let mut seen = Vec::new();
+    while let Some(found) = records.next().unwrap() {
+        seen.push(found.head.sequence);
+    }
+    assert!(seen.is_sorted() && seen.len() > 80, "{seen:?}");
+}
+
+/// RD2: each stretch of the live log was reached by reading its segment from the beginning.
+#[test]
+fn rd2_the_live_log_is_read_once_to_plan_and_once_to_answer() {
+    let media = SimMedia::new(1);
+    let options = Options {
+        policies: interval(),
+        rotate_bytes: 64 << 20,
+        ..stepped(&media)
+    };
+    let trail = open_with(options);
+    for n in 0..4000 {
+        trail.record(login(n).with("pad", "x".repeat(900))).unwrap();
+    }
+    trail.flush().unwrap();
+    let hooked = Hooked::new(&media);
+    let reads = Arc::new(Mutex::new(0));
+    let count = reads.clone();
+    hooked.hooks.each("read", ".seg", move || {
+        *count.lock() += 1;
+        true
+    });
+    for order in [Order::Oldest, Order::Newest] {
+        let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(hooked.clone())).unwrap();
+        *reads.lock() = 0;
+        let query = Query {
+            order,
+            ..Query::default()
+        };
+        let mut records = reader.query(query).unwrap();
+        let planned = *reads.lock();
+        let mut seen = 0;
+        while records.next().unwrap().is_some() {
+            seen += 1;
+        }
+        let answered = *reads.lock() - planned;
+        assert_eq!(seen, 4001);
+        assert!(planned > 20, "{planned} reads");
+        assert!(
+            answered < 2 * planned,
+            "{order:?}: {planned}, then {answered} reads"
+        );
+    }
 }

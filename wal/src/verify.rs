@@ -582,6 +582,19 @@ impl Survey {
             walk: None,
         }
     }
+
+    /// As [`Survey::pieces`], without reading what is before: `at` must be a [`Pieces::position`] of this survey. What was let go meanwhile may be
+    /// missing without a word at the end: who knows how far it reached compares.
+    #[must_use]
+    pub fn pieces_at(&self, at: Lsn) -> Pieces<'_> {
+        let mut pieces = self.pieces(at);
+        if let Some(found) = self.scan.live.get(pieces.at) {
+            let mut walk = Walk::new(found, self.next_base(pieces.at), self.synced);
+            walk.at = at.max(walk.at);
+            pieces.walk = Some(walk);
+        }
+        pieces
+    }
 }
 
 /// What comes next of a log.
