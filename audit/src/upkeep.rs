@@ -87,6 +87,18 @@ impl Shared {
     }
 
     fn rotate_locked(&self) -> Result<Option<ClosedFile>, Error> {
+        let closed = self.close_live()?;
+        if closed.is_some() {
+            let state = self.state.lock();
+            if let Some(log) = &state.log {
+                log.release(state.from);
+            }
+        }
+        Ok(closed)
+    }
+
+    /// Closes a file with what is in the live log, which lets nothing go yet.
+    fn close_live(&self) -> Result<Option<ClosedFile>, Error> {
         self.sync_all()?;
         let (log, from, end, before) = {
             let state = self.state.lock();
@@ -106,9 +118,6 @@ impl Shared {
         state.from = end;
         let (now, _) = self.times();
         state.since = (state.end > end).then_some(now);
-        if let Some(log) = &state.log {
-            log.release(end);
-        }
         drop(state);
         self.files.write().push(file.clone());
         Ok(Some(file))
@@ -356,6 +365,8 @@ impl Shared {
             "esker.audit.live_missing",
             |out| out.text("error.message", why),
         )?;
+        // The most of it while others write on; what they write meanwhile is little.
+        self.close_live()?;
         let mut state = self.state.lock();
         let Some(log) = state.log.clone() else {
             return Ok(());

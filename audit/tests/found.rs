@@ -298,7 +298,7 @@ fn numbers_can_be_asked_for_while_the_live_log_is_renewed() {
     let (other, asking) = (trail.clone(), Arc::new(Mutex::new(None)));
     let asked = asking.clone();
     let hooks = hooked.hooks.clone();
-    hooked.hooks.before("rename", ".trail", move || {
+    hooked.hooks.before("rename", "live.aside", move || {
         // By now the renewal holds the state; the other takes what it takes before that.
         let (begun, began) = std::sync::mpsc::channel();
         hooks.before("free", "", move || begun.send(()).unwrap());
@@ -408,6 +408,61 @@ fn a_key_that_can_t_be_begun_at_open_is_begun_as_soon_as_it_can() {
         assert_eq!(last, Some(both.newest().id()), "sync {nth}");
     }
     assert!(failed >= 2, "{failed}");
+}
+
+/// Takes the files of the live log away, and lets the trail notice.
+fn take_live_away(media: &SimMedia, trail: &Trail, clock: &ManualClock) {
+    let live = Path::new(DIR).join("live");
+    for entry in media.list(&live).unwrap() {
+        if !entry.is_dir && entry.name != "LOCK" {
+            media.remove(&live.join(&entry.name)).unwrap();
+        }
+    }
+    clock.advance(Duration::from_secs(2));
+    while trail.step() {}
+}
+
+/// U3: who wrote while a missing live log was saved waited until all of it was compressed.
+#[test]
+fn u3_others_write_while_a_missing_live_log_is_saved() {
+    let media = SimMedia::new(1);
+    let hooked = Hooked::new(&media);
+    let clock = Arc::new(ManualClock::default());
+    let options = Options {
+        media: Arc::new(hooked.clone()),
+        clock: clock.clone(),
+        ..stepped(&media)
+    };
+    let trail = Arc::new(open_with(options));
+    for n in 0..20 {
+        trail.record(login(n)).unwrap();
+    }
+    clock.advance(Duration::from_secs(2));
+    while trail.step() {}
+    let (other, writing) = (trail.clone(), Arc::new(Mutex::new(None)));
+    let wrote = writing.clone();
+    hooked.hooks.before("rename", ".trail", move || {
+        let (done, written) = std::sync::mpsc::channel();
+        let writer =
+            std::thread::spawn(move || done.send(other.record(login(99)).unwrap()).unwrap());
+        // A bound for the test that fails: nothing in the trail goes by time here.
+        let receipt = written.recv_timeout(Duration::from_secs(20));
+        *wrote.lock() = Some((writer, receipt.is_ok()));
+    });
+    take_live_away(&media, &trail, &clock);
+    let (writer, in_time) = writing.lock().take().expect("it was saved");
+    writer.join().unwrap();
+    assert!(in_time, "it waited for the renewal");
+    trail.record(login(100)).unwrap();
+    trail.close().unwrap();
+    assert_eq!(report(&media).findings, []);
+    assert!(
+        actions(&media)
+            .iter()
+            .filter(|a| *a == "user.login")
+            .count()
+            == 22
+    );
 }
 
 /// RD3: who read a trail whose files went one by one was told after the twentieth that files come and go too fast, however far it had come.
