@@ -12,8 +12,8 @@
 //! of the fields that have no column. Control characters stand as `\u001b`, and a backslash as two.
 //!
 //! *Syslog*, RFC 5424: facility 13 (log audit), the severity of [`crate::Severity::syslog`]; HOSTNAME is the node, APP-NAME `esker-audit`, MSGID the action; the time has
-//! microseconds, as the RFC allows no more. Known fields stand in one element of structured data; the message is the record as a JSON line. Lines end with LF
-//! (RFC 6587, non-transparent framing: no message holds one).
+//! microseconds, as the RFC allows no more. Known fields stand in one element of structured data; the message is the record as a JSON line. In a stream each ends with LF
+//! (RFC 6587, non-transparent framing: no message holds one), or has its length before it ([`Framing::Octets`]).
 
 use crate::error::Error;
 use crate::read::{Found, Records};
@@ -69,11 +69,22 @@ pub enum Format {
     },
 }
 
+/// How messages of syslog follow one another in a stream (RFC 6587).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// Each ends with a line feed.
+    #[default]
+    Newline,
+    /// Before each stand its bytes as a decimal number, and a space: octet counting, which RFC 5425 (TLS) demands.
+    Octets,
+}
+
 /// Writes records; see the module.
 #[derive(Debug)]
 pub struct Export<W: Write> {
     out: W,
     format: Format,
+    framing: Framing,
     line: Vec<u8>,
     begun: bool,
     written: u64,
@@ -85,10 +96,18 @@ impl<W: Write> Export<W> {
         Export {
             out,
             format,
+            framing: Framing::default(),
             line: Vec::with_capacity(1024),
             begun: false,
             written: 0,
         }
+    }
+
+    /// With another framing, of syslog; other formats have none.
+    #[must_use]
+    pub fn framed(mut self, framing: Framing) -> Export<W> {
+        self.framing = framing;
+        self
     }
 
     /// Writes a record.
@@ -100,8 +119,12 @@ impl<W: Write> Export<W> {
             Format::Csv => csv(&mut self.line, &found.fields),
             Format::Syslog { enterprise } => syslog(&mut self.line, found, enterprise),
         }
-        let end: &[u8] = match self.format {
-            Format::Csv => b"\r\n",
+        let end: &[u8] = match (self.format, self.framing) {
+            (Format::Csv, _) => b"\r\n",
+            (Format::Syslog { .. }, Framing::Octets) => {
+                write!(self.out, "{} ", self.line.len())?;
+                b""
+            }
             _ => b"\n",
         };
         self.line.extend_from_slice(end);

@@ -61,7 +61,7 @@ mod verify;
 pub use closed::ClosedFile;
 pub use entry::{ClockState, Entry, Head, Kind, Root, time_text};
 pub use error::Error;
-pub use export::{COLUMNS, ENTERPRISE, Export, Format, export, json_line, printable};
+pub use export::{COLUMNS, ENTERPRISE, Export, Format, Framing, export, json_line, printable};
 pub use finding::{Finding, FindingKind};
 pub use key::{Key, KeyError, KeyId, Keyring};
 pub use note::{CHECKPOINT, Checkpoint, verifier_key};

@@ -1,8 +1,8 @@
 //! Records leave as JSON lines, CSV and syslog, and no value of theirs breaks out of its line, cell or element (EX1 to EX3).
 
 use esker_audit::{
-    COLUMNS, ENTERPRISE, Format, Key, Keyring, Options, Order, Query, Reader, Record, Severity,
-    Summary, Trail, export,
+    COLUMNS, ENTERPRISE, Export, Format, Framing, Key, Keyring, Options, Order, Query, Reader,
+    Record, Severity, Summary, Trail, export,
 };
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -145,6 +145,37 @@ fn a_cell_neither_runs_nor_breaks_out_and_says_what_was_written() {
             "row {at}: columns and others are not all"
         );
     }
+}
+
+/// RFC 6587, octet counting: the same messages, each behind the count of its bytes, and nothing between them.
+#[test]
+fn a_syslog_message_may_stand_behind_its_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let reader = trail(dir.path());
+    let format = Format::Syslog {
+        enterprise: ENTERPRISE,
+    };
+    let query = Query {
+        without_own: true,
+        ..Query::default()
+    };
+    let mut records = reader.query(query).unwrap();
+    let mut out = Vec::new();
+    let mut framed = Export::new(&mut out, format).framed(Framing::Octets);
+    while let Some(found) = records.next().unwrap() {
+        framed.put(&found).unwrap();
+    }
+    framed.finish().unwrap();
+    let (mut rest, mut messages) = (&out[..], Vec::new());
+    while !rest.is_empty() {
+        let space = rest.iter().position(|b| *b == b' ').unwrap();
+        let len: usize = str::from_utf8(&rest[..space]).unwrap().parse().unwrap();
+        let message = &rest[space + 1..][..len];
+        messages.push(str::from_utf8(message).unwrap().to_owned());
+        rest = &rest[space + 1 + len..];
+    }
+    let lines = exported(&reader, format);
+    assert_eq!(messages, lines.lines().collect::<Vec<_>>());
 }
 
 #[test]
