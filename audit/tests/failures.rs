@@ -3,8 +3,8 @@
 mod support;
 
 use esker_audit::{
-    Error, Keyring, Kind, OnFailure, OnTamper, Options, Policies, Policy, Query, Reader, Record,
-    Severity, Trail, Write, Written,
+    Error, Key, Keyring, Kind, OnFailure, OnTamper, Options, Policies, Policy, Query, Reader,
+    Record, Severity, Trail, Write, Written,
 };
 use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
 use std::path::Path;
@@ -395,4 +395,76 @@ fn two_at_a_time_can_t_write_and_the_wrong_key_opens_nothing() {
         .record(login(1).severity(Severity::Error))
         .unwrap_err();
     assert!(matches!(error, Error::Closed), "{error}");
+}
+
+#[test]
+fn e3_an_error_names_its_file_and_says_what_to_do() {
+    let media = SimMedia::new(1);
+    let says = |error: Error, words: &[&str]| {
+        let text = error.to_string();
+        for word in words {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(!text.ends_with('.'), "{text}");
+    };
+    let verified = |media: &SimMedia, ring: &Keyring| {
+        let options = esker_audit::VerifyOptions {
+            look_again_after: Duration::ZERO,
+            media: Arc::new(media.clone()),
+            ..esker_audit::VerifyOptions::default()
+        };
+        esker_audit::verify(Path::new(DIR), ring, &options)
+    };
+    let opened = |media: &SimMedia, ring: Keyring, options: Options| {
+        let options = Options {
+            media: Arc::new(media.clone()),
+            ..options
+        };
+        Trail::open(Path::new(DIR), ring, options).unwrap_err()
+    };
+    says(
+        verified(&media, &keys()).unwrap_err(),
+        &[DIR, "give the directory of one"],
+    );
+    let trail = open_with(stepped(&media));
+    says(
+        opened(&media, keys(), stepped(&media)),
+        &[DIR, "close it there"],
+    );
+    trail.record(login(1)).unwrap();
+    trail.close().unwrap();
+    says(trail.record(login(2)).unwrap_err(), &["closed"]);
+    let other = Key::from_secret([9; 32]);
+    let missing = keys().newest().id().to_string();
+    says(
+        opened(&media, Keyring::of(other), stepped(&media)),
+        &["audit/TRAIL", &missing, "add it"],
+    );
+    let cut = copy(&media, |name, bytes| {
+        (name != "HEAD").then(|| (name.to_owned(), bytes))
+    });
+    says(
+        opened(&cut, keys(), stepped(&cut)),
+        &["audit/HEAD", "esker audit verify audit", "on_tamper"],
+    );
+    let options = Options {
+        interval: Duration::ZERO,
+        ..stepped(&media)
+    };
+    says(
+        opened(&media, keys(), options),
+        &["interval", "more than zero"],
+    );
+    media.fail(Fault::nth(1).of(CallKind::Open).on("HEAD").errno(EIO));
+    says(
+        opened(&media, keys(), stepped(&media)),
+        &["reading", "audit/HEAD", "os error 5"],
+    );
+    media.heal();
+    let trail = open_with(with(&media, OnFailure::Refuse));
+    fill(&media, &trail);
+    says(
+        trail.record(large(1)).unwrap_err(),
+        &["refused", "the disk is full"],
+    );
 }

@@ -44,6 +44,7 @@ fn e2_garbage_in_any_file_is_found_and_never_a_panic() {
         });
         println!("seed {seed}");
         let options = VerifyOptions {
+            look_again_after: std::time::Duration::ZERO,
             media: Arc::new(media.clone()),
             ..VerifyOptions::default()
         };

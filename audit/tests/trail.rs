@@ -1,7 +1,8 @@
 //! A trail, written, closed and opened again.
 
 use esker_audit::{
-    Key, Keyring, Options, Order, Query, Reader, Receipt, Record, Severity, Trail, Written,
+    Key, Keyring, OnFailure, Options, Order, Policies, Policy, Query, Reader, Receipt, Record,
+    Severity, Trail, VerifyOptions, Write, Written, verify,
 };
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
@@ -57,6 +58,49 @@ fn records_are_numbered_on_over_restarts_and_rotations() {
         trail.close().unwrap();
         expected += 1;
     }
+}
+
+/// A1: of what was not synced the power leaves a part of a record; what follows is chained to what is whole, and nothing acknowledged is behind the cut.
+#[test]
+fn a1_a_torn_last_record_is_cut_and_the_chain_goes_on() {
+    let mut torn = 0;
+    for seed in 0..60 {
+        let media = SimMedia::new(seed);
+        let options = || Options {
+            policies: Policies::default().with(
+                Severity::Info,
+                Policy {
+                    write: Write::Interval,
+                    on_failure: OnFailure::Refuse,
+                },
+            ),
+            ..stepped(&media)
+        };
+        let dir = Path::new("audit");
+        let (trail, _) = Trail::open(dir, keys(), options()).unwrap();
+        let synced = trail.record(login(1)).unwrap().sequence.unwrap();
+        for n in 0..3 {
+            let long = login(n)
+                .severity(Severity::Info)
+                .with("pad", "x".repeat(900));
+            trail.record(long).unwrap();
+        }
+        media.power_cut(seed);
+        drop(trail);
+        let (trail, opened) = Trail::open(dir, keys(), options()).unwrap();
+        assert_eq!(opened.findings, [], "seed {seed}");
+        assert!(opened.last >= synced, "seed {seed}: {}", opened.last);
+        torn += u64::from(opened.last < synced + 3);
+        trail.record(login(2)).unwrap();
+        trail.close().unwrap();
+        let options = VerifyOptions {
+            media: Arc::new(media.clone()),
+            ..VerifyOptions::default()
+        };
+        let report = verify(dir, &keys(), &options).unwrap();
+        assert_eq!(report.findings, [], "seed {seed}");
+    }
+    assert!(torn > 20, "{torn}");
 }
 
 #[test]

@@ -61,6 +61,30 @@ fn files_are_closed_and_removed_by_the_times_of_their_records() {
     assert_eq!(report(&media).findings, []);
 }
 
+/// The clock stands: no file takes another's name, and the chain goes on from each to the next.
+#[test]
+fn a1_a_hundred_rotations_in_one_moment_make_a_hundred_files_and_lose_nothing() {
+    let (media, clock) = (SimMedia::new(1), Arc::new(ManualClock::default()));
+    let trail = open(&media, &clock, stepped(&media));
+    let mut last = 0;
+    for n in 0..400 {
+        last = trail.record(login(n)).unwrap().sequence.unwrap();
+        if n % 4 == 3 {
+            trail.rotate().unwrap().unwrap();
+            while trail.step() {}
+        }
+    }
+    assert_eq!(closed(&media).len(), 100);
+    let found = report(&media);
+    assert_eq!((found.findings, found.files), (vec![], 100));
+    assert_eq!((found.entries, found.last), (last, last));
+    let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(media.clone())).unwrap();
+    let mut records = reader.query(Query::default()).unwrap();
+    for sequence in 1..=last {
+        assert_eq!(records.next().unwrap().unwrap().head.sequence, sequence);
+    }
+}
+
 #[test]
 fn checkpoints_are_made_by_count_and_by_time_and_appended_elsewhere() {
     let (media, clock) = (SimMedia::new(1), Arc::new(ManualClock::default()));
