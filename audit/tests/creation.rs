@@ -3,7 +3,7 @@
 mod support;
 
 use esker_audit::{Error, FindingKind, Report, Trail, VerifyOptions, verify};
-use esker_wal::media::sim::{EIO, Fault, SimMedia};
+use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,13 +56,23 @@ fn o1_whatever_ends_the_making_of_a_trail_leaves_none_or_a_whole_one() {
             media.heal();
             born[0] += u32::from(check(&media, &format!("power at call {at}, seed {seed}")));
         }
-        // The process ends: what was written stays.
-        let media = SimMedia::new(at);
-        media.fail(Fault::nth(at).times(u64::MAX).errno(EIO));
-        drop(Trail::open(Path::new(DIR), keys(), stepped(&media)));
-        media.kill();
-        media.heal();
-        born[1] += u32::from(check(&media, &format!("killed at call {at}")));
+    }
+    // The process ends, for a call that failed: what was written stays.
+    for kind in [
+        CallKind::Create,
+        CallKind::Rename,
+        CallKind::SyncFile,
+        CallKind::SyncDir,
+        CallKind::SyncMap,
+    ] {
+        for nth in 1..=12 {
+            let media = SimMedia::new(nth);
+            media.fail(Fault::nth(nth).of(kind).times(u64::MAX).errno(EIO));
+            drop(Trail::open(Path::new(DIR), keys(), stepped(&media)));
+            media.kill();
+            media.heal();
+            born[1] += u32::from(check(&media, &format!("killed at {kind:?} {nth}")));
+        }
     }
     assert!(born[0] > 0 && born[1] > 0, "{born:?} of {calls} calls");
 }
