@@ -185,7 +185,7 @@ fn parts() -> Vec<Part> {
         parts.push(Part {
             name: "raft-chaos",
             what: "a cluster under kill -9, pauses and partitions: histories linearizable, nodes equal",
-            steps: vec![xtask("raft-chaos --members 3 --minutes 0.6 --measured 1")],
+            steps: vec![xtask("raft-chaos --members 3 --minutes 1 --measured 1")],
         });
         parts.push(Part {
             name: "ports",
