@@ -303,19 +303,22 @@ impl Shared {
         let next = Arc::new(Segment::activate(prepared, Activation { base, epoch }));
         {
             let mut table = self.table.write();
-            if let Some(active) = append.active.take() {
+            let active = append.active.take();
+            if let Some(active) = &active {
                 active.close_at(base);
                 self.closing.store(true, Ordering::Release);
-                if active.base() == base {
-                    // Without frames: `next` outranks it, and has to know by itself what its header knew. Its file goes
-                    // once `next` is synced.
-                    table.retain(|s| !Arc::ptr_eq(s, &active));
-                    if let Some(chain) = active.chain.get() {
-                        next.write_chain(*chain);
-                        let _ = next.chain.set(*chain);
-                    }
-                    self.outranked.lock().push((base, active.path.clone()));
+            }
+            // A log that was opened without room has its last one closed.
+            let last = active.or_else(|| table.last().cloned());
+            if let Some(empty) = last.filter(|last| last.base() == base) {
+                // Without frames: `next` outranks it, and has to know by itself what its header knew, for it may be the oldest. Its file
+                // goes once `next` is synced.
+                table.retain(|s| !Arc::ptr_eq(s, &empty));
+                if let Some(chain) = empty.chain.get() {
+                    next.write_chain(*chain);
+                    let _ = next.chain.set(*chain);
                 }
+                self.outranked.lock().push((base, empty.path.clone()));
             }
             table.push(next.clone());
         }
@@ -687,25 +690,9 @@ impl Shared {
         let start = start_at(base);
         self.sync_up_to(base, None)?;
         let mut append = self.append.lock();
-        // A segment without frames is replaced by one at the same base. A log that was opened for reading has it
-        // as a closed one.
-        let last = append
-            .active
-            .clone()
-            .or_else(|| self.table.read().last().cloned());
-        let empty = last.filter(|a| a.base() == base);
         loop {
             self.check_open(&append)?;
             if self.rotate(&mut append, start) {
-                let next = append.active.as_ref().expect("just activated");
-                if let Some(empty) = &empty {
-                    self.table.write().retain(|s| !Arc::ptr_eq(s, empty));
-                    if let Some(chain) = empty.chain.get() {
-                        // It may be the oldest now, and then must know its own beginning.
-                        next.write_chain(*chain);
-                        let _ = next.chain.set(*chain);
-                    }
-                }
                 break;
             }
             if let Some(source) = &append.no_space {
@@ -739,10 +726,8 @@ impl Shared {
                 return Err(LogError::Poisoned(poison));
             }
         }
-        if let Some(empty) = empty {
-            self.leftovers.lock().push(empty.path.clone());
-            self.prepare_bell.ring();
-        }
+        // It may have outranked one without frames.
+        self.prepare_bell.ring();
         Ok(appended)
     }
 }

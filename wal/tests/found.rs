@@ -6,10 +6,11 @@ use esker_wal::frame::{Header, Kind, Seed, checksum, fold};
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, ENOSPC, Fault, SimMedia};
-use esker_wal::{Log, LogId, LogOptions, Lsn, OpenRole};
+use esker_wal::{Log, LogId, LogOptions, Lsn, OpenRole, WireFrame};
 use harness::{options, read_all};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const ID: LogId = LogId(79);
 
@@ -154,6 +155,69 @@ fn what_a_log_finds_at_open_survives_the_power() {
         assert_eq!(open(&media).slots()[0].position, found, "sync {nth} failed");
     }
     assert!(moved > 1, "the slot was never seen where it moved to");
+}
+
+/// The oldest segment lost its frames with the power, and a follower that was opened without room for another went on at the same place once there was
+/// some. The new segment did not know the chain hash at its base, and took itself for one whose predecessor is missing. Seed 480076 of the power cuts.
+#[test]
+fn a_follower_that_goes_on_after_it_had_no_room_knows_its_beginning() {
+    for seed in 0..64 {
+        let media = SimMedia::new(seed);
+        media.create_dir_all(Path::new("log")).unwrap();
+        let log = open(&media);
+        let held;
+        let base = loop {
+            let rotations = log.stats().rotations;
+            let (lsn, reserved) = (log.reserved(), log.try_reserve(2000).unwrap());
+            if log.stats().rotations > rotations && rotations > 1 {
+                // Never published: nothing of the new segment is synced.
+                held = reserved;
+                break lsn;
+            }
+            reserved.publish(&[&[7; 2000]]).unwrap();
+            while log.step() {}
+        };
+        log.sync_up_to(base).unwrap();
+        log.release(base);
+        while log.step() {}
+        let epoch = log.epoch();
+        media.power_cut(seed);
+        drop((held, log));
+        media.fail(Fault::nth(1).of(CallKind::Rename).errno(ENOSPC).times(9));
+        let clock = Arc::new(ManualClock::default());
+        let follower = LogOptions {
+            role: OpenRole::Follower,
+            ..options(&media, &clock, ID)
+        };
+        let (log, found) = Log::open(Path::new("log"), follower).unwrap();
+        assert_eq!((found.oldest, found.end), (base, base));
+        assert!(found.reading_only.is_some(), "{found:?}");
+        media.heal();
+        let payload = vec![8; 100];
+        let crc = checksum(Seed::new(ID, epoch), base, Kind::Data, &[&payload]);
+        let header = Header {
+            payload_len: payload.len() as u32,
+            crc,
+            lsn: base,
+            kind: Kind::Data,
+        };
+        let follow = || {
+            let payload = &payload;
+            log.append_replicated(WireFrame { header, payload })
+        };
+        while follow().is_err() {
+            clock.advance(Duration::from_secs(1));
+            assert!(
+                log.step(),
+                "seed {seed}: there is room, and it does not go on"
+            );
+        }
+        log.sync_up_to(log.reserved()).unwrap();
+        media.power_cut(seed);
+        drop(log);
+        let log = open(&media);
+        assert_eq!(log.oldest(), base, "seed {seed}");
+    }
 }
 
 /// Recovery came before the slots were read: what was refused for them had changed the log already.
