@@ -51,6 +51,7 @@ mod record;
 mod ring;
 #[doc(hidden)]
 pub mod sabotage;
+mod several;
 mod shared;
 mod stats;
 mod summary;

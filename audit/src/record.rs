@@ -151,6 +151,7 @@ pub struct Record {
     request: Option<Text>,
     epoch: Option<u64>,
     lsn: Option<u64>,
+    index: Option<u64>,
     durability: Option<Text>,
     metadata: Vec<(Text, Meta)>,
 }
@@ -176,6 +177,7 @@ impl Record {
             request: None,
             epoch: None,
             lsn: None,
+            index: None,
             durability: None,
             metadata: Vec::new(),
         }
@@ -269,6 +271,13 @@ impl Record {
         self
     }
 
+    /// Index of the entry of a consensus log that has its effect (`esker.index`).
+    #[must_use]
+    pub fn entry(mut self, index: u64) -> Record {
+        self.index = Some(index);
+        self
+    }
+
     /// How durable the effect was when this was written: `buffered`, `synced`, ... (`esker.durability`).
     #[must_use]
     pub fn durability(mut self, reached: impl Into<Text>) -> Record {
@@ -342,7 +351,11 @@ impl Record {
                 out.text(name, text);
             }
         }
-        for (name, number) in [("esker.epoch", self.epoch), ("esker.lsn", self.lsn)] {
+        for (name, number) in [
+            ("esker.epoch", self.epoch),
+            ("esker.lsn", self.lsn),
+            ("esker.index", self.index),
+        ] {
             if let Some(number) = number {
                 out.number(name, number);
             }

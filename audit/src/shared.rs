@@ -218,7 +218,7 @@ pub(crate) struct Draft<'a> {
 /// Where an entry was appended.
 pub(crate) struct Put {
     log: Log,
-    life: u64,
+    pub(crate) life: u64,
     group: Arc<CommitGroup>,
     end: Lsn,
     pub(crate) sequence: u64,
@@ -236,12 +236,23 @@ impl Shared {
 
     pub(crate) fn record(&self, record: Record) -> Result<Receipt, Error> {
         let _gate = self.gate.read();
+        self.record_gated(record)
+    }
+
+    /// What is done with every record first.
+    pub(crate) fn begin_record(&self, record: &Record) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
         if let Some(ring) = &self.options.ring {
             ring.push(record.clone());
         }
+        Ok(())
+    }
+
+    /// Of who holds the gate.
+    pub(crate) fn record_gated(&self, record: Record) -> Result<Receipt, Error> {
+        self.begin_record(&record)?;
         let policy = self.options.policies.of(record.severity);
         let times = self.times();
         if policy.write != Write::Async {
@@ -266,11 +277,11 @@ impl Shared {
         }
     }
 
-    fn threaded(&self) -> bool {
+    pub(crate) fn threaded(&self) -> bool {
         self.options.workers == Workers::Threads
     }
 
-    fn refused(&self, why: &str) -> Error {
+    pub(crate) fn refused(&self, why: &str) -> Error {
         self.counters.refused.add(1);
         Error::Refused {
             why: why.to_owned(),
@@ -298,13 +309,13 @@ impl Shared {
         }
     }
 
-    fn body(&self, record: &Record, key: &Key) -> Vec<u8> {
+    pub(crate) fn body(&self, record: &Record, key: &Key) -> Vec<u8> {
         let mut body = record.body(&self.options.limits, |value| key.redact(value));
         body.extend_from_slice(&self.tail);
         body
     }
 
-    fn write(
+    pub(crate) fn write(
         &self,
         record: &Record,
         times: (u64, u64),
@@ -372,7 +383,7 @@ impl Shared {
     }
 
     /// Waits until `put` is synced and `HEAD` names it (T4).
-    fn sync(&self, put: &Put) -> Result<(), Error> {
+    pub(crate) fn sync(&self, put: &Put) -> Result<(), Error> {
         let lead = match put.group.enter(put.end.0, None, put.log.sync_spin()) {
             Entered::Reached => return Ok(()),
             Entered::Lead(lead) => Some(lead),

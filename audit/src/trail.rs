@@ -173,6 +173,15 @@ impl Trail {
         self.shared.record(record)
     }
 
+    /// As [`Trail::record`], of several, in this order: those that are to be synced wait for one sync of all. The first error ends it; those before are in the
+    /// trail, or it is not known.
+    ///
+    /// # Errors
+    /// As [`Trail::record`].
+    pub fn record_all(&self, records: Vec<Record>) -> Result<(), Error> {
+        self.shared.record_all(records)
+    }
+
     /// Everything written before is on stable storage when it returns; what is in the queue is written first, for at most ten seconds.
     pub fn flush(&self) -> Result<(), Error> {
         self.still_open()?;
