@@ -744,6 +744,10 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
             ("acct:2", "success")
         ]
     );
+    // Where in the Raft log they are.
+    let index = |w: &Value| w["esker.index"].as_u64().unwrap();
+    assert!(writes.iter().all(|w| index(w) > 1), "{writes:?}");
+    assert!(writes.is_sorted_by_key(index));
     assert_eq!(place.of("data.read").len(), 2);
     for (action, object, outcome) in [
         ("data.flush", "", "success"),

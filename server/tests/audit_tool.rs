@@ -474,6 +474,16 @@ fn an_export_goes_to_a_new_file_for_its_owner_alone() {
     assert_eq!(to.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     // It overwrites nothing.
     said(&place.run(&args), 2);
+    let framed = said(
+        &place.run(&["export", "--format", "syslog", "--framing", "octet"]),
+        0,
+    );
+    let (length, rest) = framed.split_once(' ').unwrap();
+    let next = rest[length.parse::<usize>().unwrap()..]
+        .split_once(' ')
+        .unwrap();
+    assert!(rest.starts_with('<') && next.1.starts_with('<'), "{framed}");
+    said(&place.run(&["export", "--framing", "octet"]), 2);
 }
 
 #[test]

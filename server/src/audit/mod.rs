@@ -101,6 +101,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) slow: Option<Duration>,
     /// Epoch and LSN of what it wrote.
     pub(crate) effect: Option<(u64, u64)>,
+    /// Index of its entry in the Raft log.
+    pub(crate) index: Option<u64>,
 }
 
 /// See the module.
@@ -419,7 +421,7 @@ impl Audit {
                         .map_or(&b""[..], |(_, part)| part),
                     _ => ended.reply,
                 };
-                self.push(outcome(item, part, ended.effect), &mut waiting);
+                self.push(outcome(item, part, &ended), &mut waiting);
             }
         }
         if let Some(failed) = failed
@@ -453,13 +455,15 @@ impl Audit {
         waiting
     }
 
-    /// As `finish`, of several calls whose replies stand one behind the other; `tickets` are those of some of them, in order.
+    /// As `finish`, of several calls whose replies stand one behind the other; `tickets` are those of some of them, in order, `index` that of the entry
+    /// that has them all.
     #[must_use]
     pub(crate) fn finish_batch(
         &self,
         session: &Session,
         tickets: Vec<(usize, Ticket)>,
         replies: &[u8],
+        index: Option<u64>,
     ) -> Vec<Due> {
         let mut waiting = Vec::new();
         let mut tickets = tickets.into_iter().peekable();
@@ -470,6 +474,7 @@ impl Audit {
             if ticket.is_some() || reply.first() == Some(&b'-') {
                 let ended = Ended {
                     reply,
+                    index,
                     ..Ended::default()
                 };
                 waiting.extend(self.finish(session, ticket, &[], ended));
@@ -624,8 +629,13 @@ impl Audit {
     }
 
     fn put(&self, record: Record) -> Result<(), String> {
-        let why = match self.trail.record(record) {
-            Ok(_) => return Ok(()),
+        self.taken(self.trail.record(record).map(|_| ()))
+    }
+
+    /// What the trail said to a record, as a reply where it did not take it.
+    fn taken(&self, said: Result<(), Error>) -> Result<(), String> {
+        let why = match said {
+            Ok(()) => return Ok(()),
             Err(Error::Refused { why }) => why,
             Err(error) => error.to_string(),
         };
@@ -641,9 +651,10 @@ impl Audit {
         ))
     }
 
-    /// Writes records, on a thread that may wait; the first that is refused ends it. The error is a reply.
+    /// Writes records, on a thread that may wait, with one sync for all; the first that is refused ends it. The error is a reply.
     pub(crate) fn write(&self, due: Vec<Due>) -> Result<(), String> {
-        due.into_iter().try_for_each(|(_, record)| self.put(record))
+        let records = due.into_iter().map(|(_, record)| record).collect();
+        self.taken(self.trail.record_all(records))
     }
 
     /// Counts a call that was answered with an error of `write`'s.
@@ -723,7 +734,7 @@ fn intent(item: &Item) -> Due {
     (item.severity, item.record.clone().intent())
 }
 
-fn outcome(item: Item, reply: &[u8], effect: Option<(u64, u64)>) -> Due {
+fn outcome(item: Item, reply: &[u8], ended: &Ended<'_>) -> Due {
     let (mut severity, mut record) = (item.severity, item.record);
     match refusal::failed(reply) {
         Some(failed) => {
@@ -737,8 +748,11 @@ fn outcome(item: Item, reply: &[u8], effect: Option<(u64, u64)>) -> Due {
         None if reply.is_empty() => {}
         None => record = record.success(),
     }
-    if let Some((epoch, lsn)) = effect {
+    if let Some((epoch, lsn)) = ended.effect {
         record = record.effect(epoch, lsn);
+    }
+    if let Some(index) = ended.index {
+        record = record.entry(index);
     }
     (severity, record)
 }

@@ -360,6 +360,7 @@ struct RotationTable {
 struct RetentionTable {
     age: Option<Time>,
     size: Option<Size>,
+    clock_settles: Option<Time>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -557,6 +558,7 @@ impl From<File> for Policy {
             .size
             .map_or(options.rotate_bytes, |size| size.0);
         options.keep_for = file.retention.age.map(|time| time.0);
+        set(&mut options.clock_settles, file.retention.clock_settles);
         options.keep_bytes = file.retention.size.map(|size| size.0);
         options.checkpoint_entries = file
             .checkpoint
@@ -702,6 +704,7 @@ mod tests {
             queue = 7
             [retention]
             age = \"365d\"
+            clock-settles = \"2h\"
             [checkpoint]
             command = [\"logger\", \"-t\", \"esker\"]
         ";
@@ -723,6 +726,7 @@ mod tests {
             policy.options.keep_for,
             Some(Duration::from_secs(365 * 86_400))
         );
+        assert_eq!(policy.options.clock_settles, Duration::from_secs(7200));
         assert_eq!(policy.options.on_tamper, OnTamper::Continue);
         assert_eq!(policy.slow, Duration::from_millis(50));
         assert_eq!(

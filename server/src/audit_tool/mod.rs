@@ -17,8 +17,8 @@ mod view;
 use crate::progress;
 use clap::{Args, Subcommand, ValueEnum};
 use esker_audit::{
-    CHECKPOINT, Checkpoint, ENTERPRISE, Error, Export, Format, Found, Key, Keyring, Options, Order,
-    Outcome, Query, Reader, Record, Severity, Trail, json_line, printable,
+    CHECKPOINT, Checkpoint, ENTERPRISE, Error, Export, Format, Found, Framing, Key, Keyring,
+    Options, Order, Outcome, Query, Reader, Record, Severity, Trail, json_line, printable,
 };
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp, civil};
@@ -174,7 +174,7 @@ pub struct Ask {
 }
 
 /// As what records leave.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum FormatName {
     /// A JSON object per line.
     Jsonl,
@@ -182,6 +182,14 @@ enum FormatName {
     Csv,
     /// RFC 5424, facility 13.
     Syslog,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FramingName {
+    /// A line feed behind each.
+    Newline,
+    /// Octet counting.
+    Octet,
 }
 
 /// `esker audit export`.
@@ -199,6 +207,9 @@ pub struct ExportTo {
     /// Your private enterprise number, which names the structured data of syslog. Default: the one for examples.
     #[arg(long, value_name = "NUMBER", default_value_t = ENTERPRISE)]
     enterprise: u32,
+    /// How messages of syslog follow one another (RFC 6587): each behind its length, as receivers over TLS demand, or each ended by a line feed.
+    #[arg(long, value_enum, default_value = "newline")]
+    framing: FramingName,
     /// Into a new file, which its owner alone may read. Default: standard output.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
@@ -458,6 +469,15 @@ fn export(out: &mut impl Write, args: &ExportTo) -> Ran {
             enterprise: args.enterprise,
         },
     };
+    let framing = match args.framing {
+        FramingName::Newline => Framing::Newline,
+        FramingName::Octet if args.format == FormatName::Syslog => Framing::Octets,
+        FramingName::Octet => {
+            let why = "--framing octet is of syslog: give --format syslog, or leave it out";
+            return Err(Stop::Failed(why.to_owned()));
+        }
+    };
+    let format = (format, framing);
     let reader = args.of.reader(&args.recorded, &format!("{args:?}"))?;
     let mut records = reader.query(args.filter.query(Order::Oldest, None))?;
     let Some(to) = &args.to else {
@@ -487,10 +507,10 @@ fn export(out: &mut impl Write, args: &ExportTo) -> Ran {
 fn write_all(
     out: impl Write,
     records: &mut esker_audit::Records,
-    format: Format,
+    (format, framing): (Format, Framing),
     silent: bool,
 ) -> Result<u64, Stop> {
-    let mut export = Export::new(out, format);
+    let mut export = Export::new(out, format).framed(framing);
     let mut counted = progress::Count::of("records").filter(|_| !silent);
     while let Some(found) = records.next()? {
         export.put(&found)?;

@@ -503,6 +503,7 @@ impl Conn {
                     reply,
                     slow,
                     effect,
+                    index: None,
                 };
                 self.asking = audit.finish(&self.session, ticket, &argv, ended);
                 if !self.asking.is_empty() {

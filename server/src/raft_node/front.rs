@@ -25,7 +25,7 @@ use esker_lsm::StoreError;
 use esker_raft::core::NodeId;
 use esker_raft::lock::{Guard, GuardAnswer, LockService, guarded};
 use esker_raft::machine::StateReader;
-use esker_raft::runtime::{NodeHandle, ProposeError, ReadError};
+use esker_raft::runtime::{NodeHandle, Outcome, ProposeError, ReadError};
 use mio::{Interest, Poll, Waker};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -404,7 +404,7 @@ impl<'a> Serving<'a> {
             let ended = Ended {
                 reply,
                 slow,
-                effect: None,
+                ..Ended::default()
             };
             self.audit_write(audit.finish(&self.session, ticket, argv, ended));
         }
@@ -537,25 +537,34 @@ impl<'a> Serving<'a> {
     /// Writes a batch, and answers it.
     pub(super) fn write(&mut self, batch: &Bytes, commands: usize) {
         let mark = self.out.len();
-        self.propose(batch, commands);
+        let index = self.propose(batch, commands);
         if let Some(audit) = &self.shared.audit {
             let tickets = std::mem::take(&mut self.audited);
             let replies = &self.out.as_bytes()[mark..];
-            self.audit_write(audit.finish_batch(&self.session, tickets, replies));
+            self.audit_write(audit.finish_batch(&self.session, tickets, replies, index));
         }
     }
 
-    fn propose(&mut self, batch: &Bytes, commands: usize) {
+    /// Index of the entry that has it, where there is one.
+    fn propose(&mut self, batch: &Bytes, commands: usize) -> Option<u64> {
         self.fresh = false;
         let text = match self.guard.take() {
             None => match propose(self.shared, batch) {
-                Ok(replies) => return self.out.raw(&replies),
+                Ok(reply) => {
+                    self.out.raw(&reply.payload);
+                    return Some(reply.index.0);
+                }
                 Err(error) => error_text(&error),
             },
             Some(guard) => {
                 let command = guarded(std::slice::from_ref(&guard), batch);
-                match propose(self.shared, &command).map(GuardAnswer::decode) {
-                    Ok(Ok(GuardAnswer::Passed(replies))) => return self.out.raw(&replies),
+                let proposed = propose(self.shared, &command);
+                let index = proposed.as_ref().ok().map(|reply| reply.index.0);
+                match proposed.map(|reply| GuardAnswer::decode(reply.payload)) {
+                    Ok(Ok(GuardAnswer::Passed(replies))) => {
+                        self.out.raw(&replies);
+                        return index;
+                    }
                     Ok(Ok(GuardAnswer::Stale { current, .. })) => locks::stale(&guard, current),
                     Ok(_) => "ERR the cluster's answer is none about locks".into(),
                     Err(error) => error_text(&error),
@@ -565,6 +574,7 @@ impl<'a> Serving<'a> {
         for _ in 0..commands {
             self.out.error(&text);
         }
+        None
     }
 
     fn read(&mut self, argv: &[&[u8]]) {
@@ -638,13 +648,13 @@ fn barrier(shared: &Shared) -> Result<(), ReadError> {
 }
 
 /// RF3.
-fn propose(shared: &Shared, batch: &Bytes) -> Result<Bytes, ProposeError> {
+fn propose(shared: &Shared, batch: &Bytes) -> Outcome {
     let end = Instant::now() + shared.timeout;
     let mut pause = Duration::from_millis(5);
     loop {
         match shared.handle.propose_anywhere(batch.clone()) {
             Err(ProposeError::NotAppended { .. }) if goes_on(shared, end, &mut pause) => {}
-            outcome => return outcome.map(|reply| reply.payload),
+            outcome => return outcome,
         }
     }
 }

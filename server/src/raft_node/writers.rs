@@ -400,6 +400,7 @@ impl Writer {
     fn told(&mut self, shared: &Shared, pending: Pending, outcome: Outcome) -> Option<Gathered> {
         self.busy = false;
         let (gathered, mark) = (pending.gathered, self.out.len());
+        let index = outcome.as_ref().ok().map(|reply| reply.index.0);
         match outcome {
             Ok(reply) => self.out.raw(&reply.payload),
             Err(ProposeError::NotAppended { .. }) => return Some(gathered),
@@ -413,7 +414,7 @@ impl Writer {
         if let (Some(audit), Some(session)) = (&shared.audit, &self.session) {
             let replies = &self.out.as_bytes()[mark..];
             // This thread waits for nothing; what has to is written by another.
-            audit.tell(audit.finish_batch(session, gathered.audited, replies));
+            audit.tell(audit.finish_batch(session, gathered.audited, replies, index));
         }
         None
     }
