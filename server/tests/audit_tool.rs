@@ -573,13 +573,13 @@ fn a_checkpoint_is_printed_as_it_was_signed_or_not_at_all() {
         fs::read_to_string(place.dir().join("CHECKPOINT")).unwrap()
     );
     let parsed = json(&place.run(&["checkpoint", "--json"]), 0);
-    assert_eq!(parsed["sequence"], 101);
+    assert_eq!(parsed["sequence"], 102);
     assert_eq!(parsed["note"], note);
     let newer = json(&place.run(&["checkpoint", "--new", "--json"]), 0);
     assert!(newer["sequence"].as_u64() > Some(102));
     fs::write(
         place.dir().join("CHECKPOINT"),
-        note.replace("\n101\n", "\n100\n"),
+        note.replace("\n102\n", "\n100\n"),
     )
     .unwrap();
     said(&place.run(&["checkpoint"]), 1);
