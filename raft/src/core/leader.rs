@@ -7,6 +7,9 @@
 //! - LE4: a joint membership is left by the leader as soon as it is committed, whoever began it.
 //! - LE5: a leader that is no voter any more leads until that is committed, then steps down.
 //! - LE6: a leader that a quorum did not answer within an election timeout steps down.
+//! - LE7: how far it is committed goes along with entries and heartbeats while commits follow each other closely: messages of their own would wake every
+//!   peer twice for each group of entries, and the leader for the answers. It has a message of its own where it is the first for a while, where nothing
+//!   else went for a tick, for a peer that asks to read, and before the leader goes.
 
 use super::progress::{Progress, State};
 use super::read::Reads;
@@ -21,6 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const ROUNDS_MAX: u32 = 10;
 /// Rounds of heartbeats whose sending is remembered.
 const ROUNDS_KEPT: usize = 64;
+/// Commits that are no further apart follow each other closely (LE7), in microseconds.
+const CLOSE_MICROS: u64 = 5_000;
 
 /// Leadership on its way to another.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub(super) struct Leader {
     /// (index, weight) of entries that are not committed.
     uncommitted: VecDeque<(Index, usize)>,
     uncommitted_bytes: usize,
+    /// When it was committed further the last time.
+    committed_at: Option<u64>,
     beat: u32,
     check: u32,
     pub(super) round: u64,
@@ -67,6 +74,7 @@ impl Leader {
             term_start: last.next(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
+            committed_at: None,
             beat: 0,
             check: 0,
             round: 0,
@@ -404,6 +412,8 @@ impl Core {
         let leader = self.role.leading().expect("it leads still");
         if leader.beat >= heartbeat {
             self.heartbeat();
+        } else {
+            self.tell_commit(false);
         }
     }
 
@@ -420,10 +430,14 @@ impl Core {
         if leader.rounds.len() > ROUNDS_KEPT {
             leader.rounds.pop_front();
         }
-        let beats: Vec<_> = (leader.progress.iter())
-            .map(|(n, p)| match sabotage::on(Sabotage::CommitBeyondMatch) {
-                true => (*n, committed),
-                false => (*n, p.matched.min(committed)),
+        let beats: Vec<_> = (leader.progress.iter_mut())
+            .map(|(n, p)| {
+                let commit = match sabotage::on(Sabotage::CommitBeyondMatch) {
+                    true => committed,
+                    false => p.matched.min(committed),
+                };
+                p.told_commit = p.told_commit.max(commit);
+                (*n, commit)
             })
             .collect();
         for (peer, commit) in beats {
@@ -431,19 +445,30 @@ impl Core {
         }
     }
 
-    /// Sends everybody what it lacks.
+    /// Sends everybody the entries that it lacks.
     fn replicate(&mut self) {
+        self.tell_commit(true);
+    }
+
+    /// Sends everybody the entries that it lacks, and how far it is committed; that not by itself where it `waits` for something to go along with
+    /// (LE7).
+    fn tell_commit(&mut self, waits: bool) {
         let peers: Vec<NodeId> = match &self.role {
             Role::Leader(leader) => leader.progress.keys().copied().collect(),
             _ => return,
         };
         for peer in peers {
-            self.send_entries(peer);
+            self.send_what(peer, !waits);
         }
     }
 
-    /// Sends `peer` what it lacks, as far as it may be on its way.
+    /// Sends `peer` the entries that it lacks, as far as they may be on their way.
     fn send_entries(&mut self, peer: NodeId) {
+        self.send_what(peer, false);
+    }
+
+    /// The same; with `news` also how far it is committed, where it was not told.
+    pub(super) fn send_what(&mut self, peer: NodeId, news: bool) {
         let last = self.log.last().index;
         loop {
             let Some(leader) = self.role.leading() else {
@@ -456,7 +481,7 @@ impl Core {
                 return;
             }
             let probing = matches!(progress.state, State::Probe { .. });
-            let news = progress.told_commit < self.committed;
+            let news = news && progress.told_commit < self.committed;
             let from = progress.next;
             if from > last && !probing && !news {
                 return;
@@ -564,7 +589,10 @@ impl Core {
             return;
         }
         self.commit_to(index);
+        let now = self.now;
         let leader = self.role.leading().expect("it leads");
+        let before = leader.committed_at.replace(now);
+        let close = before.is_some_and(|at| now - at <= CLOSE_MICROS);
         while let Some((at, weight)) = leader.uncommitted.front().copied()
             && at <= index
         {
@@ -573,7 +601,7 @@ impl Core {
         }
         let (at, membership) = self.log.membership();
         if at > index {
-            return self.replicate();
+            return self.tell_commit(close);
         }
         if membership.is_joint() {
             // LE4.
@@ -582,10 +610,10 @@ impl Core {
             self.append_membership(alone);
         } else if !membership.is_voter(self.id) {
             // LE5. The others are told first.
-            self.replicate();
+            self.tell_commit(false);
             self.follow(self.hard.term, None);
         } else {
-            self.replicate();
+            self.tell_commit(close);
         }
     }
 

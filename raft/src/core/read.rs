@@ -63,7 +63,11 @@ impl Core {
     fn answer_read(&mut self, asker: Asker, index: Index) {
         match asker {
             Asker::Own(token) => self.out.answers.push((token, Answer::ReadAt(index))),
-            Asker::Peer(peer, id) => self.send(peer, Body::ReadAt { id, index }),
+            Asker::Peer(peer, id) => {
+                // LE7. Else it would wait for a tick until it has applied that.
+                self.send_what(peer, true);
+                self.send(peer, Body::ReadAt { id, index });
+            }
         }
     }
 
