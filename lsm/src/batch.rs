@@ -52,8 +52,10 @@ impl WriteBatch {
 
     /// Sets a key to the concatenation of `parts`, without an intermediate copy by the caller.
     pub fn put_parts(&mut self, key: &[u8], parts: &[&[u8]]) {
-        self.begin(PUT, key);
         let len: usize = parts.iter().map(|p| p.len()).sum();
+        // Tag, keyspace and two lengths beside them: it grows once.
+        self.payload.reserve(key.len() + len + 22);
+        self.begin(PUT, key);
         varint::put(&mut self.payload, len as u64);
         for part in parts {
             self.payload.extend_from_slice(part);

@@ -36,6 +36,13 @@ impl Histogram {
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
+    /// Counts `value` as often as `times`.
+    pub fn record_many(&self, value: u64, times: u64) {
+        self.counts[bucket(value)].fetch_add(times, Ordering::Relaxed);
+        self.sum
+            .fetch_add(value.saturating_mul(times), Ordering::Relaxed);
+    }
+
     /// What was counted so far.
     #[must_use]
     pub fn snapshot(&self) -> Counts {

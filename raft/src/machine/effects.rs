@@ -25,7 +25,13 @@ pub(super) struct Overlay {
     /// `start..end`; no end when it is empty.
     ranges: Vec<(Vec<u8>, Vec<u8>)>,
     pub entries: Vec<At>,
+    /// Empty batches, with memory for the next entries.
+    spare: Vec<WriteBatch>,
 }
+
+/// Batches that are kept for their memory, and what each may have of it.
+const SPARE_MAX: usize = 1024;
+const SPARE_BYTES: usize = 1 << 10;
 
 impl Overlay {
     fn covered(&self, key: &[u8]) -> bool {
@@ -39,13 +45,18 @@ impl Overlay {
     pub(super) fn clear(&mut self) {
         self.keys.clear();
         self.ranges.clear();
-        self.entries.clear();
+        for mut at in self.entries.drain(..) {
+            if self.spare.len() < SPARE_MAX && at.batch.encoded_len() <= SPARE_BYTES {
+                at.batch.clear();
+                self.spare.push(at.batch);
+            }
+        }
     }
 
     /// The batch at `index`, which is the last so far or a new one.
     pub(super) fn batch(&mut self, index: Index) -> &mut WriteBatch {
         if self.entries.last().is_none_or(|at| at.index != index) {
-            let batch = WriteBatch::new();
+            let batch = self.spare.pop().unwrap_or_default();
             self.entries.push(At { index, batch });
         }
         &mut self.entries.last_mut().expect("just pushed").batch
@@ -135,13 +146,17 @@ impl Effects<'_> {
 
     /// Sets a key.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.put_owned(key, Bytes::copy_from_slice(value));
+    }
+
+    /// Sets a key. `value` is kept until the commit, not copied.
+    pub fn put_owned(&mut self, key: &[u8], value: Bytes) {
         self.put_in(USER, key, value);
     }
 
-    fn put_in(&mut self, space: u8, key: &[u8], value: &[u8]) {
+    fn put_in(&mut self, space: u8, key: &[u8], value: Bytes) {
         let key = key_of(space, key);
-        self.overlay.batch(self.index).put(&key, value);
-        let value = Bytes::copy_from_slice(value);
+        self.overlay.batch(self.index).put(&key, &value);
         self.overlay.keys.insert(key, Some(value));
     }
 
@@ -181,7 +196,7 @@ impl Effects<'_> {
     }
 
     pub(crate) fn put_lock(&mut self, key: &[u8], value: &[u8]) {
-        self.put_in(LOCKS, key, value);
+        self.put_in(LOCKS, key, Bytes::copy_from_slice(value));
     }
 
     pub(crate) fn delete_lock(&mut self, key: &[u8]) {

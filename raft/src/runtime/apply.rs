@@ -13,6 +13,7 @@
 
 use super::error::{Outcome, ProposeError, Reply, StartError, put_outcome};
 use super::machine::{Arriving, Command, MachineError, Record, SnapshotSource, StateMachine};
+use super::proposals;
 use super::request::{Kind, Request};
 use super::session::{Sessions, Verdict};
 use super::shared::{Event, Shared};
@@ -251,12 +252,7 @@ impl Applier {
     }
 
     fn report(&self, started: Vec<Instant>) {
-        for at in started {
-            self.shared
-                .stages
-                .applied
-                .record(at.elapsed().as_micros() as u64);
-        }
+        proposals::record(&self.shared.stages.applied, started);
         self.shared.report(Event::Applied {
             to: self.applied.last,
             durable: self.machine.durable(),

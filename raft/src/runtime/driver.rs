@@ -13,7 +13,7 @@
 //!   turns of the clock, and goes on where others have brought more meanwhile than they should deal with.
 
 use super::about::About;
-use super::apply::{self, Replier, Waiting};
+use super::apply::{self, Replier};
 use super::clock::{LeaderClock, boot_micros, wall_micros};
 use super::disk;
 use super::error::{ProposeError, ReadError, outcome};
@@ -21,12 +21,13 @@ use super::files;
 use super::heard::Heard;
 use super::kept::{self, Kept};
 use super::options::NodeOptions;
+use super::proposals::{self, Appended, Asked, Proposal};
 use super::request::{is_request, stamp};
 use super::shared::{Event, Request, Shared};
 use super::status::Status;
 use crate::core::{
-    Abstain, Answer, Body, Change, Core, Entry, Envelope, Index, Input, LogId, NodeId, Outputs,
-    Refusal, RoleName, SnapshotMeta, Token, Write,
+    Abstain, Answer, Body, Change, Core, Entry, Envelope, Index, Input, NodeId, Outputs, Refusal,
+    RoleName, SnapshotMeta, Token, Write,
 };
 use crate::transport::{Content, Packet};
 use bytes::Bytes;
@@ -42,13 +43,6 @@ const TURN_MAX: usize = 1024;
 /// Groups that the disk has not synced, from which requests gather; and how long they do at most, as for a disk that hangs.
 const GATHER_FROM: usize = 2;
 const GATHER_TIME_MAX: Duration = Duration::from_millis(2);
-
-/// A proposal that the core has not answered yet, or that stands in the log.
-struct Proposal {
-    replier: Replier,
-    started: Instant,
-    deadline: Instant,
-}
 
 /// A proposal that was sent to the leader.
 struct Forwarded {
@@ -75,10 +69,10 @@ pub(super) struct Driver {
     clock: LeaderClock,
     heard: Heard,
     /// Not answered by the core yet.
-    asked: HashMap<Token, Proposal>,
+    asked: Asked,
     reads: HashMap<Token, (Promise<Result<Index, ReadError>>, Instant)>,
     /// In the log, not applied.
-    appended: BTreeMap<Index, (LogId, Proposal)>,
+    appended: Appended,
     /// Reads that wait for an index to be applied.
     ripening: BTreeMap<(Index, Token), Promise<Result<Index, ReadError>>>,
     /// At the leader.
@@ -133,9 +127,9 @@ impl Driver {
             next_token: 0,
             clock: LeaderClock::default(),
             heard: Heard::default(),
-            asked: HashMap::new(),
+            asked: Asked::default(),
             reads: HashMap::new(),
-            appended: BTreeMap::new(),
+            appended: Appended::default(),
             ripening: BTreeMap::new(),
             forwarded: HashMap::new(),
             applying: VecDeque::new(),
@@ -245,6 +239,11 @@ impl Driver {
                 .disk
                 .send(disk::Job::Write { seq, writes, after });
         }
+        let appended = (answers.iter()).filter_map(|(token, answer)| match answer {
+            Answer::Appended(_) => self.asked.started(*token),
+            _ => None,
+        });
+        proposals::record(&self.shared.stages.appended, appended);
         for (token, answer) in answers {
             self.answer(token, answer);
         }
@@ -308,17 +307,7 @@ impl Driver {
                 // Read from the log, in pieces, by who applies them; nothing else is given meanwhile.
                 None => (to, self.options.apply_bytes_max),
             };
-            let mut waiting = Vec::new();
-            while let Some(first) = self.appended.first_entry()
-                && *first.key() <= upto
-            {
-                let (id, proposal) = first.remove();
-                waiting.push(Waiting {
-                    id,
-                    replier: proposal.replier,
-                    started: proposal.started,
-                });
-            }
+            let waiting = self.appended.take(upto);
             self.given = upto;
             self.applying.push_back((upto, bytes));
             self.applying_bytes += bytes;
@@ -593,11 +582,9 @@ impl Driver {
     fn answer(&mut self, token: Token, answer: Answer) {
         match answer {
             Answer::Appended(id) => {
-                let Some(proposal) = self.asked.remove(&token) else {
+                let Some(proposal) = self.asked.remove(token) else {
                     return;
                 };
-                let waited = proposal.started.elapsed().as_micros() as u64;
-                self.shared.stages.appended.record(waited);
                 if id.index <= self.given {
                     // A learner that was one already.
                     let reply = super::Reply {
@@ -605,16 +592,18 @@ impl Driver {
                         payload: Bytes::new(),
                     };
                     proposal.replier.tell(&self.shared, Ok(reply));
-                } else if let Some((_, before)) = self.appended.insert(id.index, (id, proposal)) {
-                    let unknown = self.unknown("another proposal took its place in the log");
-                    before.replier.tell(&self.shared, Err(unknown));
+                } else {
+                    for before in self.appended.insert(id, proposal) {
+                        let unknown = self.unknown("another proposal took its place in the log");
+                        before.replier.tell(&self.shared, Err(unknown));
+                    }
                 }
             }
             Answer::Refused(refusal) => {
                 if let Some((promise, _)) = self.reads.remove(&token) {
                     let leader = self.shared.hint();
                     promise.keep(Err(ReadError::NoLeader { leader }));
-                } else if let Some(proposal) = self.asked.remove(&token) {
+                } else if let Some(proposal) = self.asked.remove(token) {
                     // Who leads stands beside the reason.
                     let why = match refusal {
                         Refusal::NotLeader { .. } => "this node does not lead".to_owned(),
@@ -740,12 +729,7 @@ impl Driver {
         if lost {
             self.grace = None;
         }
-        let late: Vec<Index> = (self.appended.iter())
-            .filter(|(_, (_, p))| lost || p.deadline <= now)
-            .map(|(index, _)| *index)
-            .collect();
-        for index in late {
-            let (_, proposal) = self.appended.remove(&index).expect("just seen");
+        for proposal in (self.appended).take_late(|p| lost || p.deadline <= now) {
             let unknown = self.unknown(match lost {
                 true => "this node stopped leading before it was committed",
                 false => "it was not committed in time",
@@ -796,21 +780,13 @@ impl Driver {
     fn count_synced(&mut self) {
         let to = self.core.synced();
         let from = self.counted_synced.min(to).next();
-        if from <= to {
-            for (_, (_, p)) in self.appended.range(from..=to) {
-                (self.shared.stages.synced).record(p.started.elapsed().as_micros() as u64);
-            }
-        }
+        (self.appended).count(from, to, &self.shared.stages.synced);
         self.counted_synced = to;
     }
 
     fn count_committed(&mut self, to: Index) {
         let from = self.counted_committed.min(to).next();
-        if from <= to {
-            for (_, (_, p)) in self.appended.range(from..=to) {
-                (self.shared.stages.committed).record(p.started.elapsed().as_micros() as u64);
-            }
-        }
+        (self.appended).count(from, to, &self.shared.stages.committed);
         self.counted_committed = to;
     }
 
@@ -843,8 +819,7 @@ impl Driver {
     pub(super) fn end(mut self) {
         let why = (self.shared.down.lock().clone()).unwrap_or_else(|| "the node was closed".into());
         *self.shared.down.lock() = Some(why.clone());
-        let appended = std::mem::take(&mut self.appended);
-        for (_, (_, proposal)) in appended {
+        for proposal in self.appended.take_all() {
             let unknown = self.unknown(&why);
             proposal.replier.tell(&self.shared, Err(unknown));
         }

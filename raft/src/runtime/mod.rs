@@ -26,6 +26,7 @@ mod incarnation;
 mod kept;
 mod machine;
 mod options;
+mod proposals;
 mod recover;
 mod request;
 mod session;

@@ -24,6 +24,7 @@ use esker_sync::workers::Workers;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, sockopt};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
@@ -32,6 +33,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 const MAGIC: [u8; 4] = *b"EKT1";
+/// Memory that a thread keeps for the packets that it sends, at most.
+const SENDING_BYTES: usize = 2 << 20;
+
+thread_local! {
+    static SENDING: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 /// Connections taken from others, at most.
 const CONNECTIONS_MAX: usize = 256;
 /// Read at once.
@@ -287,23 +294,13 @@ impl std::fmt::Debug for PlainTransport {
 
 impl Transport for PlainTransport {
     fn send(&self, packet: Packet) {
-        let to = packet.to;
-        let mut bytes = vec![0; 4];
+        let mut bytes = SENDING.take();
+        bytes.clear();
+        bytes.extend_from_slice(&[0; 4]);
         wire::encode_into(&mut bytes, &packet);
-        let len = bytes.len() - 4;
-        let Ok(len) = u32::try_from(len) else {
-            return;
-        };
-        bytes[..4].copy_from_slice(&len.to_le_bytes());
-        let peer = self.shared.peers.lock().get(&to).cloned();
-        let dialed = peer.and_then(|peer| peer.connection.lock().clone());
-        if dialed.is_some_and(|connection| self.shared.put(&connection, &bytes)) {
-            return;
-        }
-        let heard = self.shared.heard.lock().get(&to).and_then(Weak::upgrade);
-        if let Some(connection) = heard {
-            // What is not taken here either is lost.
-            self.shared.put(&connection, &bytes);
+        self.shared.send(packet.to, &mut bytes);
+        if bytes.capacity() <= SENDING_BYTES {
+            SENDING.set(bytes);
         }
     }
 
@@ -361,6 +358,24 @@ impl Drop for PlainTransport {
 }
 
 impl Shared {
+    /// `bytes` begin with room for their length.
+    fn send(&self, to: NodeId, bytes: &mut [u8]) {
+        let Ok(len) = u32::try_from(bytes.len() - 4) else {
+            return;
+        };
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        let peer = self.peers.lock().get(&to).cloned();
+        let dialed = peer.and_then(|peer| peer.connection.lock().clone());
+        if dialed.is_some_and(|connection| self.put(&connection, bytes)) {
+            return;
+        }
+        let heard = self.heard.lock().get(&to).and_then(Weak::upgrade);
+        if let Some(connection) = heard {
+            // What is not taken here either is lost.
+            self.put(&connection, bytes);
+        }
+    }
+
     fn put(&self, connection: &Arc<Connection>, packet: &[u8]) -> bool {
         match connection.put(packet, self.options.queue_bytes_max) {
             None => false,

@@ -23,6 +23,8 @@ use esker_lsm::StoreError;
 use table::{CommandSpec, Group, Handler};
 
 const VERSION: u8 = 1;
+/// What most batches are answered.
+const OK: &[u8] = b"+OK\r\n";
 /// Commands in one batch, at most.
 pub const BATCH_COMMANDS_MAX: usize = 256;
 /// Bytes above which a batch takes no further command.
@@ -131,6 +133,12 @@ impl Batch {
     /// Takes a command.
     pub fn push(&mut self, argv: &[&[u8]]) {
         self.commands += 1;
+        let bytes: usize = argv.iter().map(|arg| 4 + arg.len()).sum();
+        match self.commands {
+            // Most hold one.
+            1 => self.bytes.reserve_exact(4 + bytes),
+            _ => self.bytes.reserve(4 + bytes),
+        }
         let mut put = |n: usize| self.bytes.extend_from_slice(&(n as u32).to_le_bytes());
         put(argv.len());
         for arg in argv {
@@ -242,7 +250,10 @@ pub fn apply(
         written += bytes;
         target.change(changes);
     }
-    Ok(Bytes::copy_from_slice(out.as_bytes()))
+    Ok(match out.as_bytes() {
+        OK => Bytes::from_static(OK),
+        replies => Bytes::copy_from_slice(replies),
+    })
 }
 
 fn write(

@@ -229,7 +229,11 @@ impl<'a> Txn<'a> {
         let engine = match &mut self.base {
             Base::Engine(engine) => *engine,
             Base::State { changes, .. } => {
-                let value = [head.as_bytes(), &parts.concat()].concat();
+                let head = head.as_bytes();
+                let len: usize = parts.iter().map(|part| part.len()).sum();
+                let mut value = Vec::with_capacity(head.len() + len);
+                value.extend_from_slice(head);
+                parts.iter().for_each(|part| value.extend_from_slice(part));
                 changes.push(Change::Put(key.to_vec(), value));
                 return;
             }

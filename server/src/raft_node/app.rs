@@ -110,7 +110,7 @@ impl Target for Applying<'_, '_> {
     fn change(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Change::Put(key, value) => self.effects.put(&key, &value),
+                Change::Put(key, value) => self.effects.put_owned(&key, value.into()),
                 Change::Delete(key) => self.effects.delete(&key),
                 Change::Clear => self.effects.delete_range(USER_START, None),
             }

@@ -185,7 +185,7 @@ enum Unread {
 /// One client.
 pub(super) struct Serving<'a> {
     shared: &'a Shared,
-    pub(super) session: Session,
+    pub(super) session: Box<Session>,
     pub(super) out: Reply,
     pub(super) batch: Batch,
     /// The batch takes effect only with it.
@@ -201,7 +201,7 @@ pub(super) struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    pub(super) fn new(shared: &'a Shared, session: Session) -> Self {
+    pub(super) fn new(shared: &'a Shared, session: Box<Session>) -> Self {
         let protocol = session.protocol;
         Serving {
             shared,

@@ -87,7 +87,7 @@ struct Gathered {
 struct Writer {
     stream: mio::net::TcpStream,
     /// Taken while a command runs.
-    session: Option<Session>,
+    session: Option<Box<Session>>,
     parser: Parser,
     input: Vec<u8>,
     /// There may be more to read.
@@ -239,7 +239,7 @@ impl Writers {
         (self.shared.clients.lock()).insert(id, Client { stream: kept, addr });
         let writer = Writer {
             stream: mio::net::TcpStream::from_std(stream),
-            session: Some(session),
+            session: Some(Box::new(session)),
             parser: Parser::default(),
             input: Vec::new(),
             readable: true,
@@ -453,6 +453,9 @@ impl Writer {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) => return Err(e),
                 }
+            }
+            if self.input.is_empty() && !self.readable && !self.eof {
+                return Ok((None, Next::Stays));
             }
             let (batch, audited, pace) = self.run(shared);
             if batch.commands() > 0 {

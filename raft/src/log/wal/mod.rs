@@ -509,7 +509,7 @@ impl WalLog {
                 Part::Entry(entry) => {
                     let before = state.view().id(entry.id.index.before());
                     let prev = before.expect("checked before");
-                    state.append(lsn, prev, vec![(*entry).clone()]);
+                    state.append(lsn, prev, [(*entry).clone()]);
                 }
             }
         }

@@ -38,8 +38,15 @@ impl Stretch {
     }
 
     /// Appends what follows `prev`, which the view holds.
-    fn append(&mut self, lsn: Lsn, anchor_bytes: u64, prev: LogId, entries: Vec<Entry>) {
-        let Some(first) = entries.first().map(|e| e.id.index) else {
+    fn append(
+        &mut self,
+        lsn: Lsn,
+        anchor_bytes: u64,
+        prev: LogId,
+        entries: impl IntoIterator<Item = Entry>,
+    ) {
+        let mut entries = entries.into_iter().peekable();
+        let Some(first) = entries.peek().map(|e| e.id.index) else {
             return;
         };
         if self.view.last().index > prev.index {
@@ -140,7 +147,12 @@ impl State {
     }
 
     /// Appends what follows `prev`.
-    pub(super) fn append(&mut self, lsn: Lsn, prev: LogId, entries: Vec<Entry>) {
+    pub(super) fn append(
+        &mut self,
+        lsn: Lsn,
+        prev: LogId,
+        entries: impl IntoIterator<Item = Entry>,
+    ) {
         if self.view().holds(prev) || sabotage::on(Sabotage::PrevNotChecked) {
             // What stands beside is superseded with the rest.
             self.beside = None;
