@@ -4,6 +4,8 @@
 //! (`benches/rivals`, `cluster-load`) puts into all by the protocol of each, at the leader. The clusters run all the time and
 //! take short turns, each time in another order. Before and after each turn of ours the nodes are asked how many groups their logs
 //! have written, and how many syncs those took: the two have to be the same.
+//!
+//! Clients of etcd share connections, 16 each, as its protocol is meant. Ours take turns in both ways: a connection each, and sharing as those do.
 
 use super::log::{OURS, Process, Samples, case_result, print_case, write};
 use super::{Machine, installed, output_of};
@@ -43,6 +45,8 @@ pub struct Raft {
 const VALUE_BYTES: usize = 256;
 const NODES: usize = 3;
 const OPENRAFT: &str = "openraft on fjall";
+/// Ours, with clients that share connections.
+const SHARED: &str = "Esker, shared";
 
 /// The processes of a cluster. Dropped, they are killed.
 struct Cluster {
@@ -275,6 +279,8 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
         options.only.is_empty() || options.only.iter().any(|part| name.contains(part.as_str()))
     };
     let mut clusters = Vec::new();
+    // (name, which of the clusters, protocol)
+    let mut sides = Vec::new();
     if wanted(OURS) {
         clusters.push(raft_nodes(dir)?);
     }
@@ -284,8 +290,15 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
     if wanted(OPENRAFT) {
         clusters.push(openraft_nodes(programs, dir)?);
     }
+    for (at, cluster) in clusters.iter().enumerate() {
+        sides.push((cluster.name, at, cluster.protocol));
+        if cluster.name == OURS {
+            sides.push((SHARED, at, "resp-shared"));
+        }
+    }
     let about = [
         format!("{OURS}: raft-node, defaults; RESP, a connection per client"),
+        format!("{SHARED}: the same nodes; RESP, 16 clients per connection, as etcd's"),
         format!(
             "etcd: {}, defaults; gRPC, 16 clients per connection",
             output_of("etcd", &["--version"])
@@ -309,10 +322,14 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
     let mut results = Vec::new();
     for clients in counts {
         let load = programs.join("cluster-load");
-        let mut samples: Vec<Samples> = clusters.iter().map(|_| Samples::default()).collect();
+        // One client shares with nobody.
+        let sides: Vec<_> = (sides.iter())
+            .filter(|(name, ..)| clients > 1 || *name != SHARED)
+            .collect();
+        let mut samples: Vec<Samples> = sides.iter().map(|_| Samples::default()).collect();
         let mut loads = Vec::new();
-        for cluster in &clusters {
-            loads.push(connect(&load, cluster, clients)?);
+        for (_, at, protocol) in &sides {
+            loads.push(connect(&load, &clusters[*at], protocol, clients)?);
         }
         for load in &mut loads {
             // The first puts of a connection, and whatever the cluster does for the first time.
@@ -320,19 +337,14 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
         }
         let mut groups = vec![(0, 0); NODES];
         for round in 0..rounds {
-            for at in 0..clusters.len() {
-                let at = (at + round) % clusters.len();
-                let ours = clusters[at].name == OURS;
-                let before = if ours {
-                    clusters[at].syncs()?
-                } else {
-                    Vec::new()
-                };
+            for at in 0..sides.len() {
+                let at = (at + round) % sides.len();
+                let cluster = &clusters[sides[at].1];
+                let ours = cluster.name == OURS;
+                let before = if ours { cluster.syncs()? } else { Vec::new() };
                 let answer = loads[at].say(&format!("turn {}", options.turn))?;
                 if ours {
-                    for (node, (after, before)) in
-                        clusters[at].syncs()?.iter().zip(before).enumerate()
-                    {
+                    for (node, (after, before)) in cluster.syncs()?.iter().zip(before).enumerate() {
                         groups[node].0 += after.0 - before.0;
                         groups[node].1 += after.1 - before.1;
                     }
@@ -346,7 +358,8 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
         for (load, samples) in loads.iter_mut().zip(&mut samples) {
             samples.others.push(load.say("end")?);
         }
-        let named: Vec<(&str, &Samples)> = clusters.iter().map(|c| c.name).zip(&samples).collect();
+        let named: Vec<(&str, &Samples)> =
+            sides.iter().map(|(name, ..)| *name).zip(&samples).collect();
         let mut result = case_result(&format!("puts/{clients}-clients"), "puts/s", true, &named);
         result["groups"] = groups
             .iter()
@@ -374,12 +387,12 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
 }
 
 /// A client program that is connected to the leader.
-fn connect(program: &Path, cluster: &Cluster, clients: usize) -> Outcome<Process> {
+fn connect(program: &Path, cluster: &Cluster, protocol: &str, clients: usize) -> Outcome<Process> {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let mut command = Command::new(program);
         command.args([
-            cluster.protocol,
+            protocol,
             &cluster.endpoints.join(","),
             &clients.to_string(),
             &VALUE_BYTES.to_string(),

@@ -1,14 +1,16 @@
 //! The client of `cargo xtask bench raft`: the same program puts into every cluster, so many clients at once, each with one put under way.
 //!
-//! `cluster-load resp|etcd ENDPOINTS CLIENTS BYTES` finds the leader, connects, says `{}`, and takes commands on its standard input:
+//! `cluster-load resp|resp-shared|etcd ENDPOINTS CLIENTS BYTES` finds the leader, connects, says `{}`, and takes commands on its standard input:
 //!
 //! | command | what | answer |
 //! |---|---|---|
 //! | `turn MILLIS` | puts for so long | `puts`, `nanos` |
 //! | `end` | | percentiles of all turns |
 //!
-//! Each client has a key of its own and writes it again and again; all run on one thread. With RESP each client has a connection; with
-//! etcd up to 16 share one, which is how its protocol is meant (HTTP/2) and what suited it best.
+//! Each client has a key of its own and writes it again and again; all run on one thread. With `resp` each client has a connection; with
+//! `etcd` up to 16 share one, which is how its protocol is meant (HTTP/2) and what suited it best. With `resp-shared` as many share one of RESP: a
+//! put is written when it comes, with those that have come meanwhile, and replies are told in the order of the puts, as clients of Redis do that
+//! multiplex (pipelining).
 #![allow(clippy::print_stdout, reason = "it answers on standard output")]
 
 use etcd_client::{Client, KvClient};
@@ -18,17 +20,20 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Clients on one connection to etcd.
+/// Clients on one connection, where they share.
 const SHARE: usize = 16;
 
 /// One client.
 enum Backend {
     /// `SET key value`.
     Resp { stream: TcpStream, request: Vec<u8> },
+    /// The same, on a connection of several.
+    Shared { asks: Asks, request: Vec<u8> },
     /// `Put` over gRPC.
     Etcd {
         kv: KvClient,
@@ -55,12 +60,66 @@ impl Backend {
                     other => Err(String::from_utf8_lossy(other).into()),
                 }
             }
+            Backend::Shared { asks, request } => {
+                let (tell, told) = oneshot::channel();
+                asks.send((request.clone(), tell))?;
+                match told.await? {
+                    true => Ok(()),
+                    false => Err("a put failed".into()),
+                }
+            }
             Backend::Etcd { kv, key, value } => {
                 kv.put(key.as_str(), value.as_slice(), None).await?;
                 Ok(())
             }
         }
     }
+}
+
+/// A request, and whom to tell whether it was answered OK.
+type Ask = (Vec<u8>, oneshot::Sender<bool>);
+type Asks = mpsc::UnboundedSender<Ask>;
+
+/// A connection that clients share; it ends with them, or with the server.
+async fn share(endpoint: &str) -> Result<Asks, Failure> {
+    let stream = TcpStream::connect(endpoint).await?;
+    stream.set_nodelay(true)?;
+    let (mut replies, mut requests) = stream.into_split();
+    let (asks, mut asked) = mpsc::unbounded_channel::<Ask>();
+    let (wait, mut waiting) = mpsc::unbounded_channel::<oneshot::Sender<bool>>();
+    tokio::spawn(async move {
+        let (mut some, mut bytes) = (Vec::new(), Vec::new());
+        while asked.recv_many(&mut some, SHARE).await > 0 {
+            bytes.clear();
+            for (request, tell) in some.drain(..) {
+                bytes.extend_from_slice(&request);
+                if wait.send(tell).is_err() {
+                    return;
+                }
+            }
+            if requests.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let (mut bytes, mut at) = (vec![0; 64 << 10], 0);
+        while let Ok(n @ 1..) = replies.read(&mut bytes[at..]).await {
+            at += n;
+            let mut from = 0;
+            while let Some(len) = bytes[from..at].iter().position(|b| *b == b'\n') {
+                let Some(tell) = waiting.recv().await else {
+                    return;
+                };
+                // Its client may have ended.
+                let _ = tell.send(&bytes[from..=from + len] == b"+OK\r\n");
+                from += len + 1;
+            }
+            bytes.copy_within(from..at, 0);
+            at -= from;
+        }
+    });
+    Ok(asks)
 }
 
 /// Bytes that don't compress, the same in every run.
@@ -79,7 +138,7 @@ fn payload(bytes: usize) -> Vec<u8> {
 async fn leader<'a>(kind: &str, endpoints: &'a str) -> Result<&'a str, Failure> {
     for endpoint in endpoints.split(',') {
         let leads = match kind {
-            "resp" => {
+            "resp" | "resp-shared" => {
                 let mut stream = TcpStream::connect(endpoint).await?;
                 stream.write_all(b"INFO raft\r\nQUIT\r\n").await?;
                 let mut info = String::new();
@@ -111,18 +170,30 @@ async fn connect(
     let value = payload(bytes);
     let mut all = Vec::with_capacity(clients);
     let mut shared: Option<Client> = None;
+    let mut asks: Option<Asks> = None;
+    let set = |key: &str| {
+        let mut request =
+            format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${bytes}\r\n", key.len()).into_bytes();
+        request.extend_from_slice(&value);
+        request.extend_from_slice(b"\r\n");
+        request
+    };
     for client in 0..clients {
         let key = format!("key-{client:06}");
         all.push(match kind {
             "resp" => {
                 let stream = TcpStream::connect(endpoint).await?;
                 stream.set_nodelay(true)?;
-                let mut request =
-                    format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${bytes}\r\n", key.len())
-                        .into_bytes();
-                request.extend_from_slice(&value);
-                request.extend_from_slice(b"\r\n");
+                let request = set(&key);
                 Backend::Resp { stream, request }
+            }
+            "resp-shared" => {
+                if client % SHARE == 0 {
+                    asks = Some(share(endpoint).await?);
+                }
+                let asks = asks.clone().expect("made above");
+                let request = set(&key);
+                Backend::Shared { asks, request }
             }
             "etcd" => {
                 if client % SHARE == 0 {
@@ -177,7 +248,7 @@ async fn turn(
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().collect();
     let [_, kind, endpoints, clients, bytes] = &args[..] else {
-        return Err("cluster-load resp|etcd ENDPOINTS CLIENTS BYTES".into());
+        return Err("cluster-load resp|resp-shared|etcd ENDPOINTS CLIENTS BYTES".into());
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
