@@ -428,7 +428,13 @@ fn the_start_says_what_was_recovered_and_where_it_listens() {
     node.kill().unwrap();
     fs::write(&setup.output, "").unwrap();
     let _node = setup.start().unwrap();
-    let said = fs::read_to_string(&setup.output).unwrap();
+    // It serves a moment before it has said all of it.
+    let end = Instant::now() + Duration::from_secs(30);
+    let mut said = String::new();
+    while !said.contains("redis-cli") && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+        said = fs::read_to_string(&setup.output).unwrap();
+    }
     assert_says(
         &said,
         &["recovered", &setup.listen.to_string(), "redis-cli"],

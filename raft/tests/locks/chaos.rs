@@ -5,7 +5,7 @@ use super::b;
 use crate::cluster::{Cluster, Up, history, three};
 use esker_raft::core::NodeId;
 use esker_raft::lock::{
-    Acquire, AcquireError, Guard, GuardAnswer, LockAnswer, LockCommand, Refusal, guarded,
+    Acquire, AcquireError, Guard, GuardAnswer, How, LockAnswer, LockCommand, Refusal, guarded,
 };
 use esker_raft::runtime::ProposeError;
 use esker_wal::media::sim::SimRng;
@@ -114,6 +114,8 @@ impl World {
                     false => drop(held.release(Duration::from_secs(2))),
                 }
             }
+            // It was granted, and the answer took longer than it lives: no node was heard for so long.
+            Err(AcquireError::Ended(How::Expired)) => self.saw("a grant that came too late"),
             // Its node is down, or alone.
             Err(AcquireError::Lock(_) | AcquireError::Cancelled) => self.saw("no answer"),
             Err(error) => self.wrong(format!("a handle: {error}")),

@@ -104,7 +104,7 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
     // A watcher, and an operator.
     two.send_words(&["LOCK.WATCH", "door", &second.to_string()]);
     one.says(&format!("LOCK.RELEASE door {second} FORCE"), ":1");
-    assert_eq!(two.reply(), "");
+    assert_eq!(two.reply(), "nil");
     assert_eq!(two.line("LOCK.WATCH door 0 WAIT 30"), "nil");
     // A claim that is cancelled before it comes does not begin.
     one.says("LOCK.RELEASE door ID r4", ":0");
