@@ -255,3 +255,16 @@ fn an_interrupted_call_is_repeated() {
 fn a_short_write_is_completed() {
     each(&["pwrite"], "short", 3, true);
 }
+
+#[test]
+fn w6_a_segment_whose_zeros_could_not_be_written_back_is_not_used() {
+    let home = tempfile::tempdir().unwrap();
+    let shim = match shim(home.path()) {
+        Ok(shim) => shim,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    // No later sync would tell of it.
+    let dir = home.path().join("log");
+    let run = run(&shim, &dir, "sync_file_range", EIO, 1, 1 << 40);
+    assert!(run.calls > 0 && run.appended.is_empty());
+}
