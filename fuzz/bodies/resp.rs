@@ -7,6 +7,7 @@ const LIMITS: Limits = Limits {
     args_max: 64,
     inline_bytes_max: 256,
     request_bytes_max: 4 << 10,
+    unauthenticated: false,
 };
 
 /// Requests, as lists of arguments, and how it ended.

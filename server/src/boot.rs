@@ -3,6 +3,7 @@
 //! Order of a start: arguments, log lines, signals, ports (so that a port in use is told before anything else
 //! happens), data directory, store, replication, clients. A stop goes the other way.
 
+use crate::acl::Acl;
 use crate::audit::{Audit, Program};
 use crate::config::{self, AuditArgs, Common, Exit, LogFormat, PrimaryArgs, ReplicaArgs};
 use crate::control::RoleView;
@@ -263,13 +264,16 @@ impl Running {
         ports: Ports,
         common: &Common,
         audit: Option<Arc<Audit>>,
+        acl: Arc<Acl>,
     ) -> Result<Self, Failure> {
         let options = ServerOptions {
             limits: common.limits(),
             io_threads: usize::from(common.io_threads),
             data_dir: common.data_dir.display().to_string(),
             audit,
+            acl,
             shown: vec![
+                ("aclfile".into(), common.acl.shown()),
                 ("io-threads".into(), common.io_threads.to_string()),
                 ("log-keep".into(), common.log_keep.to_string()),
                 ("segment-size".into(), common.segment_size.to_string()),
@@ -310,8 +314,8 @@ impl Running {
                 addr.ip(),
                 addr.port()
             ));
-            tracing::warn!(%addr, "clients beyond this machine may connect and there are no passwords: keep the port behind a firewall");
         }
+        warn_open(addr, &self.server.shared().acl);
         if let Some(metrics) = &self.metrics {
             say(&format!("metrics:    http://{}/metrics", metrics.addr()));
         }
@@ -332,11 +336,50 @@ impl Running {
     }
 }
 
+/// Says what speaks against serving these clients there.
+pub(crate) fn warn_open(addr: SocketAddr, acl: &Acl) {
+    if let Some(why) = acl.warning() {
+        tracing::warn!("{why}");
+    }
+    if addr.ip().is_loopback() {
+        return;
+    }
+    if acl.is_open() {
+        tracing::warn!(%addr, "clients beyond this machine may connect without a password: keep the port behind a firewall, or give --acl-file");
+    } else {
+        tracing::warn!(%addr, "clients beyond this machine may connect, and passwords go over the network as they are: keep the port on a trusted network, or behind TLS");
+    }
+}
+
+/// What SIGHUP asks for: another file of the trail, and the users read anew.
+pub(crate) fn hang_up(audit: Option<&Audit>, acl: &Acl) {
+    if let Some(audit) = audit {
+        audit.rotate();
+    }
+    if acl.enforced().is_none() {
+        return;
+    }
+    let reloaded = acl.reload();
+    match &reloaded {
+        Ok(users) => {
+            tracing::info!(users, "the ACL file was read anew");
+            if let Some(why) = acl.warning() {
+                tracing::warn!("{why}");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the users are what they were"),
+    }
+    if let Some(audit) = audit {
+        audit.reloaded(&reloaded);
+    }
+}
+
 /// Waits for a reason to stop; whether held replies are not to be waited for. `tick` is run now and then.
 fn wait_for_end(
     signals: &SignalThread,
     server: &Server,
     audit: Option<&Audit>,
+    acl: &Acl,
     mut tick: impl FnMut(),
 ) -> bool {
     loop {
@@ -346,11 +389,7 @@ fn wait_for_end(
                 say(&format!("{name}: draining; once more stops at once"));
                 return false;
             }
-            recv(signals.hangups) -> _ => {
-                if let Some(audit) = audit {
-                    audit.rotate();
-                }
-            }
+            recv(signals.hangups) -> _ => hang_up(audit, acl),
             recv(server.asked()) -> asked => {
                 say("SHUTDOWN: draining");
                 return asked.is_ok_and(|asked| asked.now);
@@ -365,8 +404,9 @@ pub(crate) fn open_audit(
     args: &AuditArgs,
     node: String,
     program: Program,
+    acl: &Arc<Acl>,
 ) -> Result<Option<Arc<Audit>>, Failure> {
-    let Some(setup) = args.setup(node, program) else {
+    let Some(setup) = args.setup(node, program, acl.clone()) else {
         return match (&args.audit_policy, &args.audit_key_file) {
             (None, None) => Ok(None),
             _ => Err(Failure(
@@ -479,7 +519,8 @@ fn close_store(store: &Store) -> Result<(), Failure> {
 fn run_primary(args: &PrimaryArgs) -> Result<(), Failure> {
     let common = &args.common;
     start_tracing(&common.log_level, common.log_format)?;
-    let signals = SignalThread::start(common.audit.audit_dir.is_some())?;
+    let signals = SignalThread::start(common.hears_hangups())?;
+    let acl = common.acl.load()?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
     let data = DataDir::open(&common.data_dir)?;
@@ -493,7 +534,7 @@ fn run_primary(args: &PrimaryArgs) -> Result<(), Failure> {
             common.data_dir.display()
         )));
     }
-    serve_as_primary("primary", &signals, ports, &side, &data, common)
+    serve_as_primary("primary", &signals, ports, &side, &data, common, &acl)
 }
 
 fn serve_as_primary(
@@ -503,8 +544,9 @@ fn serve_as_primary(
     side: &ReplicationSide,
     data: &DataDir,
     common: &Common,
+    acl: &Arc<Acl>,
 ) -> Result<(), Failure> {
-    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store)?;
+    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store, acl)?;
     let begin = Instant::now();
     let mut options = common.store_options();
     if !data.has_store()? {
@@ -526,7 +568,8 @@ fn serve_as_primary(
         if let Some(serving) = side.start(&store, &Arc::downgrade(&node))? {
             node.set_peers(serving);
         }
-        let mut running = Running::start(Arc::clone(&node), ports, common, audit.clone())?;
+        let mut running =
+            Running::start(Arc::clone(&node), ports, common, audit.clone(), acl.clone())?;
         say_node(program, data.path(), &store);
         say_recovered(&recovered, took);
         say_durability(common);
@@ -537,7 +580,7 @@ fn serve_as_primary(
             )),
             None => say("replicas:   none can connect (--replication-listen off)"),
         }
-        let now = wait_for_end(signals, &running.server, audit.as_deref(), || {});
+        let now = wait_for_end(signals, &running.server, audit.as_deref(), acl, || {});
         running.stop(now);
         Ok(())
     })();
@@ -548,7 +591,8 @@ fn serve_as_primary(
 fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
     let common = &args.common;
     start_tracing(&common.log_level, common.log_format)?;
-    let signals = SignalThread::start(common.audit.audit_dir.is_some())?;
+    let signals = SignalThread::start(common.hears_hangups())?;
+    let acl = common.acl.load()?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
     let data = Arc::new(DataDir::open(&common.data_dir)?);
@@ -561,7 +605,8 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
             common.data_dir.display(),
             args.primary
         ));
-        return serve_as_primary("replica, as primary", &signals, ports, &side, &data, common);
+        let program = "replica, as primary";
+        return serve_as_primary(program, &signals, ports, &side, &data, common, &acl);
     }
     let keys = match (
         &common.curve_secret_file,
@@ -581,7 +626,7 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
             ));
         }
     };
-    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store)?;
+    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store, &acl)?;
     let node = Node::replica(common.promise());
     let mut options = ReplicaOptions::new(Arc::clone(&data), &args.primary);
     options.name.clone_from(&args.name);
@@ -621,10 +666,11 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
             ));
             say("recovered:  nothing, waiting for the primary to say which store this is");
         }
-        let mut running = Running::start(Arc::clone(&node), ports, common, audit.clone())?;
+        let mut running =
+            Running::start(Arc::clone(&node), ports, common, audit.clone(), acl.clone())?;
         say(&format!("primary:    {}", args.primary));
         running.say_ports();
-        let now = wait_for_end(&signals, &running.server, audit.as_deref(), || {
+        let now = wait_for_end(&signals, &running.server, audit.as_deref(), &acl, || {
             if node.engine().is_none()
                 && let Some(store) = replica.store()
             {

@@ -3,6 +3,7 @@
 //! The file has the flags' long names as keys (`data-dir = "/var/lib/esker"`). Its entries are put through the
 //! flags' own parser, behind those that were given, so there is one set of names, checks and messages.
 
+use crate::Acl;
 use crate::control::Ack;
 use crate::net::NetLimits;
 use crate::node::{Durability, Promise};
@@ -11,6 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How log lines look.
@@ -67,6 +69,7 @@ impl AuditArgs {
         &self,
         node: String,
         program: crate::audit::Program,
+        acl: Arc<Acl>,
     ) -> Option<crate::audit::Setup> {
         Some(crate::audit::Setup {
             dir: self.audit_dir.clone()?,
@@ -74,7 +77,33 @@ impl AuditArgs {
             keys: self.audit_key_file.clone(),
             node,
             program,
+            acl,
         })
+    }
+}
+
+/// Who may connect; all programs take these.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AclArgs {
+    /// Users and their passwords, a line for each as in Redis: `user NAME on #SHA-256 ~* &* +@all`. Without it whoever connects may do everything
+    #[arg(long, env = "ESKER_ACL_FILE", value_name = "FILE")]
+    pub acl_file: Option<PathBuf>,
+}
+
+impl AclArgs {
+    /// As CONFIG GET has it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        (self.acl_file.as_ref()).map_or(String::new(), |path| path.display().to_string())
+    }
+
+    /// The users that they ask for.
+    pub fn load(&self) -> Result<Arc<Acl>, String> {
+        let acl = match &self.acl_file {
+            Some(path) => Acl::load(path).map_err(|error| format!("--acl-file {error}"))?,
+            None => Acl::default(),
+        };
+        Ok(Arc::new(acl))
     }
 }
 
@@ -172,6 +201,10 @@ pub struct Common {
     /// Let replication listen beyond loopback without keys: whoever reaches the port may read everything
     #[arg(long, env = "ESKER_ALLOW_REMOTE_PLAINTEXT", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     pub allow_remote_plaintext: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub acl: AclArgs,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "doc comments become help text")]
@@ -281,6 +314,12 @@ pub struct AddrOrOff(pub Option<SocketAddr>);
 pub struct Endpoint(pub Option<String>);
 
 impl Common {
+    /// Whether SIGHUP asks for anything.
+    #[must_use]
+    pub fn hears_hangups(&self) -> bool {
+        self.audit.audit_dir.is_some() || self.acl.acl_file.is_some()
+    }
+
     /// What a reply waits for.
     #[must_use]
     pub fn promise(&self) -> Promise {

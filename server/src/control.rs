@@ -164,6 +164,8 @@ pub trait ServerControl: Send + Sync {
     fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), String>;
     /// CONFIG RESETSTAT.
     fn reset_stats(&self);
+    /// The users.
+    fn acl(&self) -> &crate::Acl;
     /// 40 hexadecimal digits that name this run of the process (`run_id`).
     fn run_id(&self) -> &str;
 }

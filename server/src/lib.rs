@@ -6,10 +6,11 @@
 //! reveals is safe (design: "What a reply may reveal"); [`commands`] knows what each command means;
 //! [`engine`] is the store with key locks and expiry.
 //!
-//! Not here: TLS, users and passwords, several databases, Lua, data types other than strings.
+//! Not here: TLS, permissions of users beyond all or nothing, several databases, Lua, data types other than strings.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod acl;
 pub mod audit;
 pub mod audit_tool;
 pub mod boot;
@@ -31,6 +32,7 @@ mod stats;
 pub mod status;
 pub mod table;
 
+pub use acl::Acl;
 pub use audit::Audit;
 pub use control::{
     Ack, ClientInfo, Flow, ReplicaLine, RoleView, ServerControl, WaitKind, WaitRequest,

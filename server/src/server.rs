@@ -3,6 +3,7 @@
 //! The control thread does what blocks (promotion), what is periodic, and tells the owner when somebody asked
 //! for the end. Threads: `esker-io-N`, `esker-control`; `close` joins them.
 
+use crate::acl::Acl;
 use crate::audit::Audit;
 use crate::control::{Ack, ClientInfo, RoleView, ServerControl, WriteRefusal};
 use crate::net::registry::Registry;
@@ -38,6 +39,8 @@ pub struct ServerOptions {
     pub data_dir: String,
     /// Where what clients do is recorded. Default: nowhere.
     pub audit: Option<Arc<Audit>>,
+    /// The users. Default: nobody is asked who they are.
+    pub acl: Arc<Acl>,
 }
 
 /// What all threads of a server share.
@@ -50,6 +53,7 @@ pub struct Shared {
     pub(crate) addr: SocketAddr,
     pub(crate) config: RwLock<BTreeMap<String, String>>,
     pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) acl: Arc<Acl>,
 }
 
 impl fmt::Debug for Shared {
@@ -99,6 +103,7 @@ impl Server {
             addr,
             config: RwLock::new(config),
             audit: options.audit,
+            acl: options.acl,
         });
         let (requests, incoming) = crossbeam_channel::unbounded();
         let (stop_control, stopped) = crossbeam_channel::bounded(1);
@@ -291,6 +296,10 @@ impl ServerControl for Shared {
 
     fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), String> {
         status::config_set(self, pairs)
+    }
+
+    fn acl(&self) -> &Acl {
+        &self.acl
     }
 
     fn reset_stats(&self) {

@@ -1,5 +1,6 @@
 //! One client's state, and what a command sees when it runs.
 
+use crate::acl::Login;
 use crate::control::ServerControl;
 use crate::engine::Engine;
 use crate::resp::Protocol;
@@ -29,6 +30,8 @@ pub struct Session {
     pub lib_name: Vec<u8>,
     /// `CLIENT SETINFO LIB-VER`.
     pub lib_ver: Vec<u8>,
+    /// Who it is: `AUTH` and `HELLO` set it.
+    pub login: Login,
     /// What it speaks; `HELLO` sets this and `Reply::set_protocol`.
     pub protocol: Protocol,
     /// `CLIENT NO-EVICT`. Kept and shown, nothing else.
@@ -49,7 +52,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A fresh one.
+    /// A fresh one, of somebody who may run everything; a server with an ACL file sets `login`.
     #[must_use]
     pub fn new(id: u64, addr: SocketAddr, local_addr: SocketAddr) -> Self {
         Session {
@@ -61,6 +64,7 @@ impl Session {
             name: Vec::new(),
             lib_name: Vec::new(),
             lib_ver: Vec::new(),
+            login: Login::default(),
             protocol: Protocol::Resp2,
             no_evict: false,
             no_touch: false,

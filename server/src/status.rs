@@ -245,6 +245,7 @@ fn stats(shared: &Shared, out: &mut String) {
         "rejected_connections",
         stats.rejected.load(Ordering::Relaxed)
     );
+    line!(out, "acl_access_denied_auth", shared.acl.denied());
     let engine = shared
         .node
         .engine()

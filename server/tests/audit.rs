@@ -182,7 +182,7 @@ fn a2_every_class_leaves_its_records_and_secrets_stand_in_no_byte() {
     assert!(
         client
             .ask("AUTH hunter2-auth")
-            .starts_with("-ERR unknown command")
+            .starts_with("-ERR AUTH <password> called without")
     );
     client.ask("CONFIG GET max*");
     assert!(
@@ -219,12 +219,17 @@ fn a2_every_class_leaves_its_records_and_secrets_stand_in_no_byte() {
         said,
         [
             ("default", "success", "notice"),
-            ("ann", "failure", "warning"),
+            ("default", "failure", "warning"),
             ("default", "failure", "warning")
         ]
     );
     assert_eq!(logins[1]["error.code"], "WRONGPASS");
-    assert_eq!(logins[2]["error.code"], "UNKNOWN");
+    assert_eq!(logins[2]["error.code"], "ERR");
+    let named: Vec<_> = logins
+        .iter()
+        .map(|l| text(l, "esker.resource.id"))
+        .collect();
+    assert_eq!(named, ["default", "(no such user)", "default"]);
     for record in &logins {
         assert_eq!(record["source.address"], addr);
         assert_eq!(record["user_agent.original"], "teller-7");
@@ -760,7 +765,9 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
         assert_eq!(text(&done, "event.outcome"), outcome, "{action}");
         assert_eq!(text(&done, "esker.resource.id"), object, "{action}");
     }
-    assert_eq!(text(&place.of("user.login")[0], "user.name"), "ann");
+    let login = &place.of("user.login")[0];
+    assert_eq!(text(login, "esker.resource.id"), "(no such user)");
+    assert_eq!(text(login, "user.name"), "default");
     assert_eq!(
         text(&place.of("command.refused")[0], "labels.command"),
         "nosuch"

@@ -5,6 +5,8 @@
 //! - AS2: what need not wait has one record, behind the command.
 //! - AS3: a record that has to wait (for a sync, or for room) is written by a thread of this module; the client waits, its event loop does not.
 //! - AS4: a command that no rule is about costs a look-up, and two readings of a coarse clock where slow ones are recorded; without a trail, one branch.
+//! - AS5: a client that may not log in leaves no more than a bounded number of records a second: failed logins have one record each, and so many a second alone,
+//!   as other refusals; the next one says how many there were.
 //!
 //! Threads: `esker-audit-ask`, several, so that records that wait for a sync share it; `close` joins them.
 
@@ -19,7 +21,8 @@ pub use policy::{Class, Level, Policy, PolicyError, Rule, Show};
 pub use what::Program;
 
 use crate::Session;
-use crate::commands::{COMMANDS, Flags};
+use crate::acl::{Acl, AclError, Login};
+use crate::commands::{COMMANDS, Flags, credentials};
 use crossbeam_channel::Sender;
 use esker_audit::{Error, Key, OnFailure, Record, Severity, Trail, TrailStats, Write};
 use parking_lot::Mutex;
@@ -31,6 +34,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -80,6 +84,8 @@ struct Item {
     staged: bool,
     /// Its place among the commands of an EXEC.
     at: usize,
+    /// Of a login that succeeds: who it is then, and how.
+    user: Option<(String, &'static str)>,
 }
 
 /// Whether a call may go on.
@@ -111,6 +117,7 @@ pub struct Audit {
     dir: PathBuf,
     policy: Policy,
     program: Program,
+    acl: Arc<Acl>,
     key: Key,
     plans: Vec<Vec<Plan>>,
     slow: Option<u64>,
@@ -184,7 +191,10 @@ impl Audit {
         keys: &[&[u8]],
     ) -> Option<&Rule> {
         let who = Who {
-            user: USER,
+            user: match session.login.is_open() {
+                true => session.login.user(),
+                false => "",
+            },
             address: session.addr.ip(),
             client: &session.name,
         };
@@ -260,7 +270,7 @@ impl Audit {
     fn consider_other(&self, session: &Session, argv: &[&[u8]]) -> Option<Ticket> {
         let what = What::of_other(self.program, argv)?;
         let rule = self.decide_by_class(what.kind.class, &what.command, session, &what.keys)?;
-        let item = self.item_of(session, what, rule, 0);
+        let item = self.item_of(session, what, rule, argv, 0);
         Some(Ticket {
             items: vec![item],
             exec: false,
@@ -284,15 +294,30 @@ impl Audit {
         };
         let what = What::of_spec(spec, plan.kind, argv)?;
         let rule = self.decide(plan.rules.iter().copied(), session, &what.keys)?;
-        Some(self.item_of(session, what, rule, number))
+        Some(self.item_of(session, what, rule, argv, number))
     }
 
-    fn item_of(&self, session: &Session, what: What<'_>, rule: &Rule, at: usize) -> Item {
+    fn item_of(
+        &self,
+        session: &Session,
+        what: What<'_>,
+        rule: &Rule,
+        argv: &[&[u8]],
+        at: usize,
+    ) -> Item {
         let severity = rule.severity(what.kind.severity);
         let on_failure = self.policy.options.policies.of(severity).on_failure;
         let orders = what.kind.severity >= Severity::Error;
-        let staged = orders || on_failure != OnFailure::Drop;
         let class = what.kind.class;
+        // AS5. What will fail does nothing that an intent would have to stand before.
+        let logs_in = class == Class::Authentication;
+        let login = logs_in
+            .then(|| credentials(argv))
+            .flatten()
+            .and_then(|(name, password)| self.acl.check(name, password));
+        let user = login.map(|login| (login.user().to_string(), login.method()));
+        let fails = logs_in && user.is_none();
+        let staged = !fails && (orders || on_failure != OnFailure::Drop);
         let mut record = self.record_of(session, what, rule).severity(severity);
         if staged {
             record = record.request(self.request_id());
@@ -303,6 +328,7 @@ impl Audit {
             class,
             staged,
             at,
+            user,
         }
     }
 
@@ -313,9 +339,12 @@ impl Audit {
     }
 
     fn begin(&self, action: &'static str, session: &Session) -> Record {
-        Record::new(action)
-            .actor(USER, USER)
-            .method(METHOD)
+        let mut record = Record::new(action);
+        if let Some(user) = session.login.actor() {
+            record = record.actor(user.clone(), user);
+        }
+        record
+            .method(session.login.method())
             .origin(session.addr_text.clone(), lossy(&session.name))
             .with("client", session.id)
     }
@@ -325,10 +354,13 @@ impl Audit {
             .begin(what.kind.action, session)
             .with("command", &*what.command);
         if let Some(user) = what.user {
-            // No password is checked: who it is is what the client says.
-            return record
-                .resource(what.kind.resource, user.clone())
-                .actor(user.clone(), user);
+            // AW1.
+            return match self.acl.knows(user) {
+                true => record.resource(what.kind.resource, lossy(user)),
+                false => record
+                    .resource(what.kind.resource, "(no such user)")
+                    .with("name", self.key.redact(user)),
+            };
         }
         let first = match rule.keys {
             Show::Clear => what.keys.first().map(|key| lossy(key)),
@@ -421,7 +453,17 @@ impl Audit {
                         .map_or(&b""[..], |(_, part)| part),
                     _ => ended.reply,
                 };
-                self.push(outcome(item, part, &ended), &mut waiting);
+                let login = item.class == Class::Authentication && !item.staged;
+                let (severity, mut record) = outcome(item, part, &ended);
+                // AS5.
+                if login && refusal::failed(part).is_some() {
+                    match self.admit(refusal::kind(WRONGPASS)) {
+                        Some(0) => {}
+                        Some(left_out) => record = record.with("left_out_before", left_out),
+                        None => continue,
+                    }
+                }
+                self.push((severity, record), &mut waiting);
             }
         }
         if let Some(failed) = failed
@@ -502,6 +544,16 @@ impl Audit {
         self.finish(session, Some(ticket), argv, ended)
     }
 
+    /// Whether one more refusal of a kind has a record, and how many before it have none.
+    fn admit(&self, kind: usize) -> Option<u64> {
+        let left_out = self.limiter.admit(kind);
+        if left_out.is_none() {
+            // Relaxed: numbers for people.
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        left_out
+    }
+
     fn refusal(
         &self,
         session: &Session,
@@ -516,9 +568,7 @@ impl Audit {
         let Some(rule) = self.decide_by_class(Class::Refused, &command, session, &[]) else {
             return;
         };
-        let Some(left_out) = self.limiter.admit(kind) else {
-            // Relaxed: numbers for people.
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+        let Some(left_out) = self.admit(kind) else {
             return;
         };
         let severity = rule.severity(Severity::Warning);
@@ -559,7 +609,8 @@ impl Audit {
 
     /// That a client was turned away for want of places.
     pub(crate) fn turned_away(&self, addr: SocketAddr) {
-        let session = Session::new(0, addr, addr);
+        let mut session = Session::new(0, addr, addr);
+        session.login = Login::nobody();
         let mut waiting = Vec::new();
         let failed = refusal::of("MAXCLIENTS", "max number of clients reached");
         self.refusal(&session, &failed, &mut waiting, || Cow::Borrowed(""));
@@ -681,6 +732,18 @@ impl Audit {
         }
     }
 
+    /// That an operator had the users read anew, by a signal.
+    pub(crate) fn reloaded(&self, reloaded: &Result<usize, AclError>) {
+        let severity = Severity::Error;
+        let record = Record::new("user.reload").severity(severity);
+        let record = record.resource("users", "").with("by", "SIGHUP");
+        let record = match reloaded {
+            Ok(users) => record.with("users", *users).success(),
+            Err(_) => record.failure("ERR", "the ACL file is refused; the log says why"),
+        };
+        self.tell(vec![(severity, record)]);
+    }
+
     /// Has a thread write records; nobody waits for them.
     pub(crate) fn tell(&self, due: Vec<Due>) {
         if !due.is_empty() {
@@ -713,9 +776,8 @@ impl Drop for Audit {
     }
 }
 
-/// Everybody is the default user: there are no others, and no passwords.
-const USER: &str = "default";
-const METHOD: &str = "none";
+/// The kind of refusal that failed logins count as.
+const WRONGPASS: &str = "WRONGPASS";
 
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_MAX)]).into_owned()
@@ -746,7 +808,13 @@ fn outcome(item: Item, reply: &[u8], ended: &Ended<'_>) -> Due {
                 .failure(failed.code.to_owned(), failed.message.to_owned());
         }
         None if reply.is_empty() => {}
-        None => record = record.success(),
+        None => {
+            if let Some((user, method)) = item.user {
+                // It was checked: from now on the client is this one.
+                record = record.actor(user.clone(), user).method(method);
+            }
+            record = record.success();
+        }
     }
     if let Some((epoch, lsn)) = ended.effect {
         record = record.effect(epoch, lsn);

@@ -4,6 +4,7 @@ use super::policy::{Class, Level, Policy, PolicyError};
 use super::refusal::Limiter;
 use super::what::{self, Program};
 use super::{Ask, Audit, Plan};
+use crate::Acl;
 use crate::commands::COMMANDS;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use esker_audit::{Error, KeyError, Keyring, Trail};
@@ -31,6 +32,8 @@ pub struct Setup {
     pub node: String,
     /// Whose commands are recorded.
     pub program: Program,
+    /// The users.
+    pub acl: Arc<Acl>,
 }
 
 /// Why nothing can be recorded.
@@ -103,6 +106,7 @@ impl Audit {
             limiter: Limiter::new(policy.refused_per_second),
             policy,
             program: setup.program,
+            acl: setup.acl.clone(),
             key,
             plans,
             slow,

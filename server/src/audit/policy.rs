@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for CommandName {
             let known = (COMMANDS.iter())
                 .any(|spec| spec.name == name || spec.subcommands.iter().any(|s| s.name == name));
             let others = ["raft.", "lock."];
-            match known || name == "auth" || others.iter().any(|o| name.starts_with(o)) {
+            match known || others.iter().any(|o| name.starts_with(o)) {
                 true => Ok(CommandName(name)),
                 false => Err(format!(
                     "command {text:?} is not known; COMMAND LIST names them"

@@ -55,6 +55,12 @@ pub(super) fn failed(reply: &[u8]) -> Option<Failed<'_>> {
     })
 }
 
+/// The place of a kind.
+pub(super) fn kind(code: &str) -> usize {
+    let found = KINDS.iter().position(|known| *known == code);
+    found.unwrap_or_default()
+}
+
 /// That of a kind.
 pub(super) fn of(code: &'static str, message: &'static str) -> Failed<'static> {
     Failed {

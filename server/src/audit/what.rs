@@ -1,10 +1,10 @@
 //! What a command is to the audit: its class, its action, the keys that it is about, and which of its arguments may be shown.
 //!
-//! - AW1: passwords are no part of what this knows: of HELLO and AUTH nothing but the user's name goes on, of an option whose name says that its value is
-//!   secret nothing but the name.
+//! - AW1: passwords are no part of what this knows: of HELLO and AUTH nothing but the name that was given goes on, which is shown where there is a user of it, and
+//!   as a keyed hash else, as it may be a password in the wrong place; of an option whose name says that its value is secret nothing but the name.
 
 use super::policy::Class;
-use crate::commands::{COMMANDS, CommandSpec, Handler, place};
+use crate::commands::{COMMANDS, CommandSpec, Handler, credentials, place};
 use esker_audit::Severity;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -56,7 +56,16 @@ const LOGIN: Kind = kind(
 pub(super) fn kind_of(spec: &CommandSpec) -> Kind {
     let change = |action| kind(Class::Configuration, action, Severity::Error, "parameter");
     match (spec.name, &spec.handler) {
-        ("hello", _) => LOGIN,
+        ("auth" | "hello", _) => LOGIN,
+        ("acl|load", _) => kind(
+            Class::Configuration,
+            "user.reload",
+            Severity::Error,
+            "users",
+        ),
+        ("acl|list" | "acl|users", _) => {
+            kind(Class::Configuration, "user.list", Severity::Notice, "users")
+        }
         ("config|get", _) => kind(
             Class::Configuration,
             "config.read",
@@ -95,7 +104,7 @@ pub(super) struct What<'a> {
     /// Of an administrative action: to which thing.
     pub(super) object: Option<String>,
     /// Of a login: the name that was given.
-    pub(super) user: Option<String>,
+    pub(super) user: Option<&'a [u8]>,
 }
 
 /// An argument, and how it may be shown at most.
@@ -158,11 +167,9 @@ impl<'a> What<'a> {
         let mut what = What::of(kind, spec.name);
         let skip = if spec.name.contains('|') { 2 } else { 1 };
         match spec.name {
-            "hello" => {
-                // Without AUTH nobody says who they are.
-                let at = (2..argv.len()).find(|at| is(argv[*at], "auth"))?;
-                what.user = Some(text(argv.get(at + 1).copied().unwrap_or_default(), 64));
-            }
+            // Without AUTH, or with too many words, nobody says who they are.
+            "auth" | "hello" => what.user = Some(credentials(argv)?.0),
+            name if name.starts_with("acl|") => {}
             "config|set" => {
                 for pair in argv[skip.min(argv.len())..].chunks(2) {
                     what.args.push(Arg::Word(pair[0]));
@@ -203,16 +210,6 @@ impl<'a> What<'a> {
     /// A call of one that is not in the table.
     pub(super) fn of_other(program: Program, argv: &[&'a [u8]]) -> Option<What<'a>> {
         let name = *argv.first()?;
-        if is(name, "auth") {
-            let mut what = What::of(LOGIN, "auth");
-            let user = if argv.len() > 2 {
-                text(argv[1], 64)
-            } else {
-                "default".to_owned()
-            };
-            what.user = Some(user);
-            return Some(what);
-        }
         if program == Program::Store {
             return None;
         }

@@ -1,5 +1,6 @@
 //! `esker cluster`: a cluster of `raft-node` from outside.
 
+mod auth;
 mod recover;
 mod status;
 

@@ -6,6 +6,8 @@
 //!   the leader replicates to it.
 //! - CS4 (E2): what is answered is bounded, and anything is an answer or an error.
 
+use super::auth::{AuthArgs, Credentials};
+use crate::boot::complain;
 use crate::table::{or_dash, table};
 use clap::Args;
 use serde_json::{Value, json};
@@ -34,11 +36,20 @@ pub struct StatusArgs {
     /// Answer in JSON, one line each time
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    auth: AuthArgs,
 }
 
 pub(super) fn run(args: &StatusArgs) -> ExitCode {
+    let credentials = match args.auth.credentials() {
+        Ok(credentials) => credentials,
+        Err(why) => {
+            complain(&format!("error: {why}"));
+            return ExitCode::from(2);
+        }
+    };
     loop {
-        let seen = Seen::ask(&args.addresses);
+        let seen = Seen::ask(&args.addresses, &credentials);
         let mut text = Vec::new();
         if args.watch.is_some() && !args.json && io::stdout().is_terminal() {
             text.extend_from_slice(b"\x1b[H\x1b[2J");
@@ -126,12 +137,12 @@ struct Seen(Vec<Row>);
 
 impl Seen {
     /// CS1.
-    fn ask(addresses: &[String]) -> Seen {
+    fn ask(addresses: &[String], credentials: &Credentials) -> Seen {
         let mut rows: Vec<Row> = Vec::new();
         let mut asked = BTreeSet::new();
         for address in addresses {
             if asked.insert(address.clone()) {
-                rows.push(Row::ask(address, None));
+                rows.push(Row::ask(address, None, credentials));
             }
         }
         // What an answer names may name further ones.
@@ -147,7 +158,7 @@ impl Seen {
                 break;
             };
             asked.insert(address.clone());
-            rows.push(Row::ask(&address, Some(id)));
+            rows.push(Row::ask(&address, Some(id), credentials));
         }
         Seen::of(rows)
     }
@@ -378,8 +389,8 @@ impl Seen {
 const NOT_ASKED: &str = "not asked: its address for clients is not known to the cluster; name it";
 
 impl Row {
-    fn ask(address: &str, node: Option<u64>) -> Row {
-        let answer = ask(address).map_err(|error| match error.kind() {
+    fn ask(address: &str, node: Option<u64>, credentials: &Credentials) -> Row {
+        let answer = ask(address, credentials).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
             _ => error.to_string(),
         });
@@ -392,7 +403,7 @@ impl Row {
     }
 }
 
-fn ask(address: &str) -> io::Result<Answer> {
+fn ask(address: &str, credentials: &Credentials) -> io::Result<Answer> {
     let address = match address.parse::<u16>() {
         Ok(port) => format!("127.0.0.1:{port}"),
         Err(_) => address.to_owned(),
@@ -403,8 +414,19 @@ fn ask(address: &str) -> io::Result<Answer> {
             Ok(mut stream) => {
                 stream.set_read_timeout(Some(TIME_MAX))?;
                 stream.set_write_timeout(Some(TIME_MAX))?;
-                stream.write_all(b"*1\r\n$11\r\nRAFT.STATUS\r\n")?;
-                return answer(&mut BufReader::new(stream));
+                let login = credentials.request();
+                let logs_in = login.is_some();
+                let mut request = login.unwrap_or_default();
+                request.extend_from_slice(b"*1\r\n$11\r\nRAFT.STATUS\r\n");
+                stream.write_all(&request)?;
+                let from = &mut BufReader::new(stream);
+                let said = if logs_in { line(from)? } else { String::new() };
+                let answer = answer(from);
+                // One that asks for no password refuses it, and answers.
+                return match said.strip_prefix('-') {
+                    Some(why) if answer.is_err() => Err(io::Error::other(why.to_owned())),
+                    _ => answer,
+                };
             }
             Err(error) => last = error,
         }

@@ -3,9 +3,53 @@
 use super::args::{int32, is, shown};
 use super::error::{CommandError, SYNTAX};
 use super::{REDIS_VERSION, num};
+use crate::acl::{DEFAULT_USER, WRONGPASS};
 use crate::{Ctx, Flow, Protocol, Reply};
 
 type Control = Result<Flow, CommandError>;
+
+const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+const HELLO_FIRST: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option \
+                           can be used to authenticate the client and select the RESP protocol version at the same time";
+
+/// What a command that logs in has of name and password. Options of HELLO that are wrong are the command's own affair.
+pub(crate) fn credentials<'a>(argv: &[&'a [u8]]) -> Option<(&'a [u8], &'a [u8])> {
+    match argv {
+        [name, password] if is(name, "auth") => Some((DEFAULT_USER.as_bytes(), password)),
+        [name, user, password] if is(name, "auth") => Some((user, password)),
+        [name, _, options @ ..] if is(name, "hello") => {
+            let (mut found, mut at) = (None, 0);
+            while let Some(option) = options.get(at) {
+                at += match (options.get(at + 1), options.get(at + 2)) {
+                    (Some(user), Some(password)) if is(option, "auth") => {
+                        found = Some((*user, *password));
+                        3
+                    }
+                    _ if is(option, "setname") => 2,
+                    _ => 1,
+                };
+            }
+            found
+        }
+        _ => None,
+    }
+}
+
+fn login(ctx: &mut Ctx<'_>, user: &[u8], password: &[u8]) -> Result<(), CommandError> {
+    let login = ctx.server.acl().login(user, password);
+    ctx.session.login = login.ok_or(WRONGPASS)?;
+    Ok(())
+}
+
+pub(super) fn auth(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
+    let (user, password) = credentials(argv).ok_or(super::error::SYNTAX)?;
+    if argv.len() == 2 && ctx.server.acl().takes_any_password() {
+        return Err(NO_PASSWORD.into());
+    }
+    login(ctx, user, password)?;
+    out.ok();
+    Ok(Flow::Done)
+}
 
 pub(super) fn ping(_: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
     match argv {
@@ -41,6 +85,7 @@ pub(super) fn reset(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control 
     session.no_evict = false;
     session.no_touch = false;
     session.protocol = Protocol::Resp2;
+    session.login = ctx.server.acl().arrives();
     out.set_protocol(Protocol::Resp2);
     out.simple("RESET");
     Ok(Flow::Done)
@@ -66,12 +111,7 @@ pub(super) fn hello(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contr
     let mut name = None;
     while let Some(arg) = args.next() {
         if is(arg, "auth") && args.len() >= 2 {
-            // There are no passwords: the default user is let in with any, as in Redis without `requirepass`.
-            let user = args.next();
-            let _ = args.next();
-            if user.is_none_or(|user| *user != b"default") {
-                return Err("WRONGPASS invalid username-password pair or user is disabled.".into());
-            }
+            args.nth(1);
         } else if is(arg, "setname")
             && let Some(wanted) = args.next()
         {
@@ -82,6 +122,12 @@ pub(super) fn hello(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contr
         } else {
             return Err(format!("ERR Syntax error in HELLO option '{}'", shown(arg)).into());
         }
+    }
+    if let Some((user, password)) = credentials(argv) {
+        login(ctx, user, password)?;
+    }
+    if !ctx.session.login.is_open() {
+        return Err(HELLO_FIRST.into());
     }
     if let Some(name) = name {
         ctx.session.name = name.to_vec();

@@ -7,6 +7,7 @@
 //!   may reveal"); errors count, as they reveal what was read.
 //! - D3: [`Flow::NeedRoom`] means that nothing was done: running the command again is right.
 
+mod acl;
 mod args;
 mod connection;
 mod counters;
@@ -24,6 +25,7 @@ mod strings;
 mod table;
 mod transactions;
 
+pub(crate) use connection::credentials;
 pub use error::{CommandError, store_error, write_error};
 pub use glob::matches as glob_matches;
 pub use num::parse_i64;

@@ -101,6 +101,7 @@ fn is_served(spec: &CommandSpec) -> bool {
     spec.group == Group::Connection
         || ["command", "info", "role", "time", "shutdown", "config|get"].contains(&spec.name)
         || spec.name.starts_with("command|")
+        || spec.name.starts_with("acl|")
 }
 
 fn too_many(argv: &[&[u8]]) -> Option<String> {

@@ -5,7 +5,8 @@
 
 use super::error::CommandError;
 use super::{
-    args, connection, counters, describe, expire, keys, keyspace, server, strings, transactions,
+    acl, args, connection, counters, describe, expire, keys, keyspace, server, strings,
+    transactions,
 };
 use crate::engine::Txn;
 use crate::{Ctx, Flow, Reply};
@@ -244,8 +245,13 @@ const fn container(spec: CommandSpec, subcommands: &'static [CommandSpec]) -> Co
 
 /// All commands, in the order of their names.
 #[rustfmt::skip]
-pub static COMMANDS: [CommandSpec; 67] = [
+pub static COMMANDS: [CommandSpec; 69] = [
+    container(
+        row("acl", -2, F::NONE, K0, Container, G::Server, "6.0.0", "A container for commands about users."),
+        &ACL,
+    ),
     row("append", 3, WOF, K1, D(strings::append), G::String, "2.0.0", "Appends a string to the value of a key."),
+    row("auth", -2, LSN.with(F::FAST).with(F::NO_AUTH), K0, C(connection::auth), G::Connection, "1.0.0", "Authenticates the connection."),
     container(
         row("client", -2, F::NONE, K0, Container, G::Connection, "2.4.0", "A container for client connection commands."),
         &CLIENT,
@@ -327,6 +333,14 @@ pub static COMMANDS: [CommandSpec; 67] = [
     row("wait", 3, F::NOSCRIPT.with(F::BLOCKING), K0, C(server::wait), G::Generic, "3.0.0", "Blocks until the connection's writes were applied by a number of replicas."),
     row("waitaof", 4, F::NOSCRIPT.with(F::BLOCKING), K0, C(server::waitaof), G::Generic, "7.2.0", "Blocks until the connection's writes were synced here and on a number of replicas."),
     row("watch", -2, LSN.with(F::FAST).with(F::RUNS_IN_MULTI), KN, C(transactions::watch), G::Transactions, "2.2.0", "Monitors changes to keys to determine the execution of a transaction."),
+];
+
+#[rustfmt::skip]
+static ACL: [CommandSpec; 4] = [
+    row("acl|list", 2, ADM, K0, C(acl::list), G::Server, "6.0.0", "Lists the users as the ACL file has them."),
+    row("acl|load", 2, ADM, K0, C(acl::load), G::Server, "6.0.0", "Reads the ACL file anew."),
+    row("acl|users", 2, ADM, K0, C(acl::users), G::Server, "6.0.0", "Lists the names of the users."),
+    row("acl|whoami", 2, LSN, K0, C(acl::whoami), G::Server, "6.0.0", "Returns the user of the connection."),
 ];
 
 #[rustfmt::skip]

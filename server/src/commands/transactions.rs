@@ -267,7 +267,7 @@ pub(super) fn exec(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
         Locking::Set(&needs.stripes)
     };
     let mark = out.len();
-    let protocol = out.protocol();
+    let (protocol, login) = (out.protocol(), ctx.session.login.clone());
     let mut txn = engine.begin(view, locking);
     let fresh = changed(&mut txn, &ctx.session.tx, engine.is_writer() && !safe);
     let aborted = match fresh {
@@ -312,6 +312,7 @@ pub(super) fn exec(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
             out.truncate(mark);
             out.set_protocol(protocol);
             ctx.session.protocol = protocol;
+            ctx.session.login = login;
             if is_busy(&error) {
                 ctx.session.tx.queue = queue;
                 return Ok(Flow::NeedRoom);

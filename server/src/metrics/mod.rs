@@ -95,6 +95,11 @@ impl Source for Shared {
             "Connections that could not be accepted",
             load(&stats.accept_errors),
         )?;
+        counter(
+            "esker_acl_access_denied_auth",
+            "Logins that failed",
+            shared.acl.denied(),
+        )?;
         if let Some(engine) = shared.node.engine() {
             let numbers = engine.stats();
             counter(

@@ -5,14 +5,16 @@
 //! - C2: a gate's reply is not released before the safe position has reached what it touched, unless it was
 //!   replaced by an error.
 //! - C3: memory is bounded: a client that does not read is not read from once `output_soft` bytes wait for it,
-//!   and is cut off at `output_hard`; input is bounded by the parser's limits.
+//!   and is cut off at `output_hard`; input is bounded by the parser's limits. One that has not authenticated has much
+//!   smaller ones.
 
 use super::{NetLimits, registry::Entry};
+use crate::acl::{Acl, NOAUTH, Passes};
 use crate::audit::{Audit, Due, Ended, Ticket, Verdict};
 use crate::commands;
 use crate::control::{Flow, WaitKind, WaitRequest};
 use crate::node::{Node, Peers};
-use crate::resp::{Parsed, Parser, Reply};
+use crate::resp::{Limits, Parsed, Parser, Reply};
 use crate::session::{Ctx, Session};
 use crate::{ServerControl, engine::Engine};
 use esker_wal::Lsn;
@@ -23,6 +25,9 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Bytes of replies waiting for a client that has not authenticated above which it is not read from; Redis cuts it off there.
+const UNAUTHENTICATED_OUTPUT: usize = 1024;
 
 /// A reply that must wait.
 #[derive(Debug)]
@@ -132,6 +137,8 @@ pub(super) struct Turn<'a> {
     pub(super) server: &'a dyn ServerControl,
     pub(super) node: &'a Node,
     pub(super) audit: Option<&'a Audit>,
+    /// Where clients have to say who they are.
+    pub(super) acl: Option<&'a Acl>,
     /// The safe position, as read at the start of the turn.
     pub(super) safe: Lsn,
     pub(super) now: Instant,
@@ -251,6 +258,17 @@ impl Conn {
         self.dead = true;
     }
 
+    /// Takes no more requests of a client whose user is none any more; what it has asked is answered. False where something of it is under way:
+    /// come again.
+    pub(super) fn shut_out(&mut self) -> bool {
+        if self.decided.is_some() || !matches!(self.hold, None | Some(Hold::Wait { .. })) {
+            return false;
+        }
+        self.hold = None;
+        self.closing = true;
+        true
+    }
+
     /// Takes no more requests.
     pub(super) fn finish(&mut self) {
         self.closing = true;
@@ -336,9 +354,10 @@ impl Conn {
         let mut at = 0;
         self.runnable = true;
         loop {
-            match self.parser.parse(&input[at..], &turn.limits.request) {
+            let limits = request_limits(&self.session, turn.limits);
+            match self.parser.parse(&input[at..], limits) {
                 Ok(Parsed::Incomplete { missing }) => {
-                    if input.len() - at + missing.min(1) > turn.limits.request.request_bytes_max {
+                    if input.len() - at + missing.min(1) > limits.request_bytes_max {
                         self.dead = true;
                     }
                     self.runnable = false;
@@ -392,7 +411,10 @@ impl Conn {
     fn look_ahead(&mut self, input: &[u8], len: usize, turn: &Turn<'_>) {
         let (this, next) = input.split_at(len);
         let mut soon = None;
-        match self.ahead.parse(next, &turn.limits.request) {
+        match self
+            .ahead
+            .parse(next, request_limits(&self.session, turn.limits))
+        {
             Ok(Parsed::Request { .. }) => soon = self.ahead.args(next).nth(1),
             Ok(Parsed::Incomplete { .. } | Parsed::Nothing { .. }) => {}
             // It is met again when it is this one's turn.
@@ -408,6 +430,32 @@ impl Conn {
     fn execute(&mut self, frame: &[u8], turn: &mut Turn<'_>) -> Option<Asked> {
         let start = self.out.len();
         let argv: SmallVec<[&[u8]; 8]> = self.parser.args(frame).collect();
+        if let Some(acl) = turn.acl {
+            let passes = acl.passes(&mut self.session.login, &argv);
+            if passes != Passes::Yes {
+                let reply = format!("-{NOAUTH}\r\n");
+                // One whose intent is recorded already has an outcome too.
+                let ticket = match self.decided.take() {
+                    Some(Decided::Goes(ticket)) => Some(ticket),
+                    _ => None,
+                };
+                if let Some(audit) = turn.audit {
+                    let ended = Ended {
+                        reply: reply.as_bytes(),
+                        ..Ended::default()
+                    };
+                    audit.tell(audit.finish(&self.session, ticket, &argv, ended));
+                }
+                drop(argv);
+                turn.tally.commands += 1;
+                match passes {
+                    Passes::Gone => self.closing = true,
+                    _ => self.out.raw(reply.as_bytes()),
+                }
+                self.settle(turn);
+                return Some(Asked::Nothing);
+            }
+        }
         let mut ticket = None;
         let mut begun = 0;
         if let Some(audit) = turn.audit {
@@ -783,7 +831,12 @@ impl Conn {
 
     /// Whether it must first take replies before more requests are run (C3).
     fn is_clogged(&self, limits: &NetLimits) -> bool {
-        self.out.len() - self.written > limits.output_soft || self.gates.len() >= limits.gates_max
+        // Of who has not authenticated nothing waits but short errors.
+        let soft = match self.session.login.is_open() {
+            true => limits.output_soft,
+            false => limits.output_soft.min(UNAUTHENTICATED_OUTPUT),
+        };
+        self.out.len() - self.written > soft || self.gates.len() >= limits.gates_max
     }
 
     /// Whether there is work that no event will announce.
@@ -806,6 +859,15 @@ impl Conn {
             self.input.drain(..self.input_at);
             self.input_at = 0;
         }
+    }
+}
+
+/// Bounds of a client's requests.
+#[inline]
+fn request_limits<'a>(session: &Session, limits: &'a NetLimits) -> &'a Limits {
+    match session.login.is_open() {
+        true => &limits.request,
+        false => &limits.unauthenticated,
     }
 }
 

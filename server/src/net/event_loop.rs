@@ -8,6 +8,7 @@
 use super::bell::Bell;
 use super::conn::{Asked, Conn, Tally, Turn};
 use super::{Mailbox, NewClient, Request};
+use crate::acl::Acl;
 use crate::node::Durability;
 use crate::server::Shared;
 use crate::session::{Ctx, Session};
@@ -71,6 +72,8 @@ pub(crate) struct EventLoop {
     scratch: Vec<u8>,
     /// The safe position when `held` was last gone through.
     seen_safe: Lsn,
+    /// The users whose clients are here, as of their last change.
+    seen_users: u64,
     /// When those who wait for room last tried.
     room_tried: Instant,
     /// Set by a stop: when what is left is cut off.
@@ -112,6 +115,7 @@ impl EventLoop {
             spare: Vec::new(),
             scratch: vec![0; 64 << 10],
             seen_safe: Lsn::ZERO,
+            seen_users: 0,
             room_tried: Instant::now(),
             stopping: None,
             memory: 0,
@@ -153,6 +157,7 @@ impl EventLoop {
                 server: &*shared,
                 node: &shared.node,
                 audit: shared.audit.as_deref(),
+                acl: shared.acl.enforced(),
                 safe: shared.node.safe(),
                 now: Instant::now(),
                 room: false,
@@ -189,6 +194,9 @@ impl EventLoop {
                 self.room_tried = turn.now;
             }
             self.run_ready(&mut turn);
+            if let Some(acl) = turn.acl {
+                self.shut_out(acl);
+            }
             self.ask_for_sync(&turn);
             // What was synced meanwhile may leave at once.
             turn.safe = shared.node.safe();
@@ -292,7 +300,10 @@ impl EventLoop {
         let _ = stream.set_nodelay(true);
         let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
         let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(300));
-        let session = Session::new(self.shared.registry.next_id(), addr, local_addr);
+        let mut session = Session::new(self.shared.registry.next_id(), addr, local_addr);
+        if let Some(acl) = self.shared.acl.enforced() {
+            session.login = acl.arrives();
+        }
         let entry = self.shared.registry.add(&session);
         let slot = self.conns.vacant_entry();
         let at = slot.key();
@@ -417,6 +428,25 @@ impl EventLoop {
         }
         ready.clear();
         self.spare = ready;
+    }
+
+    /// Lets clients go whose users are none any more.
+    fn shut_out(&mut self, acl: &Acl) {
+        let generation = acl.generation();
+        if generation == self.seen_users {
+            return;
+        }
+        let mut all = true;
+        for (at, conn) in &mut self.conns {
+            if !acl.keeps(&conn.session.login) {
+                all &= conn.shut_out();
+                self.dirty.push(at);
+            }
+        }
+        // Those with something under way are met again when that ends, which is an event.
+        if all {
+            self.seen_users = generation;
+        }
     }
 
     /// One request for all that ran in this turn (E3).

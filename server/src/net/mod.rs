@@ -27,6 +27,8 @@ use std::time::Duration;
 pub struct NetLimits {
     /// Of one request.
     pub request: Limits,
+    /// Of one request of a client that has not authenticated.
+    pub unauthenticated: Limits,
     /// Clients at once.
     pub clients_max: usize,
     /// Bytes of replies waiting for one client above which it is not read from.
@@ -55,6 +57,7 @@ impl Default for NetLimits {
     fn default() -> Self {
         NetLimits {
             request: Limits::default(),
+            unauthenticated: Limits::default().unauthenticated(),
             clients_max: 10_000,
             output_soft: 1 << 20,
             output_hard: 256 << 20,
@@ -132,6 +135,12 @@ impl Net {
         }
         for one in &loops {
             shared.node.add_bell(one.bell());
+            let bell = Arc::downgrade(&one.bell());
+            shared.acl.tell(move || {
+                if let Some(bell) = bell.upgrade() {
+                    bell.wake();
+                }
+            });
         }
         let mut net = Net {
             inboxes: inboxes.clone(),

@@ -23,6 +23,7 @@ struct Seen {
     name: Vec<u8>,
     lib_name: Vec<u8>,
     lib_ver: Vec<u8>,
+    user: Arc<str>,
     protocol: u8,
     flags: &'static str,
     multi: i64,
@@ -56,6 +57,7 @@ impl Registry {
                 name: Vec::new(),
                 lib_name: Vec::new(),
                 lib_ver: Vec::new(),
+                user: session.login.user().clone(),
                 protocol: 2,
                 flags: "N",
                 multi: -1,
@@ -109,6 +111,9 @@ impl Entry {
         let queued = session.tx.queued();
         seen.multi = queued.map_or(-1, |n| n as i64);
         seen.flags = if queued.is_some() { "x" } else { "N" };
+        if !Arc::ptr_eq(&seen.user, session.login.user()) {
+            seen.user.clone_from(session.login.user());
+        }
         if seen.name != session.name {
             seen.name.clone_from(&session.name);
         }
@@ -135,11 +140,12 @@ impl Entry {
             line,
             " fd=-1 name={} age={age} idle={idle} flags={} db=0 sub=0 psub=0 ssub=0 multi={} qbuf=0 \
              qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem={} events=r \
-             cmd={command} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+             cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}",
             String::from_utf8_lossy(&seen.name),
             seen.flags,
             seen.multi,
             seen.memory,
+            seen.user,
             seen.protocol,
             String::from_utf8_lossy(&seen.lib_name),
             String::from_utf8_lossy(&seen.lib_ver),

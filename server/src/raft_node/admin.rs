@@ -322,9 +322,10 @@ impl ServerControl for Shared {
         }
         if wanted("stats") {
             parts.push(format!(
-                "# Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\n",
+                "# Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\nacl_access_denied_auth:{}\r\n",
                 self.connections.load(Ordering::Relaxed),
-                self.commands.load(Ordering::Relaxed)
+                self.commands.load(Ordering::Relaxed),
+                self.acl.denied()
             ));
         }
         if wanted("cluster") {
@@ -359,17 +360,18 @@ impl ServerControl for Shared {
     fn clients(&self) -> Vec<ClientInfo> {
         let clients = self.clients.lock();
         let line = |(id, client): (&u64, &super::front::Client)| ClientInfo {
-            line: format!("id={id} addr={}", client.addr),
+            line: format!("id={id} addr={} user={}", client.addr, client.login.user()),
         };
         clients.iter().map(line).collect()
     }
 
     fn client_line(&self, session: &Session) -> String {
         format!(
-            "id={} addr={} name={} resp={}",
+            "id={} addr={} name={} user={} resp={}",
             session.id,
             session.addr,
             String::from_utf8_lossy(&session.name),
+            session.login.user(),
             session.protocol.number()
         )
     }
@@ -388,6 +390,10 @@ impl ServerControl for Shared {
 
     fn config_set(&self, _: &[(&[u8], &[u8])]) -> Result<(), String> {
         Err("ERR options of raft-node are set at its start".into())
+    }
+
+    fn acl(&self) -> &crate::Acl {
+        &self.acl
     }
 
     fn reset_stats(&self) {}

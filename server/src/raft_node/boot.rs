@@ -3,11 +3,11 @@
 use super::{Begin, MembersOver, OnFollower, RaftOptions, RaftServer, ReadMode};
 use crate::audit::Program;
 use crate::boot::{
-    Failure, SignalThread, bind, close_audit, finish, leave, open_audit, print_version, say,
-    start_tracing,
+    Failure, SignalThread, bind, close_audit, finish, hang_up, leave, open_audit, print_version,
+    say, start_tracing, warn_open,
 };
 use crate::config::{
-    self, AddrOrOff, AuditArgs, LogFormat, parse_addr, parse_addr_or_off, parse_duration,
+    self, AclArgs, AddrOrOff, AuditArgs, LogFormat, parse_addr, parse_addr_or_off, parse_duration,
     parse_size,
 };
 use clap::Parser;
@@ -157,6 +157,10 @@ pub struct RaftNodeArgs {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "doc comments become help text")]
+    pub acl: AclArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
     pub audit: AuditArgs,
 
     /// How log lines look
@@ -270,6 +274,7 @@ impl RaftNodeArgs {
             cache_bytes: self.cache_size,
             snapshot_rate_max: self.snapshot_rate_max,
             audit: None,
+            acl: self.acl.load()?,
         })
     }
 }
@@ -307,11 +312,12 @@ fn bind_metrics(asked: Option<AddrOrOff>) -> Result<Option<TcpListener>, Failure
 fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
     start_tracing(&args.log_level, args.log_format)?;
     let mut options = args.options()?;
-    let signals = SignalThread::start(args.audit.audit_dir.is_some())?;
+    let acl = options.acl.clone();
+    let signals = SignalThread::start(args.audit.audit_dir.is_some() || acl.enforced().is_some())?;
     let listener = bind("clients", "--listen", args.listen)?;
     let metrics = bind_metrics(args.metrics_listen)?;
     let begin = options.begin;
-    let audit = open_audit(&args.audit, options.id.to_string(), Program::Raft)?;
+    let audit = open_audit(&args.audit, options.id.to_string(), Program::Raft, &acl)?;
     options.audit.clone_from(&audit);
     let mut server =
         RaftServer::start(listener, options).map_err(|error| Failure(error.to_string()))?;
@@ -338,9 +344,7 @@ fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
     if let Some(addr) = metrics {
         say(&format!("metrics:    http://{addr}/metrics"));
     }
-    if !addr.ip().is_loopback() {
-        tracing::warn!(%addr, "clients beyond this machine may connect and there are no passwords: keep the port behind a firewall");
-    }
+    warn_open(addr, &acl);
     let (mut now, mut failed) = (false, None);
     loop {
         select! {
@@ -349,11 +353,7 @@ fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
                 say(&format!("{name}: draining; once more stops at once"));
                 break;
             }
-            recv(signals.hangups) -> _ => {
-                if let Some(audit) = &audit {
-                    audit.rotate();
-                }
-            }
+            recv(signals.hangups) -> _ => hang_up(audit.as_deref(), &acl),
             recv(server.asked()) -> asked => {
                 say("SHUTDOWN: draining");
                 now = asked.unwrap_or(true);

@@ -13,6 +13,7 @@ use super::app::Reading;
 use super::locks::{self, Conditional};
 use super::slots::{self, OnFollower};
 use super::writers::{Answered, LISTENER, WAKE, Writers};
+use crate::acl::{Acl, Login, NOAUTH, Passes};
 use crate::audit::{Audit, Due, Ended, Ticket};
 use crate::commands::replicated::{self, Batch, Class};
 use crate::commands::{self, store_error};
@@ -81,6 +82,7 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) config: Vec<(String, String)>,
     pub(super) audit: Option<Arc<Audit>>,
+    pub(super) acl: Arc<Acl>,
     pub(super) cursors: Cursors,
     pub(super) locks: LockService,
     pub(super) stopping: AtomicBool,
@@ -94,6 +96,7 @@ pub(super) struct Shared {
 pub(super) struct Client {
     pub(super) stream: TcpStream,
     pub(super) addr: SocketAddr,
+    pub(super) login: Login,
 }
 
 /// The running front end.
@@ -106,6 +109,12 @@ pub(super) struct Front {
 impl Front {
     pub(super) fn start(listener: TcpListener, shared: Arc<Shared>) -> io::Result<Front> {
         listener.set_nonblocking(true)?;
+        let clients = Arc::downgrade(&shared);
+        shared.acl.tell(move || {
+            if let Some(shared) = clients.upgrade() {
+                shared.shut_out();
+            }
+        });
         let mut listener = mio::net::TcpListener::from_std(listener);
         let poll = Poll::new()?;
         let registry = poll.registry();
@@ -168,11 +177,28 @@ impl Drop for Gone<'_> {
     }
 }
 
-pub(super) fn limits() -> Limits {
-    Limits {
+impl Shared {
+    /// Ends clients whose users are none any more. What they have asked is answered; where it is in a thread's hands, its next command ends it.
+    fn shut_out(&self) {
+        for client in self.clients.lock().values() {
+            if !self.acl.keeps(&client.login) {
+                // It fails where the client is gone.
+                let _ = client.stream.shutdown(Shutdown::Read);
+            }
+        }
+    }
+}
+
+/// Bounds of a client's requests.
+pub(super) fn limits(login: &Login) -> Limits {
+    let limits = Limits {
         bulk_bytes_max: BULK_MAX,
         request_bytes_max: REQUEST_MAX,
         ..Limits::default()
+    };
+    match login.is_open() {
+        true => limits,
+        false => limits.unauthenticated(),
     }
 }
 
@@ -218,7 +244,6 @@ impl<'a> Serving<'a> {
 
     /// Serves until the client goes. `input` has come already.
     pub(super) fn serve(&mut self, mut stream: TcpStream, mut input: Vec<u8>) -> io::Result<()> {
-        let limits = limits();
         let mut parser = Parser::default();
         let mut scratch = vec![0; READ_BYTES];
         loop {
@@ -226,6 +251,7 @@ impl<'a> Serving<'a> {
             let mut closing = false;
             self.fresh = false;
             while !closing {
+                let limits = limits(&self.session.login);
                 match parser.parse(&input[at..], &limits) {
                     Ok(Parsed::Incomplete { missing }) => {
                         closing = input.len() - at + missing.min(1) > limits.request_bytes_max;
@@ -364,8 +390,48 @@ impl<'a> Serving<'a> {
         }
     }
 
+    /// Whether a command may run at all.
+    pub(super) fn passes(&mut self, argv: &[&[u8]]) -> Passes {
+        match self.shared.acl.enforced() {
+            Some(acl) => acl.passes(&mut self.session.login, argv),
+            None => Passes::Yes,
+        }
+    }
+
+    /// Answers one that may not; whether the connection is to be closed.
+    fn shut_out(&mut self, passes: Passes, argv: &[&[u8]]) -> bool {
+        self.flush();
+        let reply = format!("-{NOAUTH}\r\n");
+        if let Some(audit) = &self.shared.audit {
+            let ended = Ended {
+                reply: reply.as_bytes(),
+                ..Ended::default()
+            };
+            audit.tell(audit.finish(&self.session, None, argv, ended));
+        }
+        let gone = passes == Passes::Gone;
+        if !gone {
+            self.out.raw(reply.as_bytes());
+        }
+        gone
+    }
+
+    /// Who it is may have changed: others are to know it.
+    fn tell_login(&self) {
+        if self.shared.acl.enforced().is_none() {
+            return;
+        }
+        if let Some(client) = self.shared.clients.lock().get_mut(&self.session.id) {
+            client.login = self.session.login.clone();
+        }
+    }
+
     /// Runs one; whether the connection is to be closed.
     pub(super) fn request(&mut self, argv: &[&[u8]], stream: Option<&TcpStream>) -> bool {
+        let passes = self.passes(argv);
+        if passes != Passes::Yes {
+            return self.shut_out(passes, argv);
+        }
         let Some(audit) = self.shared.audit.clone() else {
             return self.run(argv, stream);
         };
@@ -503,6 +569,7 @@ impl<'a> Serving<'a> {
                     server: self.shared,
                 };
                 let flow = commands::execute(&mut ctx, argv, &mut self.out);
+                self.tell_login();
                 // HELLO may have changed the protocol.
                 self.batch = Batch::new(self.session.protocol);
                 match flow {

@@ -70,6 +70,11 @@ impl Source for Shared {
             "Connections accepted",
             load(&self.connections),
         )?;
+        counter(
+            "esker_acl_access_denied_auth",
+            "Logins that failed",
+            self.acl.denied(),
+        )?;
         if let Some(status) = &status {
             counter(
                 "esker_raft_log_groups",

@@ -115,6 +115,8 @@ pub struct RaftOptions {
     pub snapshot_rate_max: u64,
     /// Where what clients do is recorded. Default: nowhere.
     pub audit: Option<Arc<crate::Audit>>,
+    /// The users. Default: nobody is asked who they are.
+    pub acl: Arc<crate::Acl>,
 }
 
 /// Why a node does not start.
@@ -332,6 +334,7 @@ impl RaftServer {
                 ("appendonly".into(), "yes".into()),
             ],
             audit: options.audit.clone(),
+            acl: options.acl.clone(),
             cursors: Default::default(),
             locks: locks.clone(),
             stopping: false.into(),

@@ -9,6 +9,7 @@ use super::front::{
     Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, error_text, join,
     limits,
 };
+use crate::acl::Passes;
 use crate::audit::{Due, Ticket, Verdict};
 use crate::commands::replicated::Batch;
 use crate::resp::{Parsed, Parser};
@@ -224,7 +225,10 @@ impl Writers {
         )?;
         let stream = TcpStream::from(stream);
         let kept = stream.try_clone()?;
-        let session = Session::new(id, addr, local);
+        let mut session = Session::new(id, addr, local);
+        if let Some(acl) = self.shared.acl.enforced() {
+            session.login = acl.arrives();
+        }
         let mut opening = Vec::new();
         if let Some(audit) = &self.shared.audit {
             match audit.opened(&session) {
@@ -236,7 +240,12 @@ impl Writers {
                 }
             }
         }
-        (self.shared.clients.lock()).insert(id, Client { stream: kept, addr });
+        let client = Client {
+            stream: kept,
+            addr,
+            login: session.login.clone(),
+        };
+        self.shared.clients.lock().insert(id, client);
         let writer = Writer {
             stream: mio::net::TcpStream::from_std(stream),
             session: Some(Box::new(session)),
@@ -438,7 +447,8 @@ impl Writer {
             if self.closing {
                 return Ok((None, Next::Ends));
             }
-            let room = limits().request_bytes_max;
+            let login = self.session.as_ref().map(|session| &session.login);
+            let room = login.map_or(0, |login| limits(login).request_bytes_max);
             while self.readable && self.input.len() < room {
                 match self.stream.read(scratch) {
                     Ok(0) => (self.readable, self.eof) = (false, true),
@@ -491,9 +501,9 @@ impl Writer {
         std::mem::swap(&mut serving.out, &mut self.out);
         let mut at = 0;
         let mut pace = Pace::Goes;
-        let limits = limits();
         self.parser.reset();
         while matches!(pace, Pace::Goes) && !serving.batch.is_full() {
+            let limits = limits(&serving.session.login);
             match self.parser.parse(&self.input[at..], &limits) {
                 Ok(Parsed::Incomplete { missing }) => {
                     let len = self.input.len() - at + missing.min(1);
@@ -506,14 +516,15 @@ impl Writer {
                 Ok(Parsed::Request { len }) => {
                     let input = &self.input[at..at + len];
                     let argv: SmallVec<[&[u8]; 8]> = self.parser.args(input).collect();
-                    let waits = serving.audit_waits(&argv);
-                    if !waits && serving.gathers(&argv) {
+                    let may = serving.passes(&argv) == Passes::Yes;
+                    let waits = may && serving.audit_waits(&argv);
+                    if may && !waits && serving.gathers(&argv) {
                         if !serving.gather(&argv) {
                             break;
                         }
                     } else if serving.batch.commands() > 0 {
                         break;
-                    } else if waits || serving.may_wait(&argv) {
+                    } else if may && (waits || serving.may_wait(&argv)) {
                         pace = Pace::Waits;
                         break;
                     } else if serving.request(&argv, None) {

@@ -26,6 +26,22 @@ pub struct Limits {
     pub inline_bytes_max: usize,
     /// Bytes of a whole request.
     pub request_bytes_max: usize,
+    /// The client has not authenticated: errors say so.
+    pub unauthenticated: bool,
+}
+
+impl Limits {
+    /// Of a client that has not authenticated, where others have these: as in Redis, so that who has no password takes no memory.
+    #[must_use]
+    pub fn unauthenticated(&self) -> Limits {
+        Limits {
+            bulk_bytes_max: self.bulk_bytes_max.min(16_384),
+            args_max: self.args_max.min(10),
+            inline_bytes_max: self.inline_bytes_max,
+            request_bytes_max: self.request_bytes_max.min(11 * 16_384),
+            unauthenticated: true,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -36,6 +52,7 @@ impl Default for Limits {
             args_max: 1 << 20,
             inline_bytes_max: 64 << 10,
             request_bytes_max: 128 << 20,
+            unauthenticated: false,
         }
     }
 }
@@ -61,6 +78,10 @@ pub enum ProtocolError {
     BulkEnd,
     /// Quotes that do not close.
     Quotes,
+    /// More arguments than a client may send that has not authenticated.
+    UnauthenticatedMultibulk,
+    /// A longer argument than a client may send that has not authenticated.
+    UnauthenticatedBulk,
     /// The request as a whole is above the limit.
     RequestTooBig(usize),
 }
@@ -84,6 +105,10 @@ impl fmt::Display for ProtocolError {
             }
             ProtocolError::BulkEnd => f.write_str("expected CRLF behind an argument"),
             ProtocolError::Quotes => f.write_str("unbalanced quotes in request"),
+            ProtocolError::UnauthenticatedMultibulk => {
+                f.write_str("unauthenticated multibulk length")
+            }
+            ProtocolError::UnauthenticatedBulk => f.write_str("unauthenticated bulk length"),
             ProtocolError::RequestTooBig(max) => write!(f, "request exceeds {max} bytes"),
         }
     }
@@ -145,6 +170,9 @@ impl Parser {
                 };
             };
             if count > limits.args_max as i64 {
+                if limits.unauthenticated {
+                    return Err(ProtocolError::UnauthenticatedMultibulk);
+                }
                 return Err(ProtocolError::MultibulkLength);
             }
             if count <= 0 {
@@ -171,6 +199,9 @@ impl Parser {
                             Line::Bad => Err(ProtocolError::BulkLength),
                         };
                     };
+                    if limits.unauthenticated && len > limits.bulk_bytes_max as i64 {
+                        return Err(ProtocolError::UnauthenticatedBulk);
+                    }
                     if len < 0 || len > limits.bulk_bytes_max as i64 {
                         return Err(ProtocolError::BulkLength);
                     }
@@ -447,6 +478,7 @@ mod tests {
             args_max: 4,
             inline_bytes_max: 32,
             request_bytes_max: 40,
+            unauthenticated: false,
         };
         let long = [b'x'; 64];
         let cases: Vec<(&str, Vec<u8>, &str)> = vec![
@@ -533,6 +565,25 @@ mod tests {
                 format!("Protocol error: {text}"),
                 "{name}"
             );
+        }
+    }
+
+    /// E2: the limits of Redis.
+    #[test]
+    fn who_has_not_authenticated_announces_little() {
+        let limits = Limits::default().unauthenticated();
+        let long = format!("*2\r\n$4\r\nAUTH\r\n$16384\r\n{}\r\n", "x".repeat(16_384));
+        assert_eq!(feed(long.as_bytes(), 4096, &limits).unwrap().0.len(), 1);
+        let ten = format!("*10\r\n{}", "$1\r\na\r\n".repeat(10));
+        assert_eq!(feed(ten.as_bytes(), 7, &limits).unwrap().0.len(), 1);
+        for (input, text) in [
+            ("*11\r\n", "unauthenticated multibulk length"),
+            ("*2147483648\r\n", "unauthenticated multibulk length"),
+            ("*1\r\n$16385\r\n", "unauthenticated bulk length"),
+            ("*1\r\n$-1\r\n", "invalid bulk length"),
+        ] {
+            let error = feed(input.as_bytes(), 7, &limits).expect_err(input);
+            assert_eq!(error.to_string(), format!("Protocol error: {text}"));
         }
     }
 

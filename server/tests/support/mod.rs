@@ -18,6 +18,7 @@ pub(crate) struct Server {
     pub(crate) refusal: Mutex<Option<WriteRefusal>>,
     pub(crate) read_at: Mutex<Option<Lsn>>,
     pub(crate) replica: bool,
+    pub(crate) acl: esker_server::Acl,
 }
 
 impl ServerControl for Server {
@@ -68,6 +69,9 @@ impl ServerControl for Server {
         Ok(())
     }
     fn reset_stats(&self) {}
+    fn acl(&self) -> &esker_server::Acl {
+        &self.acl
+    }
     fn run_id(&self) -> &str {
         "0000000000000000000000000000000000000000"
     }
