@@ -1,15 +1,15 @@
-//! How many proposals per second three nodes of one process commit, with everything in memory: `in_memory [SECONDS]`.
+//! How many proposals per second three nodes of one process commit, with everything in memory: `in_memory [SECONDS [UNDER_WAY ...]]`.
 #![allow(clippy::print_stdout, reason = "it prints what it measured")]
 
 use esker_raft::core::{Membership, NodeId, RoleName};
-use esker_raft::log::MemoryDisk;
+use esker_raft::log::VolatileLog;
 use esker_raft::runtime::{MemoryMachine, Node, NodeConfig, NodeHandle, NodeOptions};
 use esker_raft::transport::MemoryNetwork;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-fn start(id: u64, network: &MemoryNetwork) -> Node {
+fn start(id: u64, network: &MemoryNetwork, machine: &MemoryMachine) -> Node {
     let config = NodeConfig {
         cluster: 1,
         group: 1,
@@ -17,12 +17,12 @@ fn start(id: u64, network: &MemoryNetwork) -> Node {
         first: Some(Membership::of((1..=3).map(NodeId))),
         options: NodeOptions::default(),
     };
-    let (log, recovered) = MemoryDisk::new().open(1 << 20);
+    let (log, recovered) = VolatileLog::new(1 << 20);
     let node = Node::start(
         config,
         Box::new(log),
         recovered,
-        Box::new(MemoryMachine::new()),
+        Box::new(machine.clone()),
         |me, inbound| Ok(Arc::new(network.join(me.node, inbound))),
     );
     node.expect("a node in memory starts")
@@ -41,12 +41,21 @@ fn leader(nodes: &[Node]) -> NodeHandle {
 }
 
 fn main() {
-    let seconds = std::env::args().nth(1).and_then(|s| s.parse().ok());
-    let each = Duration::from_secs(seconds.unwrap_or(5));
+    let mut numbers = (std::env::args().skip(1)).filter_map(|s| s.parse::<usize>().ok());
+    let each = Duration::from_secs(numbers.next().unwrap_or(5) as u64);
+    let mut under_way: Vec<_> = numbers.collect();
+    if under_way.is_empty() {
+        under_way = vec![1, 64, 1024];
+    }
     let network = MemoryNetwork::new();
-    let nodes: Vec<_> = (1..=3).map(|id| start(id, &network)).collect();
+    let machines = [(); 3].map(|()| MemoryMachine::new());
+    let nodes: Vec<_> = (1..)
+        .zip(&machines)
+        .map(|(id, machine)| start(id, &network, machine))
+        .collect();
     // Clients are proposals under way; a few threads keep them so.
-    for (clients, threads) in [(1usize, 1usize), (64, 2), (1024, 2)] {
+    for clients in under_way {
+        let threads = clients.min(2);
         let handle = leader(&nodes);
         let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
         let begun = Instant::now();
@@ -65,7 +74,11 @@ fn main() {
                     }
                 });
             }
-            std::thread::sleep(each);
+            while begun.elapsed() < each {
+                // As a store does by itself: the log is compacted behind it.
+                machines.iter().for_each(MemoryMachine::flush);
+                std::thread::sleep(Duration::from_millis(20));
+            }
             stop.store(true, Ordering::Relaxed);
         });
         let rate = done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();

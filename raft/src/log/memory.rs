@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What a log holds.
 #[derive(Clone, Debug, Default)]
-struct Content {
+pub(super) struct Content {
     hard: HardState,
     snapshot: SnapshotMeta,
     entries: VecDeque<Entry>,
@@ -17,7 +18,7 @@ struct Content {
 }
 
 impl Content {
-    fn write(&mut self, write: &Write) {
+    pub(super) fn write(&mut self, write: &Write) {
         self.touched = true;
         match write {
             Write::HardState(hard) => self.hard = *hard,
@@ -40,7 +41,7 @@ impl Content {
         }
     }
 
-    fn compact(&mut self, to: &SnapshotMeta) {
+    pub(super) fn compact(&mut self, to: &SnapshotMeta) {
         if to.last.index <= self.snapshot.last.index {
             return;
         }
@@ -52,6 +53,21 @@ impl Content {
             self.entries.pop_front();
         }
         self.snapshot = to.clone();
+    }
+
+    /// As [`LogReader::entries`] has it.
+    pub(super) fn read(&self, from: Index, to: Index, bytes_max: usize) -> Vec<Entry> {
+        let first = self.entries.front().map(|e| e.id.index);
+        let Some(skip) = first.and_then(|first| from.0.checked_sub(first.0)) else {
+            return Vec::new();
+        };
+        let mut bytes = 0;
+        let entries = self.entries.iter().skip(skip as usize);
+        let taken = entries.take_while(|e| {
+            bytes += e.weight();
+            e.id.index <= to && (bytes <= bytes_max || e.id.index == from)
+        });
+        taken.cloned().collect()
     }
 
     fn last(&self) -> Index {
@@ -275,25 +291,6 @@ impl LogReader for MemoryDisk {
     }
 
     fn entries(&self, from: Index, to: Index, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
-        let state = self.0.0.lock();
-        let Some(first) = state.written.entries.front().map(|e| e.id.index) else {
-            return Ok(Vec::new());
-        };
-        if from < first {
-            return Ok(Vec::new());
-        }
-        let mut bytes = 0;
-        let entries = state
-            .written
-            .entries
-            .iter()
-            .skip((from.0 - first.0) as usize);
-        Ok(entries
-            .take_while(|e| {
-                bytes += e.weight();
-                e.id.index <= to && (bytes <= bytes_max || e.id.index == from)
-            })
-            .cloned()
-            .collect())
+        Ok(self.0.0.lock().written.read(from, to, bytes_max))
     }
 }

@@ -1,4 +1,4 @@
-//! Storage of the Raft log: what the runtime asks of it, and one in memory.
+//! Storage of the Raft log: what the runtime asks of it, and two in memory.
 //!
 //! One thread owns a [`LogStore`] and writes; any number of threads read through its [`LogReader`] meanwhile, also while a sync is
 //! under way.
@@ -14,9 +14,11 @@
 //! - LS5: after an error other than [`LogError::Full`] the store takes nothing more until it is opened anew (W6).
 
 mod memory;
+mod volatile;
 mod wal;
 
 pub use memory::{MemoryDisk, MemoryLog};
+pub use volatile::VolatileLog;
 pub use wal::{ENTRY_BYTES_MAX, OpenError, WalLog, WalLogOptions};
 
 use crate::core::{Abstain, Entry, HardState, Index, LogView, NodeId, SnapshotMeta, Write};
@@ -87,6 +89,12 @@ pub trait LogStore: Send {
 
     /// Syncs what is written and closes. A second time it does nothing. Dropping does the same, errors aside.
     fn close(&mut self) -> Result<(), LogError>;
+
+    /// Whether neither `write`, `sync` nor `compact` ever waits for anything, a disk least of all: the node then calls them from whatever
+    /// thread it is in. False by default.
+    fn never_waits(&self) -> bool {
+        false
+    }
 }
 
 /// Reads entries that are written, synced or not.

@@ -2,7 +2,7 @@
 //!
 //! - DR1: it never blocks: it does no I/O that waits, and waits for no other thread. What takes time is done by others, who report.
 //! - DR2: whatever has gathered is taken together: proposals become one append. While a leader's disk has one group to sync and another to write, and
-//!   answers, requests gather: they would be synced no sooner.
+//!   answers, requests gather: they would be synced no sooner. Where the log never waits they gather while something is being applied.
 //! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
@@ -51,11 +51,18 @@ struct Forwarded {
     deadline: Instant,
 }
 
+/// Entries that are being applied.
+struct Applying {
+    to: Index,
+    bytes: usize,
+    since: Instant,
+}
+
 pub(super) struct Queues {
     pub(super) events: Receiver<Event>,
     pub(super) requests: Receiver<Request>,
     pub(super) packets: Receiver<Packet>,
-    pub(super) disk: Sender<disk::Job>,
+    pub(super) disk: disk::Storage,
     pub(super) apply: Sender<apply::Job>,
     pub(super) files: Sender<files::Job>,
 }
@@ -81,8 +88,7 @@ pub(super) struct Driver {
     given: Index,
     applied: Index,
     durable: Index,
-    /// (last index, bytes) of what is being applied.
-    applying: VecDeque<(Index, usize)>,
+    applying: VecDeque<Applying>,
     applying_bytes: usize,
     /// (number, when) of writes that are not stable.
     unsynced: VecDeque<(u64, Instant)>,
@@ -200,12 +206,17 @@ impl Driver {
         more && !self.ended
     }
 
-    /// DR2. What the disk reports is followed by another turn.
+    /// DR2. What the disk reports is followed by another turn, and so is what was applied.
     fn gathers(&self, now: Instant) -> bool {
-        self.unsynced.len() >= GATHER_FROM
-            && self.core.role() == RoleName::Leader
-            && (self.unsynced.front())
-                .is_some_and(|(_, since)| now.duration_since(*since) < GATHER_TIME_MAX)
+        let since = match self.queues.disk.never_waits() {
+            true => (self.applying.front()).map(|group| group.since),
+            false => self
+                .unsynced
+                .get(GATHER_FROM - 1)
+                .map(|_| self.unsynced[0].1),
+        };
+        self.core.role() == RoleName::Leader
+            && since.is_some_and(|since| now.duration_since(since) < GATHER_TIME_MAX)
     }
 
     fn step(&mut self, input: Input) {
@@ -230,14 +241,13 @@ impl Driver {
         // A follower's membership changes with what is appended to its log, or cut from it.
         let changed = changed
             || !writes.is_empty() && self.membership_at.as_ref() != Some(self.core.membership());
+        let mut stored = None;
         if !writes.is_empty() {
+            let queued = !self.unsynced.is_empty();
             self.unsynced.push_back((seq, Instant::now()));
             self.kept.wrote(&writes);
             let after = self.installed_by(&writes);
-            let _ = self
-                .queues
-                .disk
-                .send(disk::Job::Write { seq, writes, after });
+            stored = self.queues.disk.write(seq, writes, after, queued);
         }
         let appended = (answers.iter()).filter_map(|(token, answer)| match answer {
             Answer::Appended(_) => self.asked.started(*token),
@@ -263,6 +273,9 @@ impl Driver {
         for to in snapshots {
             self.kept.sending(to, self.applied);
             let _ = self.queues.apply.send(apply::Job::Snapshot(to));
+        }
+        if let Some(event) = stored {
+            self.event(event);
         }
     }
 
@@ -309,7 +322,11 @@ impl Driver {
             };
             let waiting = self.appended.take(upto);
             self.given = upto;
-            self.applying.push_back((upto, bytes));
+            self.applying.push_back(Applying {
+                to: upto,
+                bytes,
+                since: Instant::now(),
+            });
             self.applying_bytes += bytes;
             let _ = self.queues.apply.send(apply::Job::Apply {
                 to: upto,
@@ -332,9 +349,11 @@ impl Driver {
             Event::Applied { to, durable } => {
                 self.applied = self.applied.max(to.index);
                 self.durable = durable;
-                while self.applying.front().is_some_and(|(i, _)| *i <= to.index) {
-                    let (_, bytes) = self.applying.pop_front().expect("just seen");
-                    self.applying_bytes -= bytes;
+                while let Some(group) = self.applying.front()
+                    && group.to <= to.index
+                {
+                    self.applying_bytes -= group.bytes;
+                    self.applying.pop_front();
                 }
                 while let Some(first) = self.ripening.first_entry()
                     && first.key().0 <= to.index
@@ -773,7 +792,7 @@ impl Driver {
         self.compacted = to;
         self.kept.compacted();
         let meta = SnapshotMeta { last, membership };
-        let _ = self.queues.disk.send(disk::Job::Compact(meta));
+        self.queues.disk.compact(meta);
         self.step(Input::Compact(to));
     }
 

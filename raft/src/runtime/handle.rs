@@ -337,6 +337,7 @@ impl NodeHandle {
     }
 
     /// On the leader: hands leadership to a voter. It is given up within an election timeout if it does not come about; see [`Self::leader`].
+    /// On who does not lead, or to who does not vote, it has no effect.
     pub fn transfer(&self, to: NodeId) -> Result<(), ProposeError> {
         self.ask(Request::Transfer(to))
     }

@@ -59,6 +59,7 @@ use driver::{Driver, Queues};
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers;
 use files::Files;
+use parking_lot::Mutex;
 use shared::{Event, Shared};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -207,6 +208,8 @@ impl Node {
         let transport = connect(me, inbound)?;
         let _ = shared.transport.set(transport);
 
+        let log = Arc::new(Mutex::new(log));
+        let disk = disk::Storage::new(&log, disk);
         let queues = Queues {
             events: events_in,
             requests: requests_in,
@@ -242,7 +245,7 @@ impl Node {
         let disk_shared = shared.clone();
         spawn(
             "esker-rf-disk",
-            Box::new(move |stop| disk::run(log, &disk_in, &disk_shared, &stop)),
+            Box::new(move |stop| disk::run(&log, &disk_in, &disk_shared, &stop)),
         )?;
         spawn(
             "esker-rf-apply",

@@ -1,7 +1,7 @@
 //! Nodes of one process: real threads, a network, disks and state machines in memory.
 
 use esker_raft::core::{Abstain, Membership, NodeId, Options, RoleName};
-use esker_raft::log::MemoryDisk;
+use esker_raft::log::{LogStore, MemoryDisk, VolatileLog};
 use esker_raft::runtime::*;
 use esker_raft::transport::MemoryNetwork;
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) members: BTreeMap<u64, Member>,
     pub(crate) options: NodeOptions,
     pub(crate) voters: u64,
+    /// Logs end with their processes; the disks are not used.
+    pub(crate) volatile: bool,
 }
 
 /// Waits for something that is due; a test that waits for it in vain says so.
@@ -49,11 +51,16 @@ pub(crate) fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T
 
 impl Cluster {
     pub(crate) fn new(voters: u64, options: NodeOptions) -> Cluster {
+        Cluster::of(voters, options, false)
+    }
+
+    pub(crate) fn of(voters: u64, options: NodeOptions, volatile: bool) -> Cluster {
         let mut cluster = Cluster {
             network: MemoryNetwork::new(),
             members: BTreeMap::new(),
             options,
             voters,
+            volatile,
         };
         for id in 1..=voters {
             cluster.add(id);
@@ -100,10 +107,20 @@ impl Cluster {
             options: self.options.clone(),
         };
         let member = self.members.get_mut(&id).expect("a member");
-        let (log, mut recovered) = member.disk.open(self.options.core.tail_bytes_max);
+        let tail = self.options.core.tail_bytes_max;
+        let (log, mut recovered): (Box<dyn LogStore>, _) = match self.volatile {
+            true => {
+                let (log, recovered) = VolatileLog::new(tail);
+                (Box::new(log), recovered)
+            }
+            false => {
+                let (log, recovered) = member.disk.open(tail);
+                (Box::new(log), recovered)
+            }
+        };
         recovered.abstain = member.abstain;
         let network = self.network.clone();
-        let node = Node::start(config, Box::new(log), recovered, machine, |me, inbound| {
+        let node = Node::start(config, log, recovered, machine, |me, inbound| {
             Ok(Arc::new(network.join(me.node, inbound)))
         });
         member.node = Some(node.expect("it starts"));

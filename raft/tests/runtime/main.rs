@@ -4,6 +4,7 @@ mod common;
 mod failing;
 mod recover;
 mod slow_snapshot;
+mod volatile;
 
 use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};
@@ -325,7 +326,7 @@ fn a_follower_that_is_too_far_behind_gets_a_snapshot_over_a_bad_link() {
     cluster.agree();
 }
 
-fn disks_are_known(handle: &NodeHandle) {
+pub(crate) fn disks_are_known(handle: &NodeHandle) {
     eventually("the disks are known", || {
         let membership = handle.status()?.membership;
         let known = |about: &Bytes| About::decode(about).is_ok_and(|a| a.disk != 0);
