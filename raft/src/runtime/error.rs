@@ -64,6 +64,11 @@ pub enum SessionError {
     /// There are as many sessions as may be.
     #[error("there are too many sessions; close some, or let them expire")]
     TooMany,
+    /// Of all sessions together as many commands are not acknowledged as may be.
+    #[error(
+        "too many commands of all sessions wait for an acknowledgement; it was not executed: try it again"
+    )]
+    TooManySerials,
 }
 
 fn hinted(leader: &Option<LeaderHint>) -> String {
@@ -149,6 +154,7 @@ pub(super) fn put_outcome(outcome: &Outcome) -> Bytes {
                 SessionError::Unknown => 0,
                 SessionError::Serial => 1,
                 SessionError::TooMany => 2,
+                SessionError::TooManySerials => 3,
             });
         }
     }
@@ -178,6 +184,7 @@ pub(super) fn outcome(bytes: Bytes) -> Result<Outcome, Malformed> {
             0 => SessionError::Unknown,
             1 => SessionError::Serial,
             2 => SessionError::TooMany,
+            3 => SessionError::TooManySerials,
             _ => return Err(d.malformed("a known session error")),
         })),
         _ => return Err(d.malformed("a known outcome")),

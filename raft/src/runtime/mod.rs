@@ -47,7 +47,7 @@ pub use machine::{
 };
 pub use options::{NodeConfig, NodeOptions};
 pub use recover::{RecoverError, Recovery};
-pub use session::{REPLY_KEPT_MAX, SESSIONS_MAX, WINDOW};
+pub use session::{REPLIES_KEPT_MAX, REPLY_KEPT_MAX, SERIALS_MAX, SESSIONS_MAX, WINDOW};
 pub use status::{StageCounts, Status};
 
 use crate::core::{Abstain, Body, Core, Entry, HardState, LogView, Restored, SnapshotMeta, Write};

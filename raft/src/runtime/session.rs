@@ -5,7 +5,8 @@
 //! - SE3: a session ends when it is closed, or when replicated time has passed its time to live since its last command: at the same
 //!   place of the log on every node.
 //!   What is expired is gone at once for clients; its records go some sessions at a time, so that no entry's effects are many.
-//! - SE4: bounded: [`SESSIONS_MAX`] sessions, [`WINDOW`] serials without acknowledgement in each, replies of [`REPLY_KEPT_MAX`] bytes.
+//! - SE4: bounded: [`SESSIONS_MAX`] sessions, [`WINDOW`] serials without acknowledgement in each and [`SERIALS_MAX`] in all, replies of
+//!   [`REPLY_KEPT_MAX`] bytes each and [`REPLIES_KEPT_MAX`] together.
 //!
 //! ```text
 //! record 's' session u64 big-endian                        ttl u64, last used u64, floor u64
@@ -24,8 +25,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const SESSIONS_MAX: usize = 65_536;
 /// Serials of a session that are not acknowledged, at most.
 pub const WINDOW: u64 = 256;
+/// Serials of all sessions that are not acknowledged, at most; beyond it commands within sessions are refused.
+pub const SERIALS_MAX: usize = 1 << 20;
 /// Longest reply that is kept for a retry; of a longer one the retry learns that it was executed.
 pub const REPLY_KEPT_MAX: usize = 64 << 10;
+/// Bytes of replies that are kept for all sessions together; of one that does not fit in a retry learns that it was executed.
+pub const REPLIES_KEPT_MAX: usize = 64 << 20;
 /// Sessions whose records one entry removes, at most (SE3).
 const EXPIRED_MAX: usize = 64;
 /// Shortest and longest time to live.
@@ -49,6 +54,26 @@ impl Session {
 pub(super) struct Sessions {
     sessions: BTreeMap<u64, Session>,
     deadlines: BTreeSet<(u64, u64)>,
+    held: Held,
+}
+
+/// Of all sessions together (SE4). The same on all nodes, as it follows from their records.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Held {
+    serials: usize,
+    bytes: usize,
+}
+
+impl Held {
+    fn add(&mut self, reply: Option<&Bytes>) {
+        self.serials += 1;
+        self.bytes += reply.map_or(0, Bytes::len);
+    }
+
+    fn remove(&mut self, reply: Option<&Bytes>) {
+        self.serials -= 1;
+        self.bytes -= reply.map_or(0, Bytes::len);
+    }
 }
 
 /// What to do with a command.
@@ -97,10 +122,10 @@ impl Sessions {
                 let index = Index(d.u64("an index")?);
                 let kept = d.bool("whether it was kept")?;
                 let reply = d.bytes(d.left(), "a reply")?;
+                let reply = kept.then_some(reply);
+                self.held.add(reply.as_ref());
                 let session = self.sessions.entry(id).or_default();
-                session
-                    .replies
-                    .insert(serial, (index, kept.then_some(reply)));
+                session.replies.insert(serial, (index, reply));
             }
             _ => return Ok(false),
         }
@@ -123,7 +148,8 @@ impl Sessions {
             return false;
         };
         self.deadlines.remove(&(session.deadline(), id));
-        for serial in session.replies.keys() {
+        for (serial, (_, reply)) in &session.replies {
+            self.held.remove(reply.as_ref());
             records.push((reply_key(id, *serial), None));
         }
         records.push((session_key(id), None));
@@ -202,7 +228,8 @@ impl Sessions {
         let floor = request.floor.min(session.floor.saturating_add(WINDOW));
         session.floor = session.floor.max(floor);
         let keep = session.replies.split_off(&session.floor);
-        for serial in std::mem::replace(&mut session.replies, keep).into_keys() {
+        for (serial, (_, reply)) in std::mem::replace(&mut session.replies, keep) {
+            self.held.remove(reply.as_ref());
             records.push((reply_key(request.session, serial), None));
         }
         let verdict = match session.replies.get(&request.serial) {
@@ -212,11 +239,12 @@ impl Sessions {
             })),
             Some((index, None)) => Verdict::Answer(Err(ProposeError::Committed {
                 index: *index,
-                why: "its reply was too long to be kept".into(),
+                why: "its reply was too long to be kept, or too many were".into(),
             })),
             None if request.serial < session.floor || request.serial - session.floor >= WINDOW => {
                 refuse(SessionError::Serial)
             }
+            None if self.held.serials >= SERIALS_MAX => refuse(SessionError::TooManySerials),
             None => Verdict::Execute,
         };
         self.put(request.session, records);
@@ -232,7 +260,9 @@ impl Sessions {
         records: &mut Vec<Record>,
     ) {
         if let Some(session) = self.sessions.get_mut(&request.session) {
-            let kept = (reply.len() <= REPLY_KEPT_MAX).then(|| reply.clone());
+            let fits = reply.len() <= REPLY_KEPT_MAX.min(REPLIES_KEPT_MAX - self.held.bytes);
+            let kept = fits.then(|| reply.clone());
+            self.held.add(kept.as_ref());
             let mut value = at.0.to_le_bytes().to_vec();
             value.push(u8::from(kept.is_some()));
             value.extend_from_slice(kept.as_deref().unwrap_or_default());
@@ -352,5 +382,67 @@ mod tests {
         sessions.expire(1_000_201, &mut records);
         assert_eq!(run(&mut sessions, &command(5, 5, 3), &mut records), unknown);
         assert_eq!(sessions, Sessions::default());
+    }
+
+    /// SE4.
+    #[test]
+    fn replies_of_all_sessions_together_are_bounded_and_what_is_not_kept_took_effect_all_the_same()
+    {
+        let (mut sessions, mut records) = (Sessions::default(), Vec::new());
+        let ttl = Bytes::copy_from_slice(&1_000_000u64.to_le_bytes());
+        let request = Request::plain(Kind::Open, ttl);
+        let long = Bytes::from(vec![7; REPLY_KEPT_MAX]);
+        let fit = REPLIES_KEPT_MAX / REPLY_KEPT_MAX;
+        let mut execute = |sessions: &mut Sessions, id: u64, serial: u64| {
+            let request = command(id, serial, 1);
+            match sessions.before(200, &request, &mut records) {
+                Verdict::Execute => {
+                    sessions.after(Index(serial), &request, &long, &mut records);
+                    None
+                }
+                Verdict::Answer(outcome) => Some(outcome),
+            }
+        };
+        let ids = fit as u64 / WINDOW + 1;
+        for id in 1..=ids {
+            (sessions.open(Index(id), 100, &request, &mut Vec::new())).expect("there is room");
+            for serial in 1..=WINDOW {
+                assert_eq!(execute(&mut sessions, id, serial), None);
+            }
+        }
+        assert_eq!(sessions.held.bytes, REPLIES_KEPT_MAX);
+        let last = execute(&mut sessions, ids, WINDOW);
+        assert!(matches!(last, Some(Err(ProposeError::Committed { .. }))));
+        assert!(matches!(execute(&mut sessions, 1, 1), Some(Ok(_))));
+        // What others acknowledge or close makes room.
+        sessions
+            .close(Index(9), 1, &mut Vec::new())
+            .expect("it was open");
+        let next = command(ids, WINDOW + 1, 3);
+        assert!(matches!(
+            sessions.before(200, &next, &mut Vec::new()),
+            Verdict::Execute
+        ));
+        sessions.after(Index(9), &next, &long, &mut Vec::new());
+        let again = sessions.before(200, &next, &mut Vec::new());
+        assert!(matches!(again, Verdict::Answer(Ok(reply)) if reply.payload == long));
+        for id in 2..=ids {
+            (sessions.close(Index(9), id, &mut Vec::new())).expect("it was open");
+        }
+        assert_eq!(sessions, Sessions::default());
+    }
+
+    /// SE4.
+    #[test]
+    fn serials_of_all_sessions_together_are_bounded() {
+        let (mut sessions, mut records) = (Sessions::default(), Vec::new());
+        open(&mut sessions, &mut records);
+        let first = run(&mut sessions, &command(5, 1, 1), &mut records);
+        sessions.held.serials = SERIALS_MAX;
+        let refused = Err(ProposeError::Session(SessionError::TooManySerials));
+        assert_eq!(run(&mut sessions, &command(5, 2, 1), &mut records), refused);
+        assert_eq!(run(&mut sessions, &command(5, 1, 1), &mut records), first);
+        // Who acknowledges makes room.
+        assert!(run(&mut sessions, &command(5, 2, 2), &mut records).is_ok());
     }
 }
