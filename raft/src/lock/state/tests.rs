@@ -655,3 +655,116 @@ fn e2_records_that_are_damaged_are_an_error() {
     let orphan = whole.iter().filter(|(key, _)| key[0] != b'h').cloned();
     assert!(Locks::load(orphan).is_err());
 }
+
+/// E2: any bytes are a command or none; what is one takes effect without a panic, and says the same again in bytes.
+#[test]
+fn any_bytes_are_a_command_or_refused() {
+    let mut commands = 0;
+    for seed in 0..20_000u64 {
+        let mut rng = Rng(seed);
+        let mut locks = Locks::default();
+        let (mut time, mut out) = (1, Changes::default());
+        for _ in 0..4 {
+            let number = |rng: &mut Rng| match rng.below(4) {
+                0 => u64::MAX - rng.below(3),
+                1 => rng.next() >> rng.below(64),
+                _ => rng.below(5),
+            };
+            let name = b(format!("{}", rng.below(2)));
+            let mut bytes = match rng.below(4) {
+                0 => LockCommand::Renew(vec![(name, number(&mut rng), number(&mut rng))]),
+                1 => LockCommand::Release {
+                    name,
+                    token: number(&mut rng),
+                    forced: rng.one_in(2),
+                },
+                2 => LockCommand::Cancel { name, id: b("id") },
+                _ => LockCommand::Acquire {
+                    name,
+                    id: b(format!("{}", rng.below(3))),
+                    ttl: number(&mut rng),
+                    wait: number(&mut rng),
+                    priority: rng.next() as u8,
+                },
+            }
+            .encode()
+            .to_vec();
+            for _ in 0..rng.below(3) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                match rng.below(3) {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => bytes[at] = rng.next() as u8,
+                    _ => bytes.insert(at, rng.next() as u8),
+                }
+            }
+            let bytes = Bytes::from(bytes);
+            let Ok(command) = LockCommand::decode(bytes.clone()) else {
+                continue;
+            };
+            commands += 1;
+            assert_eq!(command.encode()[1..], bytes[1..], "seed {seed}");
+            time += rng.below(100_000);
+            locks.advance(Term(1), time, &mut out);
+            locks.run(&command, &mut out);
+        }
+        locks.advance(Term(2), time + (1 << 50), &mut out);
+    }
+    assert!(commands > 20_000, "{commands}");
+}
+
+/// E2: records that are not what was written are refused, or are other locks.
+#[test]
+fn any_records_load_or_are_refused() {
+    let (mut loaded, mut refused) = (0, 0);
+    for seed in 0..20_000u64 {
+        let mut rng = Rng(seed);
+        let (mut locks, mut out) = (Locks::default(), Changes::default());
+        for n in 0..5 {
+            let command = LockCommand::Acquire {
+                name: b(format!("{}", n / 3)),
+                id: b(format!("{n}")),
+                ttl: 1_000_000,
+                wait: n % 3 * 1_000_000,
+                priority: 1,
+            };
+            locks.run(&command, &mut out);
+        }
+        let cancel = LockCommand::Cancel {
+            name: b("2"),
+            id: b("none"),
+        };
+        locks.run(&cancel, &mut out);
+        let mut kept: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for (key, value) in out.records {
+            match value {
+                Some(value) => kept.insert(key, value),
+                None => kept.remove(&key),
+            };
+        }
+        let nth = rng.below(kept.len() as u64) as usize;
+        let (key, value) = kept.iter().nth(nth).expect("counted");
+        let (mut key, mut value) = (key.clone(), value.clone());
+        kept.remove(&key);
+        let bytes = if rng.one_in(2) { &mut key } else { &mut value };
+        let at = rng.below(bytes.len() as u64) as usize;
+        match rng.below(3) {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 1 << rng.below(8),
+            _ => bytes.insert(at, rng.next() as u8),
+        }
+        if !key.is_empty() {
+            kept.insert(key, value);
+        }
+        let records = kept.into_iter().map(|(k, v)| (k.into(), v.into()));
+        match Locks::load(records) {
+            Ok(locks) => {
+                loaded += 1;
+                for name in [b("0"), b("1"), b("2")] {
+                    locks.inspect(&name, 7, 10);
+                }
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(loaded > 1_000 && refused > 1_000, "{loaded} {refused}");
+}
