@@ -273,7 +273,6 @@ impl Running {
             audit,
             acl,
             shown: vec![
-                ("aclfile".into(), common.acl.shown()),
                 ("io-threads".into(), common.io_threads.to_string()),
                 ("log-keep".into(), common.log_keep.to_string()),
                 ("segment-size".into(), common.segment_size.to_string()),

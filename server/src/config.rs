@@ -91,12 +91,6 @@ pub struct AclArgs {
 }
 
 impl AclArgs {
-    /// As CONFIG GET has it.
-    #[must_use]
-    pub fn shown(&self) -> String {
-        (self.acl_file.as_ref()).map_or(String::new(), |path| path.display().to_string())
-    }
-
     /// The users that they ask for.
     pub fn load(&self) -> Result<Arc<Acl>, String> {
         let acl = match &self.acl_file {

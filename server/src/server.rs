@@ -93,6 +93,7 @@ impl Server {
         limits.ack_timeout = node.promise().ack_timeout;
         let addr = listener.local_addr()?;
         let mut config = status::initial_config(&node, &limits, addr, &options.data_dir);
+        config.insert("aclfile".into(), options.acl.shown());
         config.extend(options.shown);
         let shared = Arc::new(Shared {
             node,

@@ -319,6 +319,7 @@ fn a_primary_asks_for_a_password_and_lets_nobody_else_in() {
         ("EXEC", &*format!("{WRONGPASS}\n+OK\n+OK")),
         ("ACL WHOAMI", "bob"),
         ("MULTI", "+OK"),
+        ("ACL LOAD", "-ERR Command not allowed inside a transaction"),
         ("RESET", "+RESET"),
         ("EXEC", NOAUTH),
     ] {
@@ -483,6 +484,19 @@ fn the_trail_names_who_has_authenticated() {
         eventually("the reload by a signal", || {
             (of("user.reload").len() == 3).then_some(())
         });
+        // By a signal too it is the whole file or nothing.
+        place.users("user bob on >pw-bob ~* +@all\nuser ann on\n", 0o600);
+        running.signal(Signal::HUP);
+        eventually("the reload that fails", || {
+            (of("user.reload").len() == 4).then_some(())
+        });
+        assert_eq!(field(&of("user.reload")[3], "event.outcome"), "failure");
+        assert_eq!(client.ask("ACL WHOAMI"), "bob");
+        assert!(client.ask("ACL USERS").contains("ann"));
+        assert_eq!(
+            client.ask("CONFIG GET aclfile"),
+            format!("aclfile\n{}", place.path("users.acl").display())
+        );
         let left_out = value(&client.ask("INFO audit"), "audit_left_out");
         client.send("SHUTDOWN");
         running.wait();

@@ -241,6 +241,11 @@ impl Acl {
         Ok(count)
     }
 
+    /// Its file, as CONFIG GET has it; empty where there is none.
+    pub(crate) fn shown(&self) -> String {
+        (self.file.as_ref()).map_or(String::new(), |path| path.display().to_string())
+    }
+
     /// Itself, where clients have to be looked at.
     #[must_use]
     pub fn enforced(&self) -> Option<&Acl> {

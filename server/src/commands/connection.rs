@@ -262,3 +262,32 @@ pub(super) fn client_no_touch(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply
     out.ok();
     Ok(Flow::Done)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::credentials;
+
+    #[test]
+    fn a_name_and_a_password_are_found_where_the_command_takes_them() {
+        for (line, expected) in [
+            ("AUTH p", Some(("default", "p"))),
+            ("auth ann p", Some(("ann", "p"))),
+            ("AUTH", None),
+            ("AUTH ann p q", None),
+            ("HELLO", None),
+            ("HELLO 3", None),
+            ("HELLO 3 AUTH ann", None),
+            ("hello 3 auth ann p", Some(("ann", "p"))),
+            ("HELLO 3 SETNAME auth AUTH ann p", Some(("ann", "p"))),
+            ("HELLO 3 AUTH auth auth SETNAME x", Some(("auth", "auth"))),
+            ("HELLO 3 AUTH ann p AUTH bob q", Some(("bob", "q"))),
+            ("HELLO 3 SETNAME", None),
+            ("GET auth", None),
+        ] {
+            let argv: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let expected =
+                expected.map(|(name, pass): (&str, &str)| (name.as_bytes(), pass.as_bytes()));
+            assert_eq!(credentials(&argv), expected, "{line}");
+        }
+    }
+}

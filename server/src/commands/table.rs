@@ -338,7 +338,7 @@ pub static COMMANDS: [CommandSpec; 69] = [
 #[rustfmt::skip]
 static ACL: [CommandSpec; 4] = [
     row("acl|list", 2, ADM, K0, C(acl::list), G::Server, "6.0.0", "Lists the users as the ACL file has them."),
-    row("acl|load", 2, ADM, K0, C(acl::load), G::Server, "6.0.0", "Reads the ACL file anew."),
+    row("acl|load", 2, ADM.with(F::NO_MULTI), K0, C(acl::load), G::Server, "6.0.0", "Reads the ACL file anew."),
     row("acl|users", 2, ADM, K0, C(acl::users), G::Server, "6.0.0", "Lists the names of the users."),
     row("acl|whoami", 2, LSN, K0, C(acl::whoami), G::Server, "6.0.0", "Returns the user of the connection."),
 ];

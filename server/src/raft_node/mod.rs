@@ -327,6 +327,7 @@ impl RaftServer {
             run_id: random_hex_40(),
             started: Instant::now(),
             config: vec![
+                ("aclfile".into(), options.acl.shown()),
                 ("dir".into(), dir.display().to_string()),
                 ("maxclients".into(), options.clients_max.to_string()),
                 // What redis-benchmark looks for.
