@@ -24,6 +24,7 @@ use crate::stats::Counters;
 use crate::trail::Opened;
 use crate::upkeep::bad_file;
 use crossbeam_channel::bounded;
+use esker_sync::attended::Attended;
 use esker_wal::OpenError;
 use esker_wal::media::Media;
 use parking_lot::{Mutex, RwLock};
@@ -339,7 +340,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         tail: tail_of(&options),
         keys: RwLock::new(keys),
         closing: Mutex::new(()),
-        head: Mutex::new(head),
+        head: Attended::new(head),
         state: Mutex::new(state),
         aging: Mutex::new(aging),
         aged: AtomicU64::new(aged.min(wall)),
@@ -348,8 +349,6 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         queue: bounded(options.queue.max(1)),
         closed: AtomicBool::new(false),
         gate: RwLock::new(()),
-        handed: AtomicU64::new(0),
-        told: AtomicU64::new(0),
         buried: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         anchored: Mutex::new(None),

@@ -23,6 +23,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::stats::Counters;
 use crate::trail::{Receipt, Written};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use esker_sync::attended::Attended;
 use esker_sync::group::{CommitGroup, Entered};
 use esker_wal::media::LockGuard;
 use esker_wal::{Log, LogError, Lsn, Workers};
@@ -30,7 +31,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Pause between two tries to open the live log again.
@@ -162,7 +163,8 @@ pub(crate) struct Shared {
     pub(crate) tail: Vec<u8>,
     pub(crate) keys: RwLock<Keyring>,
     pub(crate) closing: Mutex<()>,
-    pub(crate) head: Mutex<HeadFile>,
+    /// Its mark is the highest sequence that was dropped: in place, it takes no room (HE3), and who drops waits for nobody (AT3).
+    pub(crate) head: Attended<HeadFile>,
     pub(crate) state: Mutex<State>,
     /// Taken under no other lock but `closing`, and none under it.
     pub(crate) aging: Mutex<Aging>,
@@ -175,9 +177,6 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Held by who records, so that closing waits for what it would leave in the queue.
     pub(crate) gate: RwLock<()>,
-    /// The highest sequence that was dropped, and the highest that `HEAD` says so of.
-    pub(crate) handed: AtomicU64,
-    pub(crate) told: AtomicU64,
     /// Up to this sequence a tombstone says that all is removed.
     pub(crate) buried: AtomicU64,
     /// One process at a time writes; free when it is closed.
@@ -567,41 +566,31 @@ impl Shared {
             next - 1
         };
         self.counters.dropped.add(1);
-        self.handed.fetch_max(handed, Ordering::Relaxed);
-        self.tell_dropped();
+        self.head
+            .raise(handed, |head, to| self.tell_dropped(head, to));
         dropped()
     }
 
-    /// Lets `HEAD` say how many sequences were dropped; in place: it takes no room (HE3). Who drops waits for nobody: who has the lock of `HEAD` calls this when it
-    /// lets go of it.
-    pub(crate) fn tell_dropped(&self) {
-        loop {
-            // Between what was dropped and the try for the lock, and between letting go of that and the look at what was dropped: one of two sees the other.
-            fence(Ordering::SeqCst);
-            let handed = self.handed.load(Ordering::Relaxed);
-            if handed <= self.told.load(Ordering::Relaxed) {
-                return;
-            }
-            let Some(mut head) = self.head.try_lock() else {
-                return;
-            };
-            let put = head.put(&self.keys.read(), |now| {
-                now.handed = now.handed.max(handed);
-            });
-            drop(head);
-            if put.is_err() {
-                self.counters.head_failures.add(1);
-                return;
-            }
-            self.told.fetch_max(handed, Ordering::Relaxed);
+    /// Lets `HEAD` say that the sequences up to `handed` were given away.
+    fn tell_dropped(&self, head: &mut HeadFile, handed: u64) -> bool {
+        let put = head.put(&self.keys.read(), |now| {
+            now.handed = now.handed.max(handed);
+        });
+        if put.is_err() {
+            self.counters.head_failures.add(1);
         }
+        put.is_ok()
+    }
+
+    /// Does something with `HEAD`.
+    pub(crate) fn with_head<R>(&self, work: impl FnOnce(&mut HeadFile) -> R) -> R {
+        self.head
+            .with(work, |head, handed| self.tell_dropped(head, handed))
     }
 
     /// What `HEAD` says.
     pub(crate) fn head_now(&self) -> crate::head::Head {
-        let now = self.head.lock().now;
-        self.tell_dropped();
-        now
+        self.with_head(|head| head.now)
     }
 
     /// Opens the live log anew after it failed, and counts what it lost (T3).
@@ -664,13 +653,15 @@ impl Shared {
 
     /// Lets `HEAD` name what was synced (HE2).
     pub(crate) fn note_synced(&self) {
-        let mut head = self.head.lock();
+        self.with_head(|head| self.name_synced(head));
+    }
+
+    fn name_synced(&self, head: &mut HeadFile) {
         let mut newest = None;
         let handed = {
             let mut state = self.state.lock();
             let Some(synced) = state.log.as_ref().map(Log::synced) else {
-                drop((state, head));
-                return self.tell_dropped();
+                return;
             };
             while state
                 .points
@@ -682,8 +673,7 @@ impl Shared {
             state.next - 1
         };
         let Some(point) = newest else {
-            drop(head);
-            return self.tell_dropped();
+            return;
         };
         let (nanos, _) = self.times();
         let put = head.put(&self.keys.read(), |now| {
@@ -698,8 +688,6 @@ impl Shared {
             self.counters.head_failures.add(1);
             tracing::warn!(dir = %self.dir.display(), error = %e, "HEAD of the audit trail was not written");
         }
-        drop(head);
-        self.tell_dropped();
     }
 
     /// Everything written so far is synced, and `HEAD` names it.
@@ -724,8 +712,7 @@ impl Shared {
             return Err(Error::Unknown { source });
         }
         self.note_synced();
-        let synced = self.head.lock().sync();
-        self.tell_dropped();
+        let synced = self.with_head(HeadFile::sync);
         synced.map_err(crate::error::io_error(
             "syncing",
             &self.dir.join(crate::head::HEAD),

@@ -7,6 +7,7 @@ use crate::closed::ClosedFile;
 use crate::entry::Kind;
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::head::HeadFile;
 use crate::key::Key;
 use crate::note::Checkpoint;
 use crate::policy::Options;
@@ -348,7 +349,7 @@ impl Trail {
             state.log.take()
         };
         let closed = log.map_or(Ok(()), |log| log.close().map_err(Error::from));
-        self.shared.head.lock().close();
+        self.shared.with_head(HeadFile::close);
         *self.shared.lock.lock() = None;
         if let Err(panic) = panicked {
             return Err(Error::Io {

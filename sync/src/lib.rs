@@ -12,6 +12,7 @@
 //! | [`group`] | one leader works for all who wait, and hands over | the log's group commit |
 //! | [`histogram`] | counts of values by magnitude | the log's numbers |
 //! | [`mod@line`] | a value with cache lines of its own | what each append writes |
+//! | [`attended`] | a thing behind a mutex with a mark that is raised without waiting | `HEAD` of an audit trail |
 //! | [`baton`] | work of one owner, done by whoever brings some | the core of a Raft node |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
 //! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
@@ -26,6 +27,7 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod attended;
 pub mod baton;
 pub mod bell;
 pub mod events;
