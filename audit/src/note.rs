@@ -14,11 +14,15 @@
 //! ```
 
 use crate::entry::{Root, time_text};
+use crate::finding::{Finding, FindingKind};
 use crate::key::{Key, KeyId, Keyring, signed};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use esker_wal::media::Media;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+use std::io;
+use std::path::Path;
 
 /// Name of the file in the trail's directory that holds the newest.
 pub const CHECKPOINT: &str = "CHECKPOINT";
@@ -93,10 +97,32 @@ impl Checkpoint {
         }
     }
 
-    /// The checkpoint in `note`, if it is one that a key of `keys` signed; the last, where several follow one another.
+    /// The checkpoint in `note`, if it is one that a key of `keys` signed. Where several follow one another the last must be; of its trail it is the one that
+    /// saw most: who can append to a file of checkpoints, and no more, gains nothing by repeating an old one.
     pub fn parse(note: &str, keys: &Keyring) -> Result<Checkpoint, String> {
-        let begin = note.rfind(&format!("\n{ORIGIN}")).map_or(0, |at| at + 1);
-        let note = &note[begin..];
+        let between = format!("\n{ORIGIN}");
+        let begins = note.match_indices(&between).map(|(at, _)| at + 1);
+        let mut end = note.len();
+        let mut newest: Option<Checkpoint> = None;
+        let begins: Vec<usize> = std::iter::once(0).chain(begins).collect();
+        for begin in begins.into_iter().rev() {
+            let found = Checkpoint::parse_one(&note[begin..end], keys);
+            end = begin;
+            newest = match (newest, found) {
+                (None, found) => Some(found?),
+                (Some(best), Ok(other))
+                    if other.trail == best.trail && other.sequence > best.sequence =>
+                {
+                    Some(other)
+                }
+                // One that a crash tore while it was appended says nothing.
+                (best, _) => best,
+            };
+        }
+        newest.ok_or_else(|| "it has no signature".to_owned())
+    }
+
+    fn parse_one(note: &str, keys: &Keyring) -> Result<Checkpoint, String> {
         let (text, signatures) = note.split_once("\n\n").ok_or("it has no signature")?;
         let text = format!("{text}\n");
         let mut lines = text.lines();
@@ -143,6 +169,39 @@ impl Checkpoint {
     }
 }
 
+/// Bytes of the file `CHECKPOINT` that are read.
+const FILE_MAX: usize = 4096;
+
+/// The checkpoint in the trail's directory, or what is wrong with it; `None` where there is none.
+pub(crate) fn beside(
+    media: &dyn Media,
+    dir: &Path,
+    keys: &Keyring,
+) -> io::Result<Option<Result<Checkpoint, Finding>>> {
+    let path = dir.join(CHECKPOINT);
+    let file = match media.open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = vec![0; FILE_MAX];
+    let n = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(n);
+    let text = String::from_utf8(bytes).unwrap_or_default();
+    // Its last newline is under no signature.
+    let found = match Checkpoint::parse(&text, keys) {
+        Ok(found) if text.ends_with('\n') => return Ok(Some(Ok(found))),
+        Ok(_) => "it is not what was written".to_owned(),
+        Err(why) => why,
+    };
+    let finding = Finding {
+        kind: FindingKind::Signature,
+        path,
+        sequence: None,
+        what: found,
+    };
+    Ok(Some(Err(finding)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +214,18 @@ mod tests {
         assert_eq!(Checkpoint::parse(&note, &keys).unwrap(), made);
         let twice = format!("{note}{note}");
         assert_eq!(Checkpoint::parse(&twice, &keys).unwrap(), made);
+        let older = Checkpoint::sign(keys.newest(), 0xabc, 12, Root([8; 32]), 1_700_000_000 << 30);
+        let torn = &note[..note.len() / 2];
+        for rows in [
+            format!("{older}{note}"),
+            // Appended once more by somebody who wants an old copy to pass.
+            format!("{note}{older}"),
+            format!("{torn}{older}{note}{older}"),
+        ] {
+            assert_eq!(Checkpoint::parse(&rows, &keys).unwrap(), made, "{rows}");
+        }
+        assert!(Checkpoint::parse(&format!("{note}{torn}"), &keys).is_err());
+        assert!(Checkpoint::parse("", &keys).is_err());
         let other = Keyring::of(Key::from_secret([8; 32]));
         assert!(Checkpoint::parse(&note, &other).is_err());
         // The last newline is not signed.

@@ -2,21 +2,23 @@
 //!
 //! - O1: the identity stands in the file `TRAIL`, under a keyed hash. A new trail gets its name last, behind an empty live log and a `HEAD` that names nothing: without
 //!   the name there is no trail yet, and what is there of one is taken or made anew; with it nothing may be missing. No record is written before.
-//! - O2: the closed files, the live log and `HEAD` must go together: files follow one another, the live log follows the last of them, and reaches as far as `HEAD` says. What
-//!   does not is a finding; by default the first ends the opening, and nothing was changed (A1).
-//! - O3: with [`OnTamper::Continue`] the trail goes on: what follows in the live log is closed first, what does not is put aside, and what is missing is a gap.
+//! - O2: the closed files, the live log, `HEAD` and `CHECKPOINT` must go together: files follow one another, the live log follows the last of them, and reaches as far as the other two
+//!   say. What does not is a finding; by default the first ends the opening, and nothing was changed (A1).
+//! - O3: with [`OnTamper::Continue`] the trail goes on: what follows in the live log is closed first, what does not is put aside, and what is missing is a gap. An identity that is
+//!   missing is made anew from what the other files say it is; where none of them does, it can't be continued: nobody could tell that what follows belongs to what is there.
 //!
 //! `TRAIL`, 64 bytes, little-endian: `ESKATRAI` (8), format 1 (4), zeros (4), identity (8), id of the key (8), keyed hash (32).
 
 use crate::aging::Aging;
 use crate::chain::Walk;
 use crate::closed::{self, Bad, Closed, ClosedFile, Writer};
-use crate::entry::{Kind, genesis};
+use crate::entry::{Kind, Root, genesis};
 use crate::error::{Error, io_error};
 use crate::finding::{Finding, FindingKind};
 use crate::head::{self, HEAD, HeadFile};
 use crate::key::{KeyId, Keyring};
 use crate::live;
+use crate::note::{self, CHECKPOINT, Checkpoint};
 use crate::policy::{OnTamper, Options};
 use crate::record::Severity;
 use crate::shared::{Shared, State};
@@ -28,6 +30,7 @@ use esker_sync::attended::Attended;
 use esker_wal::OpenError;
 use esker_wal::media::Media;
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,15 +54,7 @@ pub(crate) fn identity(
         other => other.map_err(io_error("opening", &path))?,
     };
     let mut bytes = [0; LEN];
-    let damaged = || Error::Tampered {
-        dir: dir.to_owned(),
-        finding: Box::new(Finding {
-            kind: FindingKind::Identity,
-            path: path.clone(),
-            sequence: None,
-            what: "the file is not what was written".to_owned(),
-        }),
-    };
+    let damaged = || lost_identity(dir, "the file is not what was written");
     let whole = file.len().is_ok_and(|len| len == LEN as u64);
     if !whole || file.read_exact_at(&mut bytes, 0).is_err() {
         return Err(damaged());
@@ -82,6 +77,29 @@ pub(crate) fn identity(
     Ok(Some(word(16)))
 }
 
+/// What the other files say the identity is: most of them, if they differ.
+pub(crate) fn identity_elsewhere(
+    media: &dyn Media,
+    dir: &Path,
+    keys: &Keyring,
+    head: Option<&head::Found>,
+    beside: Option<&Checkpoint>,
+) -> Result<Option<u64>, Error> {
+    let names = closed_names(media, dir).map_err(io_error("listing", dir))?;
+    let of_files = names.iter().filter_map(|name| {
+        let file = media.open(&dir.join(name)).ok()?;
+        closed::begun(&*file, keys).ok().map(|begun| begun.trail)
+    });
+    let of_head = head.and_then(|found| found.head).map(|head| head.trail);
+    let of_checkpoint = beside.map(|saw| saw.trail);
+    let mut told = BTreeMap::<u64, usize>::new();
+    for id in of_files.chain(of_head).chain(of_checkpoint) {
+        *told.entry(id).or_default() += 1;
+    }
+    let most = told.into_iter().max_by_key(|(_, times)| *times);
+    Ok(most.map(|(id, _)| id))
+}
+
 /// Whether the directory, which has no identity, holds no more than the beginnings of a trail that was not made to its end (O1).
 pub(crate) fn is_unborn(
     media: &Arc<dyn Media>,
@@ -91,7 +109,11 @@ pub(crate) fn is_unborn(
 ) -> Result<bool, Error> {
     let names = closed_names(&**media, dir).map_err(io_error("listing", dir))?;
     let says_nothing = |head: head::Head| (head.sequence, head.handed) == (0, 0);
-    if !names.is_empty()
+    // The first is made of a trail that has its name.
+    let checkpoint = dir.join(CHECKPOINT);
+    let anchored = media.exists(&checkpoint);
+    if anchored.map_err(io_error("looking for", &checkpoint))?
+        || !names.is_empty()
         || head.is_some_and(|found| found.damaged || !found.head.is_some_and(says_nothing))
     {
         return Ok(false);
@@ -204,24 +226,12 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     })?;
     let names = closed_names(&*media, dir).map_err(io_error("listing", dir))?;
     let head = head::load(&*media, dir, &keys).map_err(io_error("reading", &dir.join(HEAD)))?;
-    let known = identity(&*media, dir, &keys)?;
-    let new = known.is_none();
-    let id = match known {
-        Some(id) => id,
-        None if is_unborn(&media, dir, &keys, head.as_ref())? => random_id()?,
-        None => {
-            return Err(Error::Tampered {
-                dir: dir.to_owned(),
-                finding: Box::new(Finding {
-                    kind: FindingKind::Identity,
-                    path: dir.join(TRAIL),
-                    sequence: None,
-                    what: "the file is missing".to_owned(),
-                }),
-            });
-        }
-    };
+    let beside = note::beside(&*media, dir, &keys);
+    let beside = beside.map_err(io_error("reading", &dir.join(CHECKPOINT)))?;
+    let whose = whose(&media, dir, &keys, &options, head.as_ref(), beside.as_ref())?;
+    let (id, new) = (whose.id, whose.new);
     let (mut files, mut findings) = survey_closed(&*media, dir, &keys, id)?;
+    findings.splice(0..0, whose.finding.clone());
     let closed = match files.last() {
         Some(file) => file.end(),
         None => Walk::from(genesis(id), 1),
@@ -230,7 +240,21 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     let said = head
         .and_then(|found| found.head)
         .filter(|head| head.trail == id);
-    let looked = live::look(dir, live::survey(dir, &media), &keys, closed, |_| Ok(()))?;
+    let (beside, unsigned) = match beside.transpose() {
+        Ok(beside) => (beside, None),
+        Err(finding) => (None, Some(finding)),
+    };
+    // Of the record that it saw, where that is not inside of a closed file.
+    let mut root_seen = beside.as_ref().and_then(|saw| {
+        let file = files.iter().find(|file| file.last == saw.sequence);
+        file.map(|file| file.root)
+    });
+    let looked = live::look(dir, live::survey(dir, &media), &keys, closed, |entry| {
+        if (beside.as_ref()).is_some_and(|saw| saw.sequence == entry.head.sequence) {
+            root_seen = Some(entry.root);
+        }
+        Ok(())
+    })?;
     let anew = new || head.is_some_and(|found| found.damaged || said.is_none());
     if let Some(found) = head {
         if found.damaged || said.is_none() {
@@ -256,6 +280,11 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         let what = format!("the trail was synced up to {reached}, and ends at {last}");
         findings.push(of_head(dir, FindingKind::TailCut, Some(last + 1), &what));
     }
+    let parted = unsigned.or_else(|| part(dir, beside.as_ref()?, id, last, root_seen));
+    // A cut tail is said once.
+    let said_already =
+        (beside.as_ref()).is_some_and(|saw| last < saw.sequence && saw.sequence <= reached);
+    findings.extend(parted.clone().filter(|_| !said_already));
     if let Some(finding) = findings.first()
         && options.on_tamper == OnTamper::Refuse
     {
@@ -273,7 +302,13 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
             live::put_file_aside(&*media, &path)?;
         }
     }
-    let mut seen = reached.max(said.map_or(0, |head| head.handed));
+    if parted.is_some() {
+        live::put_file_aside(&*media, &dir.join(CHECKPOINT))?;
+    }
+    let saw = beside.filter(|saw| saw.trail == id);
+    let mut seen = reached
+        .max(said.map_or(0, |head| head.handed))
+        .max(saw.map_or(0, |saw| saw.sequence));
     let mut closed = closed;
     if !whole {
         let (file, walk) = save_live(dir, &keys, &options, id, closed)?;
@@ -322,7 +357,16 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
     };
     let head = HeadFile::open(&*media, dir, &keys, now, anew)
         .map_err(io_error("writing", &dir.join(HEAD)))?;
-    if new {
+    if whose.finding.is_some() {
+        let path = dir.join(TRAIL);
+        if media
+            .exists(&path)
+            .map_err(io_error("looking for", &path))?
+        {
+            live::put_file_aside(&*media, &path)?;
+        }
+    }
+    if new || whose.finding.is_some() {
         make_identity(&*media, dir, &keys, id)?;
     }
     let expected = found.walk.key.and_then(|key| keys.get(key));
@@ -372,6 +416,106 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         tracing::warn!(dir = %dir.display(), error = %e, "the newest key of the audit trail is not begun yet");
     }
     Ok((shared, opened))
+}
+
+/// Whose trail it is.
+struct Whose {
+    id: u64,
+    /// There is none yet.
+    new: bool,
+    /// `TRAIL` does not say it, the other files do.
+    finding: Option<Finding>,
+}
+
+fn whose(
+    media: &Arc<dyn Media>,
+    dir: &Path,
+    keys: &Keyring,
+    options: &Options,
+    head: Option<&head::Found>,
+    beside: Option<&Result<Checkpoint, Finding>>,
+) -> Result<Whose, Error> {
+    let known = |id, new| Whose {
+        id,
+        new,
+        finding: None,
+    };
+    let error = match identity(&**media, dir, keys) {
+        Ok(Some(id)) => return Ok(known(id, false)),
+        Ok(None) if is_unborn(media, dir, keys, head)? => return Ok(known(random_id()?, true)),
+        Ok(None) => lost_identity(dir, "the file is missing"),
+        Err(e) => e,
+    };
+    let what = match &error {
+        Error::Tampered { finding, .. } => finding.what.clone(),
+        Error::NoKey { key, .. } => {
+            format!("it needs the key {key}, which the keyring does not have")
+        }
+        _ => return Err(error),
+    };
+    if options.on_tamper == OnTamper::Refuse {
+        return Err(error);
+    }
+    let checkpoint = beside.and_then(|found| found.as_ref().ok());
+    match identity_elsewhere(&**media, dir, keys, head, checkpoint)? {
+        Some(id) => Ok(Whose {
+            id,
+            new: false,
+            finding: Some(identity_finding(dir, &what)),
+        }),
+        None if matches!(error, Error::NoKey { .. }) => Err(error),
+        None => Err(lost_identity(
+            dir,
+            &format!(
+                "{what}, and no other file says whose trail it is: it can't be continued; put the directory aside and begin a new trail"
+            ),
+        )),
+    }
+}
+
+fn identity_finding(dir: &Path, what: &str) -> Finding {
+    Finding {
+        kind: FindingKind::Identity,
+        path: dir.join(TRAIL),
+        sequence: None,
+        what: what.to_owned(),
+    }
+}
+
+fn lost_identity(dir: &Path, what: &str) -> Error {
+    Error::Tampered {
+        dir: dir.to_owned(),
+        finding: Box::new(identity_finding(dir, what)),
+    }
+}
+
+/// What in `CHECKPOINT` does not go together with a trail that ends at `last`; `root` is that of the record that it saw, if it was met.
+fn part(dir: &Path, saw: &Checkpoint, id: u64, last: u64, root: Option<Root>) -> Option<Finding> {
+    let (kind, what) = if saw.trail != id {
+        (
+            FindingKind::Foreign,
+            "the checkpoint is another trail's".to_owned(),
+        )
+    } else if saw.sequence > last {
+        let what = format!(
+            "the trail ends at {last}; the checkpoint of {} saw {}",
+            saw.time, saw.sequence
+        );
+        (FindingKind::OldCopy, what)
+    } else if root.is_some_and(|root| root != saw.root) {
+        (
+            FindingKind::Forked,
+            "the checkpoint saw another record there".to_owned(),
+        )
+    } else {
+        return None;
+    };
+    Some(Finding {
+        kind,
+        path: dir.join(CHECKPOINT),
+        sequence: Some(saw.sequence),
+        what,
+    })
 }
 
 fn check(options: &Options) -> Result<(), Error> {

@@ -83,7 +83,9 @@ pub enum OnTamper {
     /// It is refused, and nothing is changed.
     Refuse,
     /// It goes on behind what is there. What is missing is a gap, and the finding a record of severity critical. What can't be read of the
-    /// live log is put aside.
+    /// live log is put aside, and so is a `CHECKPOINT` or `TRAIL` that does not go together with the rest; an identity that is missing is made anew from what the
+    /// other files say. Refused all the same: where no other file says whose trail it is, since nobody could tell then that what follows belongs to what is there; and where a
+    /// key is missing.
     Continue,
 }
 

@@ -6,7 +6,9 @@
 //! - V3: a trail may be written meanwhile. `HEAD` is read first, then the closed files, then the live log; where a file was closed before the live log was
 //!   looked at, it is read, and the live log looked at anew: what a live log lets go is in a closed file before. The oldest files may go while they are read:
 //!   then a tombstone must say so. A finding is believed when two looks, one behind the other, made it of the same evidence.
-//! - V4: what no file of the directory can show, a checkpoint can: that all of it is an older copy. Without one the report says that it is not anchored.
+//! - V4: what no file of the directory can show, a checkpoint from elsewhere can: that all of it is an older copy. Without one the report says that it is not
+//!   anchored. The checkpoint in the directory is checked too, where it is there: who puts an older copy of the rest back, and can't sign, is found by it. It
+//!   anchors nothing: who replaces the rest can replace or remove it as well.
 
 use crate::chain::Walk;
 use crate::closed::{self, Bad, Closed, Entries};
@@ -16,8 +18,8 @@ use crate::finding::{Finding, FindingKind};
 use crate::head::{self, HEAD};
 use crate::key::{KeyId, Keyring};
 use crate::live;
-use crate::note::Checkpoint;
-use crate::open::{closed_names, identity, is_unborn};
+use crate::note::{self, CHECKPOINT, Checkpoint};
+use crate::open::{closed_names, identity, identity_elsewhere, is_unborn};
 use crate::upkeep::tombstone_text;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -116,6 +118,8 @@ pub struct Report {
     pub synced: u64,
     /// Against a checkpoint.
     pub anchored: Anchored,
+    /// Sequence that the file `CHECKPOINT` in the directory names, where it is one that a key of the trail signed. It is checked, and anchors nothing.
+    pub beside: Option<u64>,
     /// What is wrong, the first sequence first.
     pub findings: Vec<Finding>,
 }
@@ -185,6 +189,7 @@ struct Verifier<'a> {
     keys: &'a Keyring,
     options: &'a VerifyOptions,
     id: u64,
+    beside: Option<Checkpoint>,
     wanted: Vec<u64>,
 }
 
@@ -220,7 +225,9 @@ fn same_evidence(one: &Finding, other: &Finding) -> bool {
 /// Looks at all of it once.
 fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, Error> {
     let media = &*options.media;
-    let names = closed_names(media, dir).map_err(io_error("listing", dir))?;
+    // Before all the rest, which goes on from there.
+    let beside = note::beside(media, dir, keys);
+    let beside = beside.map_err(io_error("reading", &dir.join(CHECKPOINT)))?;
     let load_head = || head::load(media, dir, keys).map_err(io_error("reading", &dir.join(HEAD)));
     let id = match identity(media, dir, keys) {
         Ok(Some(id)) => id,
@@ -232,10 +239,10 @@ fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, E
         Err(e @ Error::Io { .. }) => return Err(e),
         // Any other file tells it too; that this one does not is a finding. None does where the key is missing.
         other => {
-            let of_file = |name: &String| Closed::open(media, &dir.join(name), keys).ok();
-            let of_files = names.iter().find_map(of_file).map(|f| f.info.trail);
-            let of_head = || Some(load_head().ok()??.head?.trail);
-            match (of_files.or_else(of_head), other) {
+            let of_head = load_head().ok().flatten();
+            let checkpoint = beside.as_ref().and_then(|found| found.as_ref().ok());
+            let told = identity_elsewhere(media, dir, keys, of_head.as_ref(), checkpoint)?;
+            match (told, other) {
                 (Some(id), _) => id,
                 (None, Err(e @ Error::NoKey { .. })) => return Err(e),
                 (None, _) => 0,
@@ -244,17 +251,23 @@ fn look(dir: &Path, keys: &Keyring, options: &VerifyOptions) -> Result<Report, E
     };
     let head = load_head()?;
     let said = head.and_then(|found| found.head);
+    let (beside, unsigned) = match beside.transpose() {
+        Ok(beside) => (beside, None),
+        Err(finding) => (None, Some(finding)),
+    };
     let wanted = (said.map(|head| head.sequence).into_iter())
         .chain(options.against.as_ref().map(|c| c.sequence))
+        .chain(beside.as_ref().map(|c| c.sequence))
         .collect();
     let verifier = Verifier {
         dir,
         keys,
         options,
         id,
+        beside,
         wanted,
     };
-    verifier.run(head)
+    verifier.run(head, unsigned)
 }
 
 impl Verifier<'_> {
@@ -337,13 +350,13 @@ impl Verifier<'_> {
         }
     }
 
-    fn run(&self, head: Option<head::Found>) -> Result<Report, Error> {
+    fn run(&self, head: Option<head::Found>, unsigned: Option<Finding>) -> Result<Report, Error> {
         let (mut names, mut rows, live) = self.rows()?;
         // Retention took them while they were read, says the tombstone that is asked for below.
         let gone = rows.iter().position(|row| !row.gone).unwrap_or(0);
         names.drain(..gone);
         rows.drain(..gone);
-        let mut findings = Vec::new();
+        let mut findings = Vec::from_iter(unsigned);
         if identity(&*self.options.media, self.dir, self.keys)
             .ok()
             .flatten()
@@ -381,7 +394,16 @@ impl Verifier<'_> {
         );
         let last = reached.next - 1;
         let synced = self.check_head(head, last, &all.roots, &mut findings);
-        let anchored = self.check_anchor(first, last, &all.roots, &mut findings);
+        let mut check = |checkpoint: &Option<Checkpoint>, name| match checkpoint {
+            Some(saw) => self.check_anchor(saw, name, first, last, &all.roots, &mut findings),
+            None => Anchored::Not,
+        };
+        // A cut tail is said once.
+        let said_already = |saw: &Checkpoint| last < saw.sequence && saw.sequence <= synced;
+        if !self.beside.as_ref().is_some_and(said_already) {
+            check(&self.beside, CHECKPOINT);
+        }
+        let anchored = check(&self.options.against, "");
         findings.sort_by_key(|f| f.sequence.unwrap_or(u64::MAX));
         Ok(Report {
             trail: self.id,
@@ -397,6 +419,7 @@ impl Verifier<'_> {
             removed: all.tombstone.map_or(0, |t| t.last),
             synced,
             anchored,
+            beside: self.beside.as_ref().map(|saw| saw.sequence),
             findings,
         })
     }
@@ -682,19 +705,19 @@ impl Verifier<'_> {
         said.sequence
     }
 
+    /// Whether the trail holds what a checkpoint saw, the one of the file `name` or, without a name, one from elsewhere.
     fn check_anchor(
         &self,
+        against: &Checkpoint,
+        name: &str,
         first: Option<Walk>,
         last: u64,
         roots: &BTreeMap<u64, Root>,
         findings: &mut Vec<Finding>,
     ) -> Anchored {
-        let Some(against) = &self.options.against else {
-            return Anchored::Not;
-        };
         let at = Some(against.sequence);
         let mut say = |kind, what: &str| {
-            findings.push(self.finding(kind, "", at, what));
+            findings.push(self.finding(kind, name, at, what));
             Anchored::Breaks
         };
         if against.trail != self.id {

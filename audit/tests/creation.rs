@@ -2,7 +2,9 @@
 
 mod support;
 
-use esker_audit::{Error, FindingKind, Report, Trail, VerifyOptions, verify};
+use esker_audit::{
+    Error, FindingKind, OnTamper, Opened, Options, Report, Trail, VerifyOptions, verify,
+};
 use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
 use std::path::Path;
 use std::sync::Arc;
@@ -102,4 +104,81 @@ fn o1_what_is_left_of_a_trail_is_not_taken_for_a_new_one() {
             other => panic!("{kind:?}: {other:?}"),
         }
     }
+}
+
+/// `Continue` refused a trail without `TRAIL`, whatever else told whose it is.
+#[test]
+fn o3_a_trail_without_its_identity_goes_on_under_the_one_that_the_rest_tells() {
+    let continued = |media: &SimMedia| -> Result<(Trail, Opened), Error> {
+        let options = Options {
+            on_tamper: OnTamper::Continue,
+            ..stepped(media)
+        };
+        Trail::open(Path::new(DIR), keys(), options)
+    };
+    let telling: [fn(&str) -> bool; 4] = [
+        |_| true,
+        |name| name != "HEAD" && name != "CHECKPOINT",
+        |name| name == "HEAD" || name.starts_with("live/"),
+        |name| name == "CHECKPOINT" || name.starts_with("live/"),
+    ];
+    for (at, tells) in telling.into_iter().enumerate() {
+        // Where nothing but the live log is there, all must be in it.
+        let whole = written(if at < 2 { 2 } else { 0 }, 4);
+        let id = found(&whole).unwrap().trail;
+        for damaged in [false, true] {
+            let media = copy(&whole, |name, mut bytes| match name {
+                "TRAIL" => {
+                    bytes[20] ^= 1;
+                    damaged.then(|| (name.to_owned(), bytes))
+                }
+                _ => tells(name).then(|| (name.to_owned(), bytes)),
+            });
+            let refused = Trail::open(Path::new(DIR), keys(), stepped(&media)).unwrap_err();
+            assert!(matches!(refused, Error::Tampered { .. }), "{at}: {refused}");
+            let (trail, opened) = continued(&media).unwrap_or_else(|e| panic!("{at}: {e}"));
+            assert_eq!(opened.findings[0].kind, FindingKind::Identity, "{at}");
+            assert_eq!(trail.id(), id);
+            trail.record(login(1)).unwrap();
+            trail.close().unwrap();
+            assert_eq!(found(&media).unwrap().findings, [], "{at}");
+            let aside = media.read(&Path::new(DIR).join("TRAIL.aside-1"));
+            assert_eq!(aside.is_ok(), damaged, "{at}");
+        }
+    }
+    // Nothing tells it: it is refused, and nothing was changed.
+    let whole = written(0, 4);
+    let live = copy(&whole, |name, bytes| {
+        name.starts_with("live/").then(|| (name.to_owned(), bytes))
+    });
+    let before = live.image();
+    let refused = continued(&live).unwrap_err();
+    assert!(
+        refused.to_string().contains("begin a new trail"),
+        "{refused}"
+    );
+    let after = live
+        .image()
+        .into_iter()
+        .filter(|(path, _)| !path.ends_with("LOCK"));
+    assert!(
+        after.eq(before
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with("LOCK")))
+    );
+}
+
+/// What was cut down to what a new trail has, but for the checkpoint beside.
+#[test]
+fn o1_a_checkpoint_tells_that_there_was_a_trail() {
+    let whole = written(0, 4);
+    let media = copy(&whole, |name, bytes| {
+        (name == "CHECKPOINT").then(|| (name.to_owned(), bytes))
+    });
+    assert_eq!(
+        found(&media).unwrap().findings[0].kind,
+        FindingKind::OldCopy
+    );
+    let error = Trail::open(Path::new(DIR), keys(), stepped(&media)).unwrap_err();
+    assert!(matches!(error, Error::Tampered { .. }), "{error}");
 }

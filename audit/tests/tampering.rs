@@ -3,7 +3,8 @@
 mod support;
 
 use esker_audit::{
-    Anchored, FindingKind, Key, Keyring, Order, Query, Reader, Trail, VerifyOptions, verify,
+    Anchored, CHECKPOINT, FindingKind, Key, Keyring, Order, Query, Reader, Trail, VerifyOptions,
+    verify,
 };
 use esker_wal::media::Media;
 use esker_wal::media::sim::SimMedia;
@@ -439,6 +440,121 @@ fn an_old_copy_of_the_whole_directory_is_seen_against_a_checkpoint_alone() {
     let other = written(1, 4);
     let found = against(&other);
     assert_eq!(found.findings[0].kind, FindingKind::Foreign);
+}
+
+/// `now` with the files of `old` in place of its own, but for `CHECKPOINT`.
+fn put_back(now: &SimMedia, old: &SimMedia) -> SimMedia {
+    let out = copy(old, |name, bytes| {
+        (name != CHECKPOINT).then(|| (name.to_owned(), bytes))
+    });
+    let path = Path::new(DIR).join(CHECKPOINT);
+    out.put(&path, &now.read(&path).unwrap()).unwrap();
+    out
+}
+
+/// Who can't sign and forgets the checkpoint beside is found by it; who does not forget it is not: it anchors nothing.
+#[test]
+fn an_old_copy_of_all_but_the_checkpoint_beside_is_seen_by_it() {
+    let media = written(1, 4);
+    let old = copy(&media, |name, bytes| Some((name.to_owned(), bytes)));
+    let trail = open(&media);
+    for n in 0..10 {
+        trail.record(login(n)).unwrap();
+    }
+    trail.close().unwrap();
+    let now = report(&media);
+    assert_eq!(now.findings, []);
+    assert_eq!((now.anchored, now.beside), (Anchored::Not, Some(now.last)));
+    let found = report(&put_back(&media, &old));
+    let finding = found.findings.first().expect("it was not seen");
+    assert_eq!(
+        (finding.kind, finding.sequence),
+        (FindingKind::OldCopy, Some(now.last))
+    );
+    assert!(finding.path.ends_with(CHECKPOINT), "{finding}");
+    assert_eq!(found.anchored, Anchored::Not);
+    // It is not opened over it either, and what it saw is not given away again.
+    let back = put_back(&media, &old);
+    let refused = Trail::open(Path::new(DIR), keys(), stepped(&back)).unwrap_err();
+    assert!(refused.to_string().contains("old copy"), "{refused}");
+    let options = esker_audit::Options {
+        on_tamper: esker_audit::OnTamper::Continue,
+        ..stepped(&back)
+    };
+    let (trail, opened) = Trail::open(Path::new(DIR), keys(), options).unwrap();
+    assert_eq!(opened.findings[0].kind, FindingKind::OldCopy);
+    let next = trail.record(login(1)).unwrap().sequence.unwrap();
+    assert!(next > now.last, "{next}");
+    trail.close().unwrap();
+    let found = report(&back);
+    assert_eq!(found.findings, []);
+    assert_eq!(found.dropped, now.last - opened.last);
+    let aside = Path::new(DIR).join("CHECKPOINT.aside-1");
+    assert!(back.read(&aside).is_ok(), "the evidence is gone");
+    // Without it, or with the one of the old copy, nothing is seen.
+    assert_eq!(report(&old).findings, []);
+    let without = copy(&media, |name, bytes| {
+        (name != CHECKPOINT).then(|| (name.to_owned(), bytes))
+    });
+    let found = report(&without);
+    assert_eq!((found.findings, found.beside), (vec![], None));
+}
+
+/// The copy went its own way since, with the key, up to behind what the checkpoint saw.
+#[test]
+fn a_checkpoint_beside_that_saw_another_record_is_a_fork() {
+    let media = written(1, 4);
+    let mut old = copy(&media, |name, bytes| Some((name.to_owned(), bytes)));
+    let trail = open(&media);
+    trail.record(login(1)).unwrap();
+    trail.close().unwrap();
+    for rotated in [false, true] {
+        let trail = open(&old);
+        for n in 0..10 {
+            trail.record(login(500 + n)).unwrap();
+        }
+        if rotated {
+            trail.rotate().unwrap();
+        }
+        trail.close().unwrap();
+        let forked = put_back(&media, &old);
+        assert_eq!(first(&forked).0, FindingKind::Forked);
+        let opened = Trail::open(Path::new(DIR), keys(), stepped(&forked));
+        // What is inside of a closed file is for verify to see.
+        assert_eq!(opened.is_err(), !rotated);
+        old = copy(&old, |name, bytes| Some((name.to_owned(), bytes)));
+    }
+    let other = written(3, 4);
+    assert_eq!(first(&put_back(&other, &media)).0, FindingKind::Foreign);
+}
+
+#[test]
+fn every_changed_byte_of_the_checkpoint_beside_is_found() {
+    let media = written(1, 4);
+    let path = Path::new(DIR).join(CHECKPOINT);
+    let bytes = media.read(&path).unwrap();
+    let seen = |at: usize| {
+        let found = report(&media);
+        let finding = found.findings.first();
+        let finding = finding.unwrap_or_else(|| panic!("byte {at} was not seen"));
+        assert_eq!(finding.kind, FindingKind::Signature, "byte {at}");
+        assert_eq!(finding.path, path);
+    };
+    for at in 0..bytes.len() {
+        media.flip(&path, at as u64, 1 << (at % 8)).unwrap();
+        seen(at);
+        media.flip(&path, at as u64, 1 << (at % 8)).unwrap();
+    }
+    for kept in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        media.put(&path, &bytes[..kept]).unwrap();
+        seen(kept);
+    }
+    media
+        .put(&path, &[bytes, vec![b'x'; 1 << 20]].concat())
+        .unwrap();
+    seen(1 << 20);
+    let trail = Trail::open(Path::new(DIR), keys(), stepped(&media));
+    assert!(matches!(trail, Err(esker_audit::Error::Tampered { .. })));
 }
 
 /// Somebody changes a record inside a closed file and stores the block again: what he can't make are the hashes.
