@@ -31,6 +31,12 @@ impl Aging {
         }
     }
 
+    /// By how much it is behind the wall clock.
+    pub(crate) fn behind(&self, wall: u64, now: Duration) -> Duration {
+        let passed = now.saturating_sub(self.looked).as_nanos() as u64;
+        Duration::from_nanos(wall.saturating_sub(self.at.saturating_add(passed)))
+    }
+
     /// The time by now, and by how many seconds the wall clock leapt since the last look, where it did.
     pub(crate) fn look(&mut self, wall: u64, now: Duration, settles: Duration) -> (u64, i64) {
         let passed = now.saturating_sub(self.looked).as_nanos() as u64;

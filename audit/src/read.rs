@@ -14,6 +14,7 @@ use crate::closed::{Bad, Closed, ClosedFile, Entries, SUFFIX};
 use crate::entry::{Entry, Head, Kind, Root, genesis};
 use crate::error::{Error, io_error};
 use crate::finding::{Finding, FindingKind};
+use crate::head::{self, HEAD};
 use crate::key::Keyring;
 use crate::live;
 use crate::open::{closed_names, identity};
@@ -27,6 +28,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of the live log that are read at once, about.
 const STRETCH: u64 = 256 << 10;
@@ -252,6 +254,15 @@ impl Reader {
         };
         records.plan()?;
         Ok(records)
+    }
+
+    /// By how much the time that retention by age goes by was behind the wall clock when `HEAD` was written last; `None` where that is not known.
+    pub fn retention_behind(&self) -> Result<Option<Duration>, Error> {
+        let head = head::load(&*self.media, &self.dir, &self.keys);
+        let head = head.map_err(io_error("reading", &self.dir.join(HEAD)))?;
+        let said = head.and_then(|found| found.head);
+        let said = said.filter(|head| head.trail == self.id && head.aged > 0);
+        Ok(said.map(|head| Duration::from_nanos(head.nanos.saturating_sub(head.aged))))
     }
 
     /// What the closed files say of themselves, oldest first. One that is removed meanwhile is left out.

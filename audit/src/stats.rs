@@ -93,6 +93,9 @@ pub struct TrailStats {
     pub closed_files: u64,
     /// Their bytes.
     pub closed_bytes: u64,
+    /// Seconds by which the time that retention by age goes by is behind the wall clock: after a leap, or a time that the trail was not open, until
+    /// [`crate::Options::clock_settles`] has passed.
+    pub retention_behind: u64,
     /// Free bytes on the disk.
     pub free_bytes: u64,
     /// Whether the disk is full but for the reserve.

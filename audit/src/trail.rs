@@ -264,6 +264,8 @@ impl Trail {
         };
         let last_checkpoint = shared.anchored.lock().as_ref().map_or(0, |c| c.sequence);
         let synced = shared.head_now().sequence;
+        let (wall, _) = shared.times();
+        let behind = shared.aging.lock().behind(wall, shared.options.clock.now());
         let state = shared.state.lock();
         TrailStats {
             records: counters.records.get(),
@@ -286,6 +288,7 @@ impl Trail {
             live_bytes: state.end.since(state.from),
             closed_files,
             closed_bytes,
+            retention_behind: behind.as_secs(),
             free_bytes: free.unwrap_or(0),
             short: state.short,
             down: state.log.is_none(),

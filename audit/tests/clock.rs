@@ -104,9 +104,15 @@ impl Kept {
 fn ag1_a_leap_of_the_clock_removes_nothing_that_is_not_old() {
     let kept = Kept::new();
     assert_eq!(kept.hours(6), 6);
+    assert_eq!(kept.trail().stats().retention_behind, 0);
     kept.clock.leap(YEARS);
+    assert_eq!(kept.trail().stats().retention_behind, YEARS as u64);
     assert_eq!(kept.pass(HOUR), 6);
     let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(kept.media.clone())).unwrap();
+    kept.trail().flush().unwrap();
+    kept.trail().record(login(1)).unwrap();
+    let said = reader.retention_behind().unwrap().unwrap();
+    assert_eq!(said.as_secs(), YEARS as u64);
     let query = Query {
         action: Some("esker.audit.clock_leapt".to_owned()),
         ..Query::default()
@@ -131,8 +137,10 @@ fn ag2_a_clock_that_keeps_its_new_time_for_a_day_is_believed() {
         files = kept.hours(1);
     }
     assert!(files >= 22, "{files}");
+    assert_eq!(kept.trail().stats().retention_behind, YEARS as u64);
     let files = kept.hours(3);
     assert!((9..=12).contains(&files), "{files}");
+    assert_eq!(kept.trail().stats().retention_behind, 0);
     assert_eq!(report(&kept.media).findings, []);
 }
 

@@ -114,6 +114,7 @@ fn a_whole_trail_verifies_and_is_not_anchored_without_a_checkpoint() {
     let report = json(&place.run(&["verify", "--json"]), 0);
     assert_eq!(report["whole"], true);
     assert_eq!(report["anchored"], "not");
+    assert_eq!(report["checkpoint_beside"], 102);
     assert_eq!(report["entries"], 102);
     assert_eq!(report["closed_files"], 3);
     assert_eq!(report["findings"], Value::Array(Vec::new()));
@@ -430,6 +431,7 @@ fn stats_count_what_is_there() {
     let ratio = stats["compression"].as_f64().unwrap();
     assert!((ratio - raw as f64 / stored as f64).abs() < 1e-9);
     assert_eq!(stats["dropped"], 0);
+    assert!(stats["retention_behind_s"].is_u64());
     assert_eq!(
         stats["hours"]
             .as_array()

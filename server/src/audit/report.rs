@@ -107,6 +107,12 @@ impl Audit {
                 false,
             ),
             (
+                "retention_behind_seconds",
+                "By how much the time that retention by age goes by is behind the wall clock",
+                stats.retention_behind,
+                false,
+            ),
+            (
                 "free_bytes",
                 "Free bytes on its disk",
                 stats.free_bytes,

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub struct Verify {
     #[command(flatten)]
     of: Of,
-    /// A checkpoint that was kept elsewhere; of several in the file, the last. It shows an old copy put back, and a trail rebuilt.
+    /// A checkpoint that was kept elsewhere; of several in the file, the one of the last one's trail that saw most. It shows an old copy put back, and a trail rebuilt.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// Threads; default: one per core.
@@ -70,6 +70,7 @@ fn report_json(report: &Report) -> Value {
         "removed_to": report.removed,
         "synced": report.synced,
         "anchored": anchored_name(report.anchored),
+        "checkpoint_beside": report.beside,
         "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
     })
 }
@@ -126,6 +127,12 @@ pub(super) fn verify(out: &mut impl Write, args: &Verify) -> Ran {
     }
     if report.removed > 0 {
         writeln!(out, "retention removed records up to {}", report.removed)?;
+    }
+    if let Some(beside) = report.beside {
+        writeln!(
+            out,
+            "CHECKPOINT in the directory is of record {beside}; it was checked, and anchors nothing: who replaces the rest can replace it too"
+        )?;
     }
     match (report.anchored, &options.against) {
         (Anchored::Not, _) | (_, None) => writeln!(out, "{NOT_ANCHORED}")?,
@@ -184,6 +191,8 @@ struct Sizes {
     raw: u64,
     /// Whether what was counted is all that the files hold.
     all: bool,
+    /// By how many seconds the time that retention by age goes by was behind the wall clock.
+    behind: Option<u64>,
 }
 
 impl Sizes {
@@ -217,6 +226,7 @@ pub(super) fn stats(out: &mut impl Write, args: &Stats) -> Ran {
         stored: files.iter().map(|f| f.bytes).sum(),
         raw,
         all: counted == closed_entries,
+        behind: reader.retention_behind()?.map(|behind| behind.as_secs()),
     };
     match args.of.json {
         true => view::json(out, &stats_json(&summary, &sizes, reader.trail(), args.top))?,
@@ -247,6 +257,7 @@ fn stats_json(summary: &Summary, sizes: &Sizes, trail: u64, top: usize) -> Value
         "closed_bytes": sizes.stored,
         "closed_bytes_raw": sizes.all.then_some(sizes.raw),
         "compression": sizes.ratio(),
+        "retention_behind_s": sizes.behind,
         "actions": counts_json(&summary.actions, top),
         "outcomes": counts_json(&summary.outcomes, top),
         "actors": counts_json(&summary.actors, top),
@@ -286,6 +297,12 @@ fn say_stats(
     match sizes.ratio() {
         Some(ratio) => writeln!(out, ", compressed {ratio:.1} to 1")?,
         None => writeln!(out)?,
+    }
+    if let Some(behind) = sizes.behind.filter(|behind| *behind > 0) {
+        writeln!(
+            out,
+            "retention    by age goes by a time {behind} s behind the wall clock (clock-settles)"
+        )?;
     }
     writeln!(
         out,
