@@ -18,11 +18,13 @@ pub enum Sabotage {
     HeldTwice,
     /// A closed file says a wrong key comes next.
     NextKeyForgotten,
+    /// Who waits for a sync waits in the group of a log that is no more (T4).
+    GroupOutlivesLog,
 }
 
 impl Sabotage {
-    /// All of them.
-    pub const ALL: [Sabotage; 7] = [
+    /// Those that one writer alone meets.
+    pub const ALONE: [Sabotage; 7] = [
         Sabotage::NotSynced,
         Sabotage::ClosedNotSynced,
         Sabotage::HeadAhead,

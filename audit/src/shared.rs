@@ -126,7 +126,7 @@ impl State {
     }
 
     fn group(&mut self) -> &Arc<CommitGroup> {
-        if self.group.0 != self.life {
+        if self.group.0 != self.life && !sabotage::on(Sabotage::GroupOutlivesLog) {
             self.group = (self.life, Arc::new(CommitGroup::new(0)));
         }
         &self.group.1

@@ -3,6 +3,7 @@
 
 pub(crate) mod hooked;
 pub(crate) mod lives;
+pub(crate) mod writers;
 
 use esker_audit::{Key, Keyring, Options, Record, Report, Severity, Trail, VerifyOptions, verify};
 use esker_wal::Workers;
