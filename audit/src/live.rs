@@ -125,7 +125,7 @@ pub(crate) struct Looked {
     pub(crate) walk: Walk,
     /// Why nothing follows from there on.
     pub(crate) finding: Option<Finding>,
-    /// The highest sequence seen anywhere in it.
+    /// The highest sequence in it of an entry that follows the one before it, be that one broken off from the rest: who has no key can't make one up.
     pub(crate) last: u64,
     /// Some of it was let go, by who writes it meanwhile, before it was read.
     pub(crate) released: bool,
@@ -160,6 +160,8 @@ pub(crate) fn look(
         }
     };
     let mut pieces = survey.pieces(survey.oldest());
+    // The highest sequence met, and the root of the entry before.
+    let (mut met, mut before) = (0, None);
     while let Some(piece) = pieces.next()? {
         let next = out.walk.next;
         let frame = match piece {
@@ -167,6 +169,7 @@ pub(crate) fn look(
             Piece::Lost(damage) => {
                 let found = || damaged(dir, &damage.to_string(), next);
                 out.finding.get_or_insert_with(found);
+                before = None;
                 continue;
             }
             Piece::Released(_) => {
@@ -178,16 +181,28 @@ pub(crate) fn look(
         let Some(entry) = Entry::decode(frame.payload) else {
             let found = || damaged(dir, "what stands there is no record", next);
             out.finding.get_or_insert_with(found);
+            before = None;
             continue;
         };
         let sequence = entry.head.sequence;
-        let held = sequence < from.next && out.last < from.next;
-        out.last = out.last.max(sequence);
-        if held || out.finding.is_some() {
+        let held = sequence < from.next && met < from.next;
+        met = met.max(sequence);
+        let before = before.replace(entry.root);
+        if held {
+            continue;
+        }
+        if out.finding.is_some() {
+            let key = keys.get(entry.head.key);
+            if (key.zip(before)).is_some_and(|(key, before)| entry.follows(key, &before)) {
+                out.last = out.last.max(sequence);
+            }
             continue;
         }
         match out.walk.step(keys, &entry) {
-            Ok(()) => each(&entry)?,
+            Ok(()) => {
+                out.last = out.last.max(sequence);
+                each(&entry)?;
+            }
             Err(broken) => {
                 out.finding = Some(Finding::of_break(broken, next, Some(sequence), &live));
             }

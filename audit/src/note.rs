@@ -100,26 +100,29 @@ impl Checkpoint {
     /// The checkpoint in `note`, if it is one that a key of `keys` signed. Where several follow one another the last must be; of its trail it is the one that
     /// saw most: who can append to a file of checkpoints, and no more, gains nothing by repeating an old one.
     pub fn parse(note: &str, keys: &Keyring) -> Result<Checkpoint, String> {
-        let between = format!("\n{ORIGIN}");
-        let begins = note.match_indices(&between).map(|(at, _)| at + 1);
-        let mut end = note.len();
-        let mut newest: Option<Checkpoint> = None;
-        let begins: Vec<usize> = std::iter::once(0).chain(begins).collect();
-        for begin in begins.into_iter().rev() {
-            let found = Checkpoint::parse_one(&note[begin..end], keys);
-            end = begin;
-            newest = match (newest, found) {
-                (None, found) => Some(found?),
-                (Some(best), Ok(other))
-                    if other.trail == best.trail && other.sequence > best.sequence =>
-                {
-                    Some(other)
-                }
-                // One that a crash tore while it was appended says nothing.
-                (best, _) => best,
-            };
+        let begins = note.match_indices(ORIGIN).map(|(at, _)| at);
+        let begins = begins.filter(|at| *at == 0 || note[..*at].ends_with('\n'));
+        let begins: Vec<usize> = begins.collect();
+        let (last, before) = begins.split_last().ok_or("it has no origin of a trail")?;
+        let mut newest = Checkpoint::parse_one(&note[*last..], keys)?;
+        for (at, begin) in before.iter().enumerate() {
+            let note = &note[*begin..begins[at + 1]];
+            // Signatures are dear: those that saw less are not looked at. One that a crash tore while it was appended says nothing.
+            let saw_more = Checkpoint::says(note)
+                .is_some_and(|(trail, saw)| trail == newest.trail && saw > newest.sequence);
+            if saw_more && let Ok(other) = Checkpoint::parse_one(note, keys) {
+                newest = other;
+            }
         }
-        newest.ok_or_else(|| "it has no signature".to_owned())
+        Ok(newest)
+    }
+
+    /// Which trail a note says that it is about, and how much it saw.
+    fn says(note: &str) -> Option<(u64, u64)> {
+        let mut lines = note.lines();
+        let trail = lines.next()?.strip_prefix(ORIGIN)?;
+        let trail = u64::from_str_radix(trail, 16).ok()?;
+        Some((trail, lines.next()?.parse().ok()?))
     }
 
     fn parse_one(note: &str, keys: &Keyring) -> Result<Checkpoint, String> {
@@ -187,9 +190,10 @@ pub(crate) fn beside(
     let n = file.read_at(&mut bytes, 0)?;
     bytes.truncate(n);
     let text = String::from_utf8(bytes).unwrap_or_default();
-    // Its last newline is under no signature.
+    // What is before and behind the note is under no signature, and nothing is there.
+    let alone = |note: &str| note == text && text.ends_with('\n') && text.lines().count() == 6;
     let found = match Checkpoint::parse(&text, keys) {
-        Ok(found) if text.ends_with('\n') => return Ok(Some(Ok(found))),
+        Ok(found) if alone(&found.note) => return Ok(Some(Ok(found))),
         Ok(_) => "it is not what was written".to_owned(),
         Err(why) => why,
     };

@@ -10,7 +10,7 @@
 //! - RD5: who follows the trail ([`Records::renew`]) reads what is new of the live log, and closed files only where the live log let go of something unread.
 
 use crate::chain::Break;
-use crate::closed::{Bad, Closed, ClosedFile, Entries, SUFFIX};
+use crate::closed::{Bad, Closed, ClosedFile, Entries, SUFFIX, file_name};
 use crate::entry::{Entry, Head, Kind, Root, genesis};
 use crate::error::{Error, io_error};
 use crate::finding::{Finding, FindingKind};
@@ -288,6 +288,23 @@ struct Gone;
 impl Records {
     /// What is to be read, in order. The live log is looked at first: what is closed meanwhile is in the list of files then.
     fn plan(&mut self) -> Result<(), Error> {
+        while let Err(Gone) = self.plan_once()? {
+            self.go_again()?;
+        }
+        Ok(())
+    }
+
+    /// Counts a stretch that was there when it was planned, and is not any more.
+    fn go_again(&mut self) -> Result<(), Error> {
+        self.again -= 1;
+        if self.again > 0 {
+            return Ok(());
+        }
+        let source = io::Error::other("files come and go faster than they are read");
+        Err(io_error("reading", &self.dir)(source))
+    }
+
+    fn plan_once(&mut self) -> Result<Result<(), Gone>, Error> {
         let oldest = self.query.order == Order::Oldest;
         let dir = live::dir_of(&self.dir);
         self.live = match Survey::of(&dir, self.media.clone()) {
@@ -308,9 +325,12 @@ impl Records {
         if let Some(name) = names.last() {
             // One that is gone or damaged is met again where it is read.
             let newest = Closed::open(&*self.media, &self.dir.join(name), &self.keys).ok();
+            let newest = newest.filter(|file| self.check_file(&file.info).is_ok());
             self.closed = newest.map(|file| (file.info.last, file.info.root));
         }
         let mut stretches = Vec::new();
+        // Newest first, the last stretch is answered before what it follows is read: the chain is walked here.
+        let mut checked = !oldest;
         if let Some(survey) = &self.live {
             let mut stretch = Stretch {
                 from: read_to.map_or(survey.oldest(), |mark| mark.at),
@@ -322,12 +342,20 @@ impl Records {
             let mut root = stretch.before;
             let mut pieces = survey.pieces(stretch.from);
             while let Some(piece) = pieces.next()? {
-                root = match piece {
+                match piece {
                     Piece::Frame(frame) if frame.header.kind == FrameKind::Data => {
-                        Entry::decode(frame.payload).map(|entry| entry.root)
+                        let entry = Entry::decode(frame.payload);
+                        if let (Some(entry), true) = (&entry, checked)
+                            && let Err(Gone) = self.check(entry, root)?
+                        {
+                            return Ok(Err(Gone));
+                        }
+                        root = entry.map(|entry| entry.root);
                     }
-                    _ => root,
-                };
+                    Piece::Frame(_) => {}
+                    // Met again where it is read.
+                    Piece::Lost(_) | Piece::Released(_) => checked = false,
+                }
                 let at = pieces.position();
                 if at.since(stretch.from) >= STRETCH {
                     stretches.push(Unit::Live(Stretch {
@@ -354,7 +382,7 @@ impl Records {
                 .query
                 .after
                 .is_some_and(|after| match self.query.order {
-                    Order::Oldest => next.is_some_and(|next| next <= after + 1),
+                    Order::Oldest => next.is_some_and(|next| next <= after.saturating_add(1)),
                     Order::Newest => first(name).is_some_and(|first| first >= after),
                 });
             if !behind {
@@ -367,7 +395,7 @@ impl Records {
         }
         self.units = units;
         self.file = None;
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// After the end, oldest first: looks for what was written since; [`Records::next`] goes on with it.
@@ -390,12 +418,7 @@ impl Records {
                 return Ok(None);
             };
             if let Err(Gone) = self.read(unit)? {
-                self.again -= 1;
-                if self.again == 0 {
-                    let path = self.dir.clone();
-                    let source = io::Error::other("files come and go faster than they are read");
-                    return Err(io_error("reading", &path)(source));
-                }
+                self.go_again()?;
                 self.plan()?;
             }
         }
@@ -409,6 +432,7 @@ impl Records {
                     Err(Bad::Io(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(Gone)),
                     other => other.map_err(|bad| bad_file(&path, bad))?,
                 };
+                self.check_file(&file.info)?;
                 let info = &file.info;
                 if !self.query.may((info.first, info.last), info.times) {
                     return Ok(Ok(()));
@@ -469,7 +493,9 @@ impl Records {
                     if frame.header.kind == FrameKind::Data {
                         let entry = Entry::decode(frame.payload)
                             .ok_or_else(|| self.damaged(&live::dir_of(&self.dir), "no record"))?;
-                        self.check(&entry, before)?;
+                        if let Err(Gone) = self.check(&entry, before)? {
+                            return Ok(Err(Gone));
+                        }
                         before = Some(entry.root);
                         let sequence = entry.head.sequence;
                         // The closed file has it too, and is read for it.
@@ -500,7 +526,7 @@ impl Records {
     }
 
     /// Whether an entry of the live log follows what is before it (RD4).
-    fn check(&self, entry: &Entry<'_>, before: Option<Root>) -> Result<(), Error> {
+    fn check(&self, entry: &Entry<'_>, before: Option<Root>) -> Result<Result<(), Gone>, Error> {
         let head = &entry.head;
         let path = live::dir_of(&self.dir);
         let broken = |broken, expected| {
@@ -510,34 +536,77 @@ impl Records {
                 finding: Box::new(Finding::of_break(broken, expected, at, &path)),
             })
         };
-        let before = match (before, self.closed) {
-            (Some(before), _) => before,
-            (None, _) if head.from == 1 => genesis(self.id),
-            (None, Some((last, root))) if last + 1 == head.from => root,
+        let before = match (self.closed, before) {
+            // Whatever stands before it in the live log: that may be another's.
+            (Some((last, root)), _) if last + 1 == head.from => root,
+            (Some((last, _)), _) if (head.from..head.sequence).contains(&last) => {
+                return broken(Break::Again, last + 1);
+            }
+            (_, Some(before)) => before,
+            (_, None) if head.from == 1 => genesis(self.id),
             // The files were listed after the live log was looked at.
-            (None, Some((last, _))) if last + 1 < head.from => {
+            (Some((last, _)), None) if last < head.from => {
                 return broken(Break::Missing { until: head.from }, last + 1);
             }
-            // It is in the closed file too, or nothing is known of the files: they say so where they are read.
-            (None, _) => return Ok(()),
+            // It is in a closed file too.
+            (Some(_), None) => return Ok(Ok(())),
+            (None, None) => {
+                self.newest_is_bad()?;
+                return match self.again {
+                    // A file was closed meanwhile.
+                    2.. => Ok(Err(Gone)),
+                    _ => broken(Break::Missing { until: head.from }, 1),
+                };
+            }
         };
         let Some(key) = self.keys.get(head.key) else {
             let key = head.key;
             return Err(Error::NoKey { path, key });
         };
         match entry.follows(key, &before) {
-            true => Ok(()),
+            true => Ok(Ok(())),
             false => broken(Break::Changed, head.sequence),
         }
     }
 
+    /// Fails where the newest closed file does not say what the live log follows.
+    fn newest_is_bad(&self) -> Result<(), Error> {
+        let names =
+            closed_names(&*self.media, &self.dir).map_err(io_error("listing", &self.dir))?;
+        let Some(name) = names.last() else {
+            return Ok(());
+        };
+        let path = self.dir.join(name);
+        match Closed::open(&*self.media, &path, &self.keys) {
+            Ok(file) => self.check_file(&file.info),
+            Err(Bad::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(bad) => Err(bad_file(&path, bad)),
+        }
+    }
+
+    /// Whether a closed file is of this trail, and under its own name (RD4): another may be under the same key, and a copy hide what is between.
+    fn check_file(&self, info: &ClosedFile) -> Result<(), Error> {
+        let what = if info.trail != self.id {
+            "a file of another trail"
+        } else if !info.path.ends_with(file_name(info.first)) {
+            "it had another name"
+        } else {
+            return Ok(());
+        };
+        Err(self.tampered(FindingKind::Foreign, &info.path, Some(info.first), what))
+    }
+
     fn damaged(&self, path: &Path, what: &str) -> Error {
+        self.tampered(FindingKind::Damaged, path, None, what)
+    }
+
+    fn tampered(&self, kind: FindingKind, path: &Path, at: Option<u64>, what: &str) -> Error {
         Error::Tampered {
             dir: self.dir.clone(),
             finding: Box::new(Finding {
-                kind: FindingKind::Damaged,
+                kind,
                 path: path.to_owned(),
-                sequence: None,
+                sequence: at,
                 what: what.to_owned(),
             }),
         }

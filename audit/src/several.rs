@@ -3,7 +3,6 @@
 //! - SE1: what is acknowledged is synced, as of one alone (T1): where the live log was opened anew between the first and the sync, or the sync failed, each
 //!   is written again by itself, as its policy has it.
 
-use crate::entry::Kind;
 use crate::error::Error;
 use crate::policy::{OnFailure, Write};
 use crate::record::Record;
@@ -46,14 +45,8 @@ impl Shared {
     }
 
     fn append_record(&self, record: &Record, times: (u64, u64)) -> Result<Put, Error> {
-        let key = self.keys.read().newest().clone();
-        let body = self.body(record, &key);
-        let draft = Draft {
-            kind: Kind::Record,
-            severity: record.severity,
-            body: &body,
-            times,
-        };
+        let body = self.body(record);
+        let draft = Draft::of(record, &body, times);
         self.append(&mut self.state.lock(), &draft, true)
     }
 

@@ -214,6 +214,18 @@ pub(crate) struct Draft<'a> {
     pub(crate) times: (u64, u64),
 }
 
+impl<'a> Draft<'a> {
+    /// Of a record, whose body is `body`.
+    pub(crate) fn of(record: &Record, body: &'a [u8], times: (u64, u64)) -> Draft<'a> {
+        Draft {
+            kind: Kind::Record,
+            severity: record.severity,
+            body,
+            times,
+        }
+    }
+}
+
 /// Where an entry was appended.
 pub(crate) struct Put {
     log: Log,
@@ -308,7 +320,9 @@ impl Shared {
         }
     }
 
-    pub(crate) fn body(&self, record: &Record, key: &Key) -> Vec<u8> {
+    /// The body of a record, redacted under the key to write with.
+    pub(crate) fn body(&self, record: &Record) -> Vec<u8> {
+        let key = self.keys.read().newest().clone();
         let mut body = record.body(&self.options.limits, |value| key.redact(value));
         body.extend_from_slice(&self.tail);
         body
@@ -322,14 +336,8 @@ impl Shared {
         on_failure: OnFailure,
     ) -> Result<Receipt, Error> {
         // Redacted under one key as long as it is tried.
-        let key = self.keys.read().newest().clone();
-        let body = self.body(record, &key);
-        let draft = Draft {
-            kind: Kind::Record,
-            severity: record.severity,
-            body: &body,
-            times,
-        };
+        let body = self.body(record);
+        let draft = Draft::of(record, &body, times);
         let (deadline, retries) = match on_failure {
             OnFailure::Block(most) if self.threaded() => (Instant::now() + most, true),
             _ => (Instant::now(), false),
@@ -342,7 +350,9 @@ impl Shared {
                 Err(e) => e,
             };
             self.counters.failures.add(1);
-            if retries && Instant::now() + pause < deadline {
+            // What closes it waits for no disk.
+            let waits = retries && !self.closed.load(Ordering::Acquire);
+            if waits && Instant::now() + pause < deadline {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(100));
                 continue;

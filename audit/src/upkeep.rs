@@ -359,12 +359,14 @@ impl Shared {
     /// Saves what was in a live log that is missing, and begins a fresh one (U3).
     fn renew_live(&self, why: &str) -> Result<(), Error> {
         let _closing = self.closing.lock();
-        self.own(
-            Kind::Trail,
-            Severity::Critical,
-            "esker.audit.live_missing",
-            |out| out.text("error.message", why),
-        )?;
+        let say = || {
+            let (kind, severity) = (Kind::Trail, Severity::Critical);
+            self.own(kind, severity, "esker.audit.live_missing", |out| {
+                out.text("error.message", why);
+            })
+        };
+        // In a log that is missing nothing more may fit.
+        let said = say();
         // The most of it while others write on; what they write meanwhile is little.
         self.close_live()?;
         let mut state = self.state.lock();
@@ -390,7 +392,8 @@ impl Shared {
         state.points.push_back(Point { end, walk });
         state.since = None;
         state.log = Some(log);
-        Ok(())
+        drop(state);
+        said.or_else(|_| say()).map(|_| ())
     }
 }
 

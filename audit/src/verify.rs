@@ -493,6 +493,7 @@ impl Verifier<'_> {
         let path = self.dir.join(name);
         // Where it can't be read at all, its name says where it should begin.
         let named = name.trim_end_matches(closed::SUFFIX).parse().unwrap_or(1);
+        let named = 1.max(named);
         let mut row = Row::from(Walk::from(Root([0; 32]), named), self.id);
         row.unread = true;
         let file = match self.options.media.open(&path) {
@@ -500,6 +501,11 @@ impl Verifier<'_> {
                 row.finding =
                     Some(self.finding(FindingKind::Missing, name, Some(named), "the file is gone"));
                 row.gone = true;
+                return Ok(row);
+            }
+            // It is no file at all.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                row.finding = Some(self.of_bad(name, named, Bad::Io(e)));
                 return Ok(row);
             }
             other => other.map_err(io_error("opening", &path))?,

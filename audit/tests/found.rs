@@ -274,27 +274,48 @@ fn cl1_a_file_that_could_not_be_closed_leaves_nothing() {
     assert_eq!(report(&media).findings, []);
 }
 
+/// A trail, with records in it, whose live log can be taken away.
+struct Renewable {
+    media: SimMedia,
+    hooked: Hooked,
+    clock: Arc<ManualClock>,
+    trail: Arc<Trail>,
+}
+
+impl Renewable {
+    fn with(records: u64) -> Renewable {
+        let media = SimMedia::new(1);
+        let hooked = Hooked::new(&media);
+        let clock = Arc::new(ManualClock::default());
+        let options = Options {
+            media: Arc::new(hooked.clone()),
+            clock: clock.clone(),
+            ..stepped(&media)
+        };
+        let trail = Arc::new(open_with(options));
+        for n in 0..records {
+            trail.record(login(n)).unwrap();
+        }
+        clock.advance(Duration::from_secs(2));
+        while trail.step() {}
+        Renewable {
+            media,
+            hooked,
+            clock,
+            trail,
+        }
+    }
+}
+
 /// Locks: who asked for the numbers while the live log was renewed waited for ever, and so did every writer.
 #[test]
 fn numbers_can_be_asked_for_while_the_live_log_is_renewed() {
-    let media = SimMedia::new(1);
-    let hooked = Hooked::new(&media);
-    let clock = Arc::new(ManualClock::default());
-    let options = Options {
-        media: Arc::new(hooked.clone()),
-        clock: clock.clone(),
-        ..stepped(&media)
-    };
-    let trail = Arc::new(open_with(options));
-    trail.record(login(1)).unwrap();
-    clock.advance(Duration::from_secs(2));
-    while trail.step() {}
-    for entry in media.list(&Path::new(DIR).join("live")).unwrap() {
-        let path = Path::new(DIR).join("live").join(&entry.name);
-        if !entry.is_dir && entry.name != "LOCK" {
-            media.remove(&path).unwrap();
-        }
-    }
+    let Renewable {
+        media,
+        hooked,
+        clock,
+        trail,
+    } = Renewable::with(1);
     let (other, asking) = (trail.clone(), Arc::new(Mutex::new(None)));
     let asked = asking.clone();
     let hooks = hooked.hooks.clone();
@@ -306,8 +327,7 @@ fn numbers_can_be_asked_for_while_the_live_log_is_renewed() {
         began.recv().unwrap();
         std::thread::sleep(Duration::from_millis(100));
     });
-    clock.advance(Duration::from_secs(2));
-    while trail.step() {}
+    take_live_away(&media, &trail, &clock);
     asking
         .lock()
         .take()
@@ -425,20 +445,12 @@ fn take_live_away(media: &SimMedia, trail: &Trail, clock: &ManualClock) {
 /// U3: who wrote while a missing live log was saved waited until all of it was compressed.
 #[test]
 fn u3_others_write_while_a_missing_live_log_is_saved() {
-    let media = SimMedia::new(1);
-    let hooked = Hooked::new(&media);
-    let clock = Arc::new(ManualClock::default());
-    let options = Options {
-        media: Arc::new(hooked.clone()),
-        clock: clock.clone(),
-        ..stepped(&media)
-    };
-    let trail = Arc::new(open_with(options));
-    for n in 0..20 {
-        trail.record(login(n)).unwrap();
-    }
-    clock.advance(Duration::from_secs(2));
-    while trail.step() {}
+    let Renewable {
+        media,
+        hooked,
+        clock,
+        trail,
+    } = Renewable::with(20);
     let (other, writing) = (trail.clone(), Arc::new(Mutex::new(None)));
     let wrote = writing.clone();
     hooked.hooks.before("rename", ".trail", move || {

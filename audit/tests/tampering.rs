@@ -6,11 +6,10 @@ use esker_audit::{
     Anchored, CHECKPOINT, FindingKind, Key, Keyring, Order, Query, Reader, Trail, VerifyOptions,
     verify,
 };
-use esker_wal::media::Media;
 use esker_wal::media::sim::SimMedia;
-use esker_wal::{Create, Kind as FrameKind, Log, LogOptions, ReadLimit, Workers};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use support::forge::{payloads, with_live};
 use support::{DIR, closed, copy, keys, login, open, report, stepped, written};
 
 /// Sequences of the closed files of `written(3, 4)`: the trail's own record, then four in each.
@@ -123,46 +122,12 @@ fn live_segment(media: &SimMedia) -> (PathBuf, Vec<u8>) {
 
 /// What somebody can do who has this crate's log, but not the key: rewrite the live log so that its own checks hold.
 fn forged(media: &SimMedia, change: impl Fn(&mut Vec<Vec<u8>>)) -> SimMedia {
-    let options = |media: &SimMedia| LogOptions {
-        workers: Workers::Stepped,
-        media: Arc::new(media.clone()),
-        ..LogOptions::default()
-    };
-    let scratch = copy(media, |name, bytes| Some((name.to_owned(), bytes)));
-    let live = Path::new(DIR).join("live");
-    let (log, _) = Log::open(&live, options(&scratch)).unwrap();
-    let mut payloads = Vec::new();
-    let mut reader = log.reader(log.oldest(), ReadLimit::Published).unwrap();
-    while let Some(frame) = reader.next().unwrap() {
-        if frame.header.kind == FrameKind::Data {
-            payloads.push(frame.payload.to_vec());
-        }
-    }
-    drop((reader, log));
+    let mut payloads = payloads(media);
     let sequence = |p: &Vec<u8>| u64::from_le_bytes(*p[8..].first_chunk().unwrap());
     // What is in closed files by now.
     payloads.retain(|p| sequence(p) > 13);
     change(&mut payloads);
-    let out = copy(media, |name, bytes| {
-        (!name.starts_with("live/")).then(|| (name.to_owned(), bytes))
-    });
-    out.create_dir_all(&live).unwrap();
-    let anew = LogOptions {
-        create: Some(Create {
-            log: esker_wal::LogId(5),
-            node: esker_wal::NodeId(6),
-            base: esker_wal::Lsn::ZERO,
-        }),
-        segment_bytes: 16 << 10,
-        ..options(&out)
-    };
-    let (log, _) = Log::open(&live, anew).unwrap();
-    for payload in &payloads {
-        let end = log.append(&[payload]).unwrap().end;
-        log.sync_up_to(end).unwrap();
-    }
-    log.close().unwrap();
-    out
+    with_live(media, &payloads)
 }
 
 fn first(media: &SimMedia) -> (FindingKind, Option<u64>) {
@@ -378,21 +343,11 @@ fn a_suffix_rebuilt_without_the_key_is_named() {
             trail.record(login(1000 + n)).unwrap();
         }
         drop(trail);
-        let options = LogOptions {
-            workers: Workers::Stepped,
-            media: Arc::new(attacker),
-            ..LogOptions::default()
-        };
-        let (log, _) = Log::open(&Path::new(DIR).join("live"), options).unwrap();
-        let mut reader = log.reader(log.oldest(), ReadLimit::Published).unwrap();
         let key = keys().newest().id().0.to_le_bytes();
-        payloads.clear();
-        while let Some(frame) = reader.next().unwrap() {
-            let mut payload = frame.payload.to_vec();
-            if frame.header.kind == FrameKind::Data && (14..=18).contains(&payload[8]) {
-                payload[32..40].copy_from_slice(&key);
-                payloads.push(payload);
-            }
+        *payloads = support::forge::payloads(&attacker);
+        payloads.retain(|payload| (14..=18).contains(&payload[8]));
+        for payload in payloads.iter_mut() {
+            payload[32..40].copy_from_slice(&key);
         }
         assert_eq!(payloads.len(), 5);
     });
@@ -550,9 +505,13 @@ fn every_changed_byte_of_the_checkpoint_beside_is_found() {
         seen(kept);
     }
     media
-        .put(&path, &[bytes, vec![b'x'; 1 << 20]].concat())
+        .put(&path, &[bytes.clone(), vec![b'x'; 1 << 20]].concat())
         .unwrap();
     seen(1 << 20);
+    for more in [[b"x\n", &bytes[..]].concat(), [&bytes[..], b"x\n"].concat()] {
+        media.put(&path, &more).unwrap();
+        seen(more.len());
+    }
     let trail = Trail::open(Path::new(DIR), keys(), stepped(&media));
     assert!(matches!(trail, Err(esker_audit::Error::Tampered { .. })));
 }

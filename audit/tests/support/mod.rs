@@ -1,6 +1,7 @@
 //! What the tests of the trail share.
 #![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
 
+pub(crate) mod forge;
 pub(crate) mod hooked;
 pub(crate) mod lives;
 pub(crate) mod writers;

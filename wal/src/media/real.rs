@@ -10,14 +10,15 @@
 //!   dirty pages with it, so that a second sync would succeed and prove nothing (W6).
 //! - M5: a mapping and its [`MediaFile`] are one open file. The kernel reports an error of writing back once per open file, to whichever
 //!   sync comes next; every one of them is looked at. Waiting for what is written back is such a sync in that.
+//! - M6: what is opened is a file: a pipe, a device or a directory under its name is an error, and nobody waits for who writes into it.
 
 use super::{DirEntry, LockGuard, Media, MediaFile, MediaMap, WRITE_BACK_BYTES};
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -32,6 +33,17 @@ const ZERO_PIECE: usize = super::FOLIO;
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealMedia {}
+
+/// M6.
+fn open_file(options: &mut OpenOptions, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
+    // Of a file it changes nothing.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = options.custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(Arc::new(RealFile(Arc::new(file)))),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")),
+    }
+}
 
 impl Media for RealMedia {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
@@ -63,12 +75,11 @@ impl Media for RealMedia {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
-        Ok(Arc::new(RealFile(Arc::new(File::open(path)?))))
+        open_file(OpenOptions::new().read(true), path)
     }
 
     fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(RealFile(Arc::new(file))))
+        open_file(OpenOptions::new().read(true).write(true), path)
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>> {
