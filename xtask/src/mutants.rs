@@ -34,8 +34,7 @@ const CHOICE: &str = "ESKER_MUTANT";
 /// Seeds of the randomised tests, unless `ESKER_SEEDS` says otherwise.
 const SEEDS: &str = "60";
 /// What reads documents or needs another build; and what takes long to find what others find too.
-const NOT_RUN: [&str; 10] = [
-    "mapping",
+const NOT_RUN: [&str; 9] = [
     "broken_builds",
     "damage",
     "durable_queue",
