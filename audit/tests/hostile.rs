@@ -3,7 +3,7 @@
 mod support;
 
 use esker_audit::{
-    Error, OnFailure, OnTamper, Options, Order, Policies, Policy, Query, Reader, Severity, Trail,
+    Error, OnFailure, OnTamper, Options, Order, Policies, Policy, Query, Severity, Trail,
     VerifyOptions, Write, verify,
 };
 use esker_wal::Workers;
@@ -14,24 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use support::forge::{payloads, with_live};
-use support::{DIR, closed, copy, keys, login, open, report, stepped, written};
-
-/// The sequences that a query answers, and the error that ends it.
-fn answers(media: &SimMedia, query: Query) -> (Vec<u64>, Option<Error>) {
-    let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(media.clone())).unwrap();
-    let mut answers = Vec::new();
-    let mut records = match reader.query(query) {
-        Ok(records) => records,
-        Err(e) => return (answers, Some(e)),
-    };
-    loop {
-        match records.next() {
-            Ok(Some(found)) => answers.push(found.head.sequence),
-            Ok(None) => return (answers, None),
-            Err(e) => return (answers, Some(e)),
-        }
-    }
-}
+use support::{DIR, answers, closed, copy, keys, login, open, report, stepped, written};
 
 fn in_order(order: Order) -> Query {
     Query {

@@ -3,14 +3,13 @@
 mod support;
 
 use esker_audit::{
-    Anchored, CHECKPOINT, FindingKind, Key, Keyring, Order, Query, Reader, Trail, VerifyOptions,
-    verify,
+    Anchored, CHECKPOINT, FindingKind, Key, Keyring, Order, Query, Trail, VerifyOptions, verify,
 };
 use esker_wal::media::sim::SimMedia;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use support::forge::{payloads, with_live};
-use support::{DIR, closed, copy, keys, login, open, report, stepped, written};
+use support::{DIR, answers, closed, copy, keys, login, open, report, stepped, written};
 
 /// Sequences of the closed files of `written(3, 4)`: the trail's own record, then four in each.
 fn ranges(media: &SimMedia) -> Vec<(String, u64, u64)> {
@@ -168,20 +167,11 @@ fn records_removed_repeated_swapped_or_edited_in_the_live_log_are_named() {
 fn rd4_a_forged_record_is_no_answer() {
     let media = written(3, 4);
     let read = |media: &SimMedia, order| {
-        let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(media.clone())).unwrap();
         let query = Query {
             order,
             ..Query::default()
         };
-        let mut records = reader.query(query).unwrap();
-        let mut answers = Vec::new();
-        loop {
-            match records.next() {
-                Ok(Some(found)) => answers.push(found.head.sequence),
-                Ok(None) => return (answers, None),
-                Err(e) => return (answers, Some(e)),
-            }
-        }
+        answers(media, query)
     };
     for order in [Order::Oldest, Order::Newest] {
         let (answers, error) = read(&forged(&media, |_| {}), order);

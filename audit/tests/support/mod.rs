@@ -6,7 +6,10 @@ pub(crate) mod hooked;
 pub(crate) mod lives;
 pub(crate) mod writers;
 
-use esker_audit::{Key, Keyring, Options, Record, Report, Severity, Trail, VerifyOptions, verify};
+use esker_audit::{
+    Error, Key, Keyring, Options, Query, Reader, Record, Report, Severity, Trail, VerifyOptions,
+    verify,
+};
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::SimMedia;
@@ -111,4 +114,21 @@ pub(crate) fn closed(media: &SimMedia) -> Vec<String> {
             name.ends_with(".trail").then_some(name)
         })
         .collect()
+}
+
+/// The sequences that a query answers, and the error that ends it.
+pub(crate) fn answers(media: &SimMedia, query: Query) -> (Vec<u64>, Option<Error>) {
+    let reader = Reader::open_on(Path::new(DIR), keys(), Arc::new(media.clone())).unwrap();
+    let mut answers = Vec::new();
+    let mut records = match reader.query(query) {
+        Ok(records) => records,
+        Err(e) => return (answers, Some(e)),
+    };
+    loop {
+        match records.next() {
+            Ok(Some(found)) => answers.push(found.head.sequence),
+            Ok(None) => return (answers, None),
+            Err(e) => return (answers, Some(e)),
+        }
+    }
 }
