@@ -271,9 +271,10 @@ impl Record {
         self
     }
 
-    /// Index of the entry of a consensus log that has its effect (`esker.index`).
+    /// The entry of a consensus log that has its effect: its term, where that is known, and its index (`esker.epoch`, `esker.index`).
     #[must_use]
-    pub fn entry(mut self, index: u64) -> Record {
+    pub fn entry(mut self, term: Option<u64>, index: u64) -> Record {
+        self.epoch = term.or(self.epoch);
         self.index = Some(index);
         self
     }

@@ -490,6 +490,75 @@ fn a1_kill_9_keeps_what_was_acknowledged() {
     }
 }
 
+/// Fills the disk at `dir` to its last byte.
+fn fill(dir: &Path) {
+    let mut file = std::fs::File::create(dir.join("filler")).unwrap();
+    let mut block = vec![7_u8; 1 << 20];
+    while !block.is_empty() {
+        if file.write_all(&block).is_err() || file.sync_data().is_err() {
+            block.truncate(block.len() / 4);
+        }
+    }
+}
+
+/// A2, AS1: of a pipeline whose intents share a sync those that can't be recorded are refused; what nothing is to be recorded of is executed.
+#[test]
+fn a2_of_a_raft_batch_what_can_not_be_recorded_is_refused_and_the_rest_executed() {
+    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = match xtask::disk::Disk::new(here.path(), 24) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: this machine does not let us mount a disk: {why}"),
+    };
+    let policy = r#"
+        [write]
+        info = { mode = "sync", on-failure = "refuse" }
+        reserve = "64KiB"
+        [rotation]
+        size = "1MiB"
+    "#
+    .to_owned()
+        + BY_PREFIX;
+    let mut place = Place::new(&policy);
+    place.audit = disk.path().join("audit");
+    let members = format!("1=tcp://127.0.0.1:{}", free_port());
+    let args = ["--id", "1", "--cluster", &members, "--election-timeout"];
+    let node = place.start(RAFT_NODE, &[&args[..], &["200ms", "--bootstrap"]].concat());
+    let mut client = node.client();
+    eventually("a leader", || {
+        (client.ask("SET ready 1") == "+OK").then_some(())
+    });
+    let mut round = |number: u64| {
+        for line in [
+            format!("SET acct:1 {number}"),
+            format!("SET other {number}"),
+            format!("SET acct:2 {number} {}", "v".repeat(200)),
+            format!("INCR other:{number}"),
+        ] {
+            client.send(&line);
+        }
+        [0; 4].map(|_| client.reply())
+    };
+    let [first, other, failed, count] = round(0);
+    assert_eq!((&*first, &*other, &*count), ("+OK", "+OK", ":1"));
+    assert!(failed.starts_with("-ERR"), "{failed}");
+    fill(disk.path());
+    let number = (1..100_000).find(|number| {
+        // They may come in several parts, and so the first be taken yet.
+        let [_, other, refused, count] = round(*number);
+        assert_eq!((&*other, &*count), ("+OK", ":1"), "{number}");
+        refused.starts_with("-AUDITREFUSED not executed: ")
+    });
+    let number = number.expect("24 MiB took all of it");
+    assert_eq!(client.ask("GET other"), number.to_string());
+    std::fs::remove_file(disk.path().join("filler")).unwrap();
+    eventually("room", || {
+        (client.ask("SET acct:1 again") == "+OK").then_some(())
+    });
+    assert!(client.info("refused_operations") > 0);
+    node.terminate();
+    place.verifies();
+}
+
 /// A2: where the trail takes no record, nothing is done; and it goes on by itself.
 #[test]
 fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
@@ -513,15 +582,7 @@ fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
     let primary = place.primary();
     let mut client = primary.client();
     assert_eq!(client.ask("SET acct:before 1"), "+OK");
-    let filler = disk.path().join("filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    let mut block = vec![7_u8; 1 << 20];
-    while !block.is_empty() {
-        if file.write_all(&block).is_err() || file.sync_data().is_err() {
-            block.truncate(block.len() / 4);
-        }
-    }
-    drop(file);
+    fill(disk.path());
 
     let mut acknowledged = 0;
     let why = loop {
@@ -561,7 +622,7 @@ fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
     assert_eq!(client.ask("GET keeps"), "1");
     assert!(client.info("refused_operations") >= 3);
 
-    std::fs::remove_file(&filler).unwrap();
+    std::fs::remove_file(disk.path().join("filler")).unwrap();
     eventually("room", || (client.ask("FLUSHALL") == "+OK").then_some(()));
     assert_eq!(client.ask("GET keeps"), "nil");
     eventually("room", || {
@@ -752,6 +813,8 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
     // Where in the Raft log they are.
     let index = |w: &Value| w["esker.index"].as_u64().unwrap();
     assert!(writes.iter().all(|w| index(w) > 1), "{writes:?}");
+    let term = |w: &Value| w["esker.epoch"].as_u64().unwrap();
+    assert!(writes.iter().all(|w| term(w) > 0), "{writes:?}");
     assert!(writes.is_sorted_by_key(index));
     assert_eq!(place.of("data.read").len(), 2);
     for (action, object, outcome) in [

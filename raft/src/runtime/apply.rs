@@ -262,8 +262,10 @@ impl Applier {
     /// Applies one entry. An error of the machine ends everything.
     fn one(&mut self, entry: Entry, records: &mut Vec<Record>) -> Result<Outcome, MachineError> {
         let index = entry.id.index;
+        let term = entry.id.term;
         let empty = Reply {
             index,
+            term,
             payload: Bytes::new(),
         };
         let payload = match entry.kind {
@@ -291,12 +293,16 @@ impl Applier {
                 Verdict::Execute => {
                     let payload = self.machine.apply(Command {
                         index,
-                        term: entry.id.term,
+                        term,
                         time: self.time,
                         payload: request.payload.clone(),
                     })?;
                     (self.sessions).after(index, &request, &payload, records);
-                    Ok(Reply { index, payload })
+                    Ok(Reply {
+                        index,
+                        term,
+                        payload,
+                    })
                 }
             },
         })

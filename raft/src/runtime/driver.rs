@@ -608,6 +608,7 @@ impl Driver {
                     // A learner that was one already.
                     let reply = super::Reply {
                         index: id.index,
+                        term: id.term,
                         payload: Bytes::new(),
                     };
                     proposal.replier.tell(&self.shared, Ok(reply));

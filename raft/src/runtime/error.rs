@@ -1,7 +1,7 @@
 //! What a caller is told, and what it may conclude from it.
 
 use crate::codec::{Decoder, Malformed, put_blob};
-use crate::core::{Index, NodeId};
+use crate::core::{Index, NodeId, Term};
 use bytes::Bytes;
 
 /// Who leads, and where its clients go.
@@ -84,6 +84,8 @@ fn hinted(leader: &Option<LeaderHint>) -> String {
 pub struct Reply {
     /// Where it was executed; of a retried one, where it was for the first time.
     pub index: Index,
+    /// Term of that entry; 0 where it is not known: of a session, and of a retried one.
+    pub term: Term,
     /// What the state machine answered.
     pub payload: Bytes,
 }
@@ -91,7 +93,7 @@ pub struct Reply {
 /// What became of a proposal.
 pub type Outcome = Result<Reply, ProposeError>;
 
-// An outcome on its way back to the node that forwarded the command: kind u8, then index u64 and payload, or texts and the hint.
+// An outcome on its way back to the node that forwarded the command: kind u8, then index u64, term u64 and payload, or texts and the hint.
 const REPLY: u8 = 0;
 const NOT_APPENDED: u8 = 1;
 const UNKNOWN: u8 = 2;
@@ -131,6 +133,7 @@ pub(super) fn put_outcome(outcome: &Outcome) -> Bytes {
         Ok(reply) => {
             out.push(REPLY);
             out.extend_from_slice(&reply.index.0.to_le_bytes());
+            out.extend_from_slice(&reply.term.0.to_le_bytes());
             put_blob(&mut out, &reply.payload);
         }
         Err(ProposeError::NotAppended { why, leader }) => {
@@ -166,6 +169,7 @@ pub(super) fn outcome(bytes: Bytes) -> Result<Outcome, Malformed> {
     let outcome = match d.u8("an outcome")? {
         REPLY => Ok(Reply {
             index: Index(d.u64("an index")?),
+            term: Term(d.u64("a term")?),
             payload: d.blob("a reply")?,
         }),
         NOT_APPENDED => Err(ProposeError::NotAppended {
@@ -252,6 +256,7 @@ mod tests {
         for one in [
             Ok(Reply {
                 index: Index(9),
+                term: Term(3),
                 payload: Bytes::from_static(b"x"),
             }),
             Err(ProposeError::NotAppended {

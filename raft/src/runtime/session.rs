@@ -17,7 +17,7 @@ use super::error::{Outcome, ProposeError, Reply, SessionError};
 use super::machine::Record;
 use super::request::Request;
 use crate::codec::{Decoder, Malformed};
-use crate::core::Index;
+use crate::core::{Index, Term};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -191,6 +191,7 @@ impl Sessions {
         self.put(at.0, records);
         Ok(Reply {
             index: at,
+            term: Term(0),
             payload: Bytes::copy_from_slice(&at.0.to_le_bytes()),
         })
     }
@@ -199,6 +200,7 @@ impl Sessions {
         match self.remove(id, records) {
             true => Ok(Reply {
                 index: at,
+                term: Term(0),
                 payload: Bytes::new(),
             }),
             false => Err(ProposeError::Session(SessionError::Unknown)),
@@ -235,6 +237,7 @@ impl Sessions {
         let verdict = match session.replies.get(&request.serial) {
             Some((index, Some(reply))) => Verdict::Answer(Ok(Reply {
                 index: *index,
+                term: Term(0),
                 payload: reply.clone(),
             })),
             Some((index, None)) => Verdict::Answer(Err(ProposeError::Committed {
@@ -303,6 +306,7 @@ mod tests {
                 sessions.after(index, request, &reply, records);
                 Ok(Reply {
                     index,
+                    term: Term(0),
                     payload: reply,
                 })
             }

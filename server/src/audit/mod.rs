@@ -18,6 +18,7 @@ mod what;
 
 pub use open::{AuditError, Setup, keys_beside};
 pub use policy::{Class, Level, Policy, PolicyError, Rule, Show};
+pub(crate) use refusal::values as replies;
 pub use what::Program;
 
 use crate::Session;
@@ -98,6 +99,13 @@ pub(crate) enum Verdict {
     Refused(String),
 }
 
+/// An entry of the Raft log: its term, where that is known, and its index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InRaft {
+    pub(crate) term: Option<u64>,
+    pub(crate) index: u64,
+}
+
 /// What became of a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ended<'a> {
@@ -107,8 +115,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) slow: Option<Duration>,
     /// Epoch and LSN of what it wrote.
     pub(crate) effect: Option<(u64, u64)>,
-    /// Index of its entry in the Raft log.
-    pub(crate) index: Option<u64>,
+    /// Its entry in the Raft log.
+    pub(crate) entry: Option<InRaft>,
 }
 
 /// See the module.
@@ -429,6 +437,19 @@ impl Audit {
         }
     }
 
+    /// As `intend_here`, of several calls, with one sync for all.
+    pub(crate) fn intend_all<'a>(
+        &self,
+        tickets: impl Iterator<Item = &'a Ticket>,
+    ) -> Result<(), String> {
+        let items = tickets.flat_map(|ticket| &ticket.items);
+        let due: Vec<Due> = items.filter(|item| item.staged).map(intent).collect();
+        match due.is_empty() {
+            true => Ok(()),
+            false => self.write(due),
+        }
+    }
+
     /// Writes what there is to say of a call that is over. What has to wait is given back: for [`Audit::ask`] or [`Audit::write`].
     #[must_use]
     pub(crate) fn finish(
@@ -497,7 +518,7 @@ impl Audit {
         waiting
     }
 
-    /// As `finish`, of several calls whose replies stand one behind the other; `tickets` are those of some of them, in order, `index` that of the entry
+    /// As `finish`, of several calls whose replies stand one behind the other; `tickets` are those of some of them, in order, `entry` is the one
     /// that has them all.
     #[must_use]
     pub(crate) fn finish_batch(
@@ -505,7 +526,7 @@ impl Audit {
         session: &Session,
         tickets: Vec<(usize, Ticket)>,
         replies: &[u8],
-        index: Option<u64>,
+        entry: Option<InRaft>,
     ) -> Vec<Due> {
         let mut waiting = Vec::new();
         let mut tickets = tickets.into_iter().peekable();
@@ -516,7 +537,7 @@ impl Audit {
             if ticket.is_some() || reply.first() == Some(&b'-') {
                 let ended = Ended {
                     reply,
-                    index,
+                    entry,
                     ..Ended::default()
                 };
                 waiting.extend(self.finish(session, ticket, &[], ended));
@@ -819,8 +840,8 @@ fn outcome(item: Item, reply: &[u8], ended: &Ended<'_>) -> Due {
     if let Some((epoch, lsn)) = ended.effect {
         record = record.effect(epoch, lsn);
     }
-    if let Some(index) = ended.index {
-        record = record.entry(index);
+    if let Some(InRaft { term, index }) = ended.entry {
+        record = record.entry(term, index);
     }
     (severity, record)
 }

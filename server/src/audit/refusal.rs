@@ -158,7 +158,7 @@ fn value_len(bytes: &[u8], depth: usize) -> Option<usize> {
 }
 
 /// The values of encoded replies, in order; what is cut is left out.
-pub(super) fn values(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn values(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (value, rest) = bytes.split_at(value_len(bytes, 16)?);
         bytes = rest;

@@ -161,6 +161,21 @@ impl Batch {
         self.commands() >= BATCH_COMMANDS_MAX || self.bytes.len() >= BATCH_BYTES_MAX
     }
 
+    /// What is left of a finished batch without the commands whose places `goes` names.
+    #[must_use]
+    pub(crate) fn without(batch: &[u8], protocol: Protocol, goes: impl Fn(usize) -> bool) -> Batch {
+        let mut left = Batch::new(protocol);
+        let mut rest = batch.get(COMMANDS_AT..).unwrap_or_default();
+        for at in 0..number(&mut rest).unwrap_or(0) {
+            match command(&mut rest) {
+                Some(argv) if !goes(at) => left.push(&argv),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        left
+    }
+
     /// Its bytes for the log.
     #[must_use]
     pub fn finish(mut self) -> Bytes {

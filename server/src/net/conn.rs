@@ -551,7 +551,7 @@ impl Conn {
                     reply,
                     slow,
                     effect,
-                    index: None,
+                    entry: None,
                 };
                 self.asking = audit.finish(&self.session, ticket, &argv, ended);
                 if !self.asking.is_empty() {

@@ -14,7 +14,7 @@ use super::locks::{self, Conditional};
 use super::slots::{self, OnFollower};
 use super::writers::{Answered, LISTENER, WAKE, Writers};
 use crate::acl::{Acl, Login, NOAUTH, Passes};
-use crate::audit::{Audit, Due, Ended, Ticket};
+use crate::audit::{self, Audit, Due, Ended, InRaft, Ticket};
 use crate::commands::replicated::{self, Batch, Class};
 use crate::commands::{self, store_error};
 use crate::engine::cursors::Cursors;
@@ -30,7 +30,7 @@ use esker_raft::runtime::{NodeHandle, Outcome, ProposeError, ReadError};
 use mio::{Interest, Poll, Waker};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -338,14 +338,17 @@ impl<'a> Serving<'a> {
         (audit.consider(&self.session, argv)).is_some_and(|ticket| audit.must_wait(&ticket))
     }
 
-    /// What is to be recorded of one that may run; else what it is answered.
-    fn audit_begin(&self, argv: &[&[u8]]) -> Result<Option<Ticket>, String> {
+    /// What is to be recorded of one that may run; else what it is answered. Of one that goes with a `batch` intents that have to be waited for are left to that.
+    fn audit_begin(&self, argv: &[&[u8]], batch: bool) -> Result<Option<Ticket>, String> {
         let Some(audit) = &self.shared.audit else {
             return Ok(None);
         };
         let Some(ticket) = audit.consider(&self.session, argv) else {
             return Ok(None);
         };
+        if batch && audit.must_wait(&ticket) {
+            return Ok(Some(ticket));
+        }
         let written = audit.intend_here(&ticket);
         if written.is_err() {
             audit.count_refused();
@@ -375,7 +378,7 @@ impl<'a> Serving<'a> {
 
     /// Gathers one that [`Serving::gathers`], and that does not wait. False where it comes again once what was gathered is answered.
     pub(super) fn gather(&mut self, argv: &[&[u8]]) -> bool {
-        match self.audit_begin(argv) {
+        match self.audit_begin(argv, false) {
             Ok(ticket) => {
                 let at = self.batch.commands();
                 self.audited.extend(ticket.map(|ticket| (at, ticket)));
@@ -435,7 +438,10 @@ impl<'a> Serving<'a> {
         let Some(audit) = self.shared.audit.clone() else {
             return self.run(argv, stream);
         };
-        let ticket = match self.audit_begin(argv) {
+        let mut error = Reply::new(self.session.protocol);
+        let batched = matches!(replicated::classify(argv, &mut error), Class::Write { .. })
+            || matches!(locks::conditional(argv), Conditional::If(..));
+        let ticket = match self.audit_begin(argv, batched) {
             Ok(ticket) => ticket,
             Err(why) => {
                 self.flush();
@@ -443,15 +449,16 @@ impl<'a> Serving<'a> {
                 return false;
             }
         };
-        let mut error = Reply::new(self.session.protocol);
-        if matches!(replicated::classify(argv, &mut error), Class::Write { .. })
-            || matches!(locks::conditional(argv), Conditional::If(..))
-        {
+        if batched {
             // It is recorded with its batch, or is answered at once behind what was gathered before.
             let mark = self.out.len();
             self.ticket = ticket;
             let ends = self.run(argv, stream);
             if let Some(ticket) = self.ticket.take() {
+                // It was not executed; that it was asked for stands before that.
+                if audit.must_wait(&ticket) {
+                    let _ = audit.intend_here(&ticket);
+                }
                 let replies = &self.out.as_bytes()[mark..];
                 self.audit_write(audit.finish_last(&self.session, ticket, argv, replies));
             }
@@ -598,39 +605,76 @@ impl<'a> Serving<'a> {
         }
         let batch = std::mem::replace(&mut self.batch, Batch::new(protocol));
         let commands = batch.commands();
-        self.write(&batch.finish(), commands);
+        self.write_recorded(&batch.finish(), commands);
+    }
+
+    /// Writes a batch, once the intents that have to be waited for are in the trail, and answers it.
+    fn write_recorded(&mut self, batch: &Bytes, commands: usize) {
+        let Some(audit) = self.shared.audit.clone() else {
+            return self.write(batch, commands);
+        };
+        let waits = |(_, ticket): &&(usize, Ticket)| audit.must_wait(ticket);
+        let waiting = self.audited.iter().filter(waits);
+        let Err(why) = audit.intend_all(waiting.map(|(_, ticket)| ticket)) else {
+            return self.write(batch, commands);
+        };
+        // Those are not executed; the others, which nothing has to be recorded of, are.
+        let (refused, others): (Vec<_>, Vec<_>) = (std::mem::take(&mut self.audited).into_iter())
+            .partition(|(_, ticket)| audit.must_wait(ticket));
+        let refused: BTreeSet<usize> = refused.into_iter().map(|(at, _)| at).collect();
+        let place = |at: usize| at - refused.range(..at).count();
+        self.audited = (others.into_iter())
+            .map(|(at, ticket)| (place(at), ticket))
+            .collect();
+        let left = Batch::without(batch, self.session.protocol, |at| refused.contains(&at));
+        let mark = self.out.len();
+        match left.commands() {
+            0 => self.guard = None,
+            left_commands => self.write(&left.finish(), left_commands),
+        }
+        let answered = self.out.as_bytes()[mark..].to_vec();
+        self.out.truncate(mark);
+        let mut answered = audit::replies(&answered);
+        for at in 0..commands {
+            if refused.contains(&at) {
+                audit.count_refused();
+                self.out.error(&why);
+            } else {
+                self.out.raw(answered.next().unwrap_or_default());
+            }
+        }
     }
 
     /// Writes a batch, and answers it.
     pub(super) fn write(&mut self, batch: &Bytes, commands: usize) {
         let mark = self.out.len();
-        let index = self.propose(batch, commands);
+        let entry = self.propose(batch, commands);
         if let Some(audit) = &self.shared.audit {
             let tickets = std::mem::take(&mut self.audited);
             let replies = &self.out.as_bytes()[mark..];
-            self.audit_write(audit.finish_batch(&self.session, tickets, replies, index));
+            self.audit_write(audit.finish_batch(&self.session, tickets, replies, entry));
         }
     }
 
-    /// Index of the entry that has it, where there is one.
-    fn propose(&mut self, batch: &Bytes, commands: usize) -> Option<u64> {
+    /// The entry that has it, where there is one.
+    fn propose(&mut self, batch: &Bytes, commands: usize) -> Option<InRaft> {
         self.fresh = false;
         let text = match self.guard.take() {
             None => match propose(self.shared, batch) {
                 Ok(reply) => {
                     self.out.raw(&reply.payload);
-                    return Some(reply.index.0);
+                    return Some(entry_of(&reply));
                 }
                 Err(error) => error_text(&error),
             },
             Some(guard) => {
                 let command = guarded(std::slice::from_ref(&guard), batch);
                 let proposed = propose(self.shared, &command);
-                let index = proposed.as_ref().ok().map(|reply| reply.index.0);
+                let entry = proposed.as_ref().ok().map(entry_of);
                 match proposed.map(|reply| GuardAnswer::decode(reply.payload)) {
                     Ok(Ok(GuardAnswer::Passed(replies))) => {
                         self.out.raw(&replies);
-                        return index;
+                        return entry;
                     }
                     Ok(Ok(GuardAnswer::Stale { current, .. })) => locks::stale(&guard, current),
                     Ok(_) => "ERR the cluster's answer is none about locks".into(),
@@ -735,6 +779,14 @@ fn goes_on(shared: &Shared, end: Instant, pause: &mut Duration) -> bool {
     std::thread::sleep(*pause);
     *pause = (*pause * 2).min(Duration::from_millis(100));
     true
+}
+
+/// Where what was proposed stands in the log.
+pub(super) fn entry_of(reply: &esker_raft::runtime::Reply) -> InRaft {
+    InRaft {
+        term: Some(reply.term.0).filter(|term| *term > 0),
+        index: reply.index.0,
+    }
 }
 
 /// What a client is told.

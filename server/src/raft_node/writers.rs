@@ -6,8 +6,8 @@
 //! - WR3: what came from all clients in one look at the sockets is proposed at once, so that many clients share what a proposal costs.
 
 use super::front::{
-    Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, error_text, join,
-    limits,
+    Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, entry_of, error_text,
+    join, limits,
 };
 use crate::acl::Passes;
 use crate::audit::{Due, Ticket, Verdict};
@@ -409,7 +409,7 @@ impl Writer {
     fn told(&mut self, shared: &Shared, pending: Pending, outcome: Outcome) -> Option<Gathered> {
         self.busy = false;
         let (gathered, mark) = (pending.gathered, self.out.len());
-        let index = outcome.as_ref().ok().map(|reply| reply.index.0);
+        let entry = outcome.as_ref().ok().map(entry_of);
         match outcome {
             Ok(reply) => self.out.raw(&reply.payload),
             Err(ProposeError::NotAppended { .. }) => return Some(gathered),
@@ -423,7 +423,7 @@ impl Writer {
         if let (Some(audit), Some(session)) = (&shared.audit, &self.session) {
             let replies = &self.out.as_bytes()[mark..];
             // This thread waits for nothing; what has to is written by another.
-            audit.tell(audit.finish_batch(session, gathered.audited, replies, index));
+            audit.tell(audit.finish_batch(session, gathered.audited, replies, entry));
         }
         None
     }
