@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+use xtask::disk::Disk;
 
 #[path = "support/process.rs"]
 mod process;
@@ -490,6 +491,23 @@ fn a1_kill_9_keeps_what_was_acknowledged() {
     }
 }
 
+/// A place whose trail has a disk of 24 MiB for itself, and how it is written there; `None` where this machine does not let us mount one.
+fn on_a_small_disk(write: &str) -> Option<(TempDir, Disk, Place)> {
+    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = match Disk::new(here.path(), 24) {
+        Ok(disk) => disk,
+        Err(why) => {
+            println!("skipped: this machine does not let us mount a disk: {why}");
+            return None;
+        }
+    };
+    let policy =
+        format!("[write]\n{write}\nreserve = \"64KiB\"\n[rotation]\nsize = \"1MiB\"\n{BY_PREFIX}");
+    let mut place = Place::new(&policy);
+    place.audit = disk.path().join("audit");
+    Some((here, disk, place))
+}
+
 /// Fills the disk at `dir` to its last byte.
 fn fill(dir: &Path) {
     let mut file = std::fs::File::create(dir.join("filler")).unwrap();
@@ -504,22 +522,11 @@ fn fill(dir: &Path) {
 /// A2, AS1: of a pipeline whose intents share a sync those that can't be recorded are refused; what nothing is to be recorded of is executed.
 #[test]
 fn a2_of_a_raft_batch_what_can_not_be_recorded_is_refused_and_the_rest_executed() {
-    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let disk = match xtask::disk::Disk::new(here.path(), 24) {
-        Ok(disk) => disk,
-        Err(why) => return println!("skipped: this machine does not let us mount a disk: {why}"),
+    let Some((_here, disk, place)) =
+        on_a_small_disk(r#"info = { mode = "sync", on-failure = "refuse" }"#)
+    else {
+        return;
     };
-    let policy = r#"
-        [write]
-        info = { mode = "sync", on-failure = "refuse" }
-        reserve = "64KiB"
-        [rotation]
-        size = "1MiB"
-    "#
-    .to_owned()
-        + BY_PREFIX;
-    let mut place = Place::new(&policy);
-    place.audit = disk.path().join("audit");
     let members = format!("1=tcp://127.0.0.1:{}", free_port());
     let args = ["--id", "1", "--cluster", &members, "--election-timeout"];
     let node = place.start(RAFT_NODE, &[&args[..], &["200ms", "--bootstrap"]].concat());
@@ -562,23 +569,13 @@ fn a2_of_a_raft_batch_what_can_not_be_recorded_is_refused_and_the_rest_executed(
 /// A2: where the trail takes no record, nothing is done; and it goes on by itself.
 #[test]
 fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
-    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let disk = match xtask::disk::Disk::new(here.path(), 24) {
-        Ok(disk) => disk,
-        Err(why) => return println!("skipped: this machine does not let us mount a disk: {why}"),
-    };
-    let policy = r#"
-        [write]
+    let write = r#"
         info = { mode = "interval", on-failure = "refuse" }
         error = { mode = "sync", on-failure = "refuse" }
-        reserve = "64KiB"
-        [rotation]
-        size = "1MiB"
-    "#
-    .to_owned()
-        + BY_PREFIX;
-    let mut place = Place::new(&policy);
-    place.audit = disk.path().join("audit");
+    "#;
+    let Some((_here, disk, place)) = on_a_small_disk(write) else {
+        return;
+    };
     let primary = place.primary();
     let mut client = primary.client();
     assert_eq!(client.ask("SET acct:before 1"), "+OK");
