@@ -3,7 +3,7 @@
 //! - EF1: a key that was written stands in `keys`, with its value or without; it outranks `ranges`. A key in one of `ranges` and not in
 //!   `keys` is gone; any other is as in the store.
 
-use super::{LOCKS, OPS_MAX, USER, key_of};
+use super::{LOCKS, OPS_MAX, USER, index_of, key_of};
 use crate::core::Index;
 use crate::runtime::MachineError;
 use bytes::Bytes;
@@ -21,7 +21,8 @@ pub(super) struct At {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
-    keys: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// With the entry that set it.
+    keys: BTreeMap<Vec<u8>, Option<(Bytes, Index)>>,
     /// `start..end`; no end when it is empty.
     ranges: Vec<(Vec<u8>, Vec<u8>)>,
     pub entries: Vec<At>,
@@ -78,16 +79,24 @@ impl Effects<'_> {
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MachineError> {
         let key = key_of(USER, key);
-        if let Some(value) = self.overlay.keys.get(&key) {
+        Ok(self.find(&key)?.map(|(value, _)| value))
+    }
+
+    /// The entry that set a key last; `None` where the key is not there. The same on all nodes, also behind snapshots and restarts, as it is part of
+    /// the state (LM1).
+    pub fn written(&self, key: &[u8]) -> Result<Option<Index>, MachineError> {
+        Ok(self.find(&key_of(USER, key))?.map(|(_, index)| index))
+    }
+
+    fn find(&self, key: &[u8]) -> Result<Option<(Bytes, Index)>, MachineError> {
+        if let Some(value) = self.overlay.keys.get(key) {
             return Ok(value.clone());
         }
-        if self.overlay.covered(&key) {
+        if self.overlay.covered(key) {
             return Ok(None);
         }
-        let found = self.store.get(&key);
-        Ok(found
-            .map_err(|e| MachineError::new("reading a key", e))?
-            .value)
+        let found = (self.store.get(key)).map_err(|e| MachineError::new("reading a key", e))?;
+        Ok(found.value.map(|value| (value, index_of(found.seqno))))
     }
 
     /// The first `limit` keys from `start` on and below `end` (none: to the last), with their values.
@@ -137,7 +146,7 @@ impl Effects<'_> {
             }
             let (key, value) = written.next().expect("just seen");
             stored.next_if(|e| e.as_ref().is_ok_and(|e| e.key[..] == key[..]));
-            if let Some(value) = value {
+            if let Some((value, _)) = value {
                 out.push((Bytes::copy_from_slice(&key[1..]), value.clone()));
             }
         }
@@ -157,7 +166,7 @@ impl Effects<'_> {
     fn put_in(&mut self, space: u8, key: &[u8], value: Bytes) {
         let key = key_of(space, key);
         self.overlay.batch(self.index).put(&key, &value);
-        self.overlay.keys.insert(key, Some(value));
+        self.overlay.keys.insert(key, Some((value, self.index)));
     }
 
     /// Deletes a key.

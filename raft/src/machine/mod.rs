@@ -74,6 +74,11 @@ fn place(index: Index) -> Result<SeqNo, MachineError> {
     Ok(SeqNo(index.0 << SHIFT))
 }
 
+/// The entry whose operation has this SeqNo.
+fn index_of(seqno: SeqNo) -> Index {
+    Index(seqno.0 >> SHIFT)
+}
+
 /// What commands mean. Deterministic (SM1).
 pub trait Application: Send + 'static {
     /// Applies a command, and answers it.
@@ -145,6 +150,12 @@ impl StateSnapshot {
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self.store.get_at(&self.at, &key_of(USER, key))?;
         Ok(found.value)
+    }
+
+    /// The entry that set a key last, as [`Effects::written`] says it; `None` where the key is not there.
+    pub fn written(&self, key: &[u8]) -> Result<Option<Index>, StoreError> {
+        let found = self.store.get_at(&self.at, &key_of(USER, key))?;
+        Ok(found.value.map(|_| index_of(found.seqno)))
     }
 
     /// Keys from `start` on and below `end` (none: to the last), in order, with their values.

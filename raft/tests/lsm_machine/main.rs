@@ -13,7 +13,9 @@ mod world;
 use bytes::Bytes;
 use esker_lsm::{Condition, WriteBatch};
 use esker_raft::core::{Index, Term};
-use esker_raft::machine::{Application, BatchAnswer, Batches, LsmMachine, encode_batch};
+use esker_raft::machine::{
+    Application, BatchAnswer, Batches, LsmMachine, StateReader, encode_batch,
+};
 use esker_raft::runtime::{Command, StateMachine};
 use esker_raft::transport::SnapshotFile;
 use esker_wal::Workers;
@@ -223,9 +225,24 @@ fn readers_follow_when_a_snapshot_is_installed_and_old_views_end_with_an_error()
     let reader = to.machine().reader();
     let old = reader.snapshot();
     assert_eq!(reader.applied(), Index(0));
+    let places = |reader: &StateReader| {
+        let snapshot = reader.snapshot();
+        let all: Vec<_> = snapshot
+            .scan(b"", None)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let place = |(key, _): &(Bytes, Bytes)| snapshot.written(key).unwrap().unwrap();
+        all.iter().map(place).collect::<Vec<_>>()
+    };
+    let sent = places(&from.machine().reader());
     transfer(&mut from, &mut to, false);
     assert_eq!(reader.applied(), Index(100));
     assert_eq!(content(&reader).unwrap(), to.state(100));
+    // LM1: so do the entries that wrote what is there.
+    let written = places(&reader);
+    assert_eq!(written, sent);
+    assert!(!written.is_empty() && written.iter().all(|index| (1..=100).contains(&index.0)));
     assert!(old.get(b"k01").is_err());
 }
 
