@@ -11,6 +11,8 @@
 //! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
 //!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
 //!   turns of the clock, and goes on where others have brought more meanwhile than they should deal with.
+//! - DR7: where the membership does not say where clients reach this node, it tells who leads, again and again until the membership does. So a hint
+//!   names also a leader that has just been elected.
 
 use super::about::About;
 use super::apply::{self, Replier};
@@ -22,7 +24,7 @@ use super::heard::Heard;
 use super::kept::{self, Kept};
 use super::options::NodeOptions;
 use super::proposals::{self, Appended, Asked, Proposal};
-use super::request::{is_request, stamp};
+use super::request::{announce, announced, is_request, stamp};
 use super::shared::{Event, Request, Shared};
 use super::status::Status;
 use crate::core::{
@@ -43,6 +45,9 @@ const TURN_MAX: usize = 1024;
 /// Groups that the disk has not synced, from which requests gather; and how long they do at most, as for a disk that hangs.
 const GATHER_FROM: usize = 2;
 const GATHER_TIME_MAX: Duration = Duration::from_millis(2);
+
+/// How often a node looks whether the cluster knows where clients reach it (DR7).
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
 
 /// A proposal that was sent to the leader.
 struct Forwarded {
@@ -108,6 +113,8 @@ pub(super) struct Driver {
     /// that disk all along.
     readmits: bool,
     tick: Instant,
+    /// When to look again (DR7).
+    announce: Instant,
     ended: bool,
 }
 
@@ -151,6 +158,7 @@ impl Driver {
             kept: Kept::default(),
             readmits,
             tick: Instant::now(),
+            announce: Instant::now(),
             ended: false,
         }
     }
@@ -411,6 +419,10 @@ impl Driver {
             Content::Raft(message) if matches!(message.body, Body::Snapshot(_)) => {}
             Content::Raft(message) => self.step(Input::Message { from, message }),
             Content::Forward { id, request } => {
+                if let Some(client) = announced(&request) {
+                    self.describe(from, |about| client.clone_into(&mut about.client));
+                    return;
+                }
                 let replier = Replier::Remote(from, id);
                 let name = (from, packet.from.epoch, id);
                 if !is_request(&request) || !self.heard.is_first(name) {
@@ -432,19 +444,54 @@ impl Driver {
 
     /// The leader has heard from a member whose disk was not known.
     fn bind(&mut self, node: NodeId, disk: u64) {
-        let Some(about) = self.core.membership().about.get(&node) else {
+        self.describe(node, |about| about.disk = disk);
+    }
+
+    /// On a leader: changes what the membership says of a member.
+    fn describe(&mut self, node: NodeId, change: impl FnOnce(&mut About)) {
+        let Some(known) = self.core.membership().about.get(&node) else {
             return;
         };
         if self.core.role() != RoleName::Leader {
             return;
         }
-        let Ok(mut about) = About::decode(about) else {
+        let Ok(mut about) = About::decode(known) else {
             return;
         };
-        about.disk = disk;
+        change(&mut about);
+        let about = about.encode();
+        if about == *known {
+            return;
+        }
         let token = self.token();
-        // Refused where a change is under way: the next packet tries again.
-        self.step(Input::Change(token, Change::Describe(node, about.encode())));
+        // Refused where a change is under way: who wants it tries again.
+        self.step(Input::Change(token, Change::Describe(node, about)));
+    }
+
+    /// DR7.
+    fn announce(&mut self, now: Instant) {
+        if self.options.client.is_empty() || now < self.announce {
+            return;
+        }
+        self.announce = now + ANNOUNCE_EVERY;
+        let me = self.core.id();
+        let known = (self.core.membership().about.get(&me))
+            .and_then(|about| About::decode(about).ok())
+            .is_none_or(|about| about.client == self.options.client);
+        match self.core.leader() {
+            // It is no member, or known.
+            _ if known => {}
+            Some(leader) if leader == me => {
+                let client = self.options.client.clone();
+                self.describe(me, |about| about.client = client);
+            }
+            Some(leader) => {
+                let request = announce(&self.options.client);
+                self.shared
+                    .send(leader, Content::Forward { id: 0, request });
+            }
+            None => {}
+        }
     }
 
     fn token(&mut self) -> Token {
@@ -734,6 +781,7 @@ impl Driver {
             let (me, disk) = (self.core.id(), self.shared.me.disk);
             self.bind(me, disk);
         }
+        self.announce(now);
         self.expire(now);
         self.compact();
     }

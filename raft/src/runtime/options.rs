@@ -1,5 +1,6 @@
 //! Options of a node, checked before it starts.
 
+use super::request::CLIENT_MAX;
 use crate::core::{BadOption, Membership, NodeId, Options};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ pub struct NodeOptions {
     /// Of a node that joins a cluster which was recovered from a lost majority ([`super::Recovery`]): its incarnation. 0: it was not. A member
     /// follows its log. Default 0.
     pub incarnation: u64,
+    /// Where clients reach this node: what hints name. The cluster knows it soon after the node has met a leader, also if it never leads.
+    /// Empty: nothing is said of it. At most 255 bytes. Default empty.
+    pub client: String,
     /// Of the core. `lease.tick_micros` must be that of `tick`.
     pub core: Options,
     /// Length of a tick. An election timeout is [`Options::election_ticks`] of them, up to twice that. Shorter finds a dead leader
@@ -60,6 +64,7 @@ impl Default for NodeOptions {
     fn default() -> Self {
         NodeOptions {
             incarnation: 0,
+            client: String::new(),
             core: Options::default(),
             tick: Duration::from_millis(50),
             request_timeout: Duration::from_secs(10),
@@ -101,6 +106,9 @@ impl NodeOptions {
                 return bad(option, "must not be zero");
             }
         }
+        if self.client.len() > CLIENT_MAX {
+            return bad("client", "must have at most 255 bytes");
+        }
         if self.disk_hang_max < self.tick {
             return bad("disk_hang_max", "must be at least a tick");
         }
@@ -124,7 +132,8 @@ mod tests {
     fn impossible_options_are_refused_by_name() {
         assert_eq!(NodeOptions::default().check(), Ok(()));
         type Spoil = fn(&mut NodeOptions);
-        let spoilers: [(&str, Spoil); 10] = [
+        let spoilers: [(&str, Spoil); 11] = [
+            ("client", |o| o.client = "x".repeat(256)),
             ("tick", |o| o.tick = Duration::ZERO),
             ("lease", |o| {
                 o.core.lease = Some(Lease {

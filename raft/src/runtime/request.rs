@@ -4,12 +4,12 @@
 //! ```text
 //! at  size  field
 //!  0     1  version   1
-//!  1     1  kind      1 command, 2 open a session, 3 close one, 4 time alone
+//!  1     1  kind      1 command, 2 open a session, 3 close one, 4 time alone; 5 only on its way to the leader: an announcement
 //!  2     8  time      of the leader that took it, in microseconds since 1970
 //! 10     8  session   0: none
 //! 18     8  serial    within the session
 //! 26     8  floor     the client has the replies to all serials below
-//! 34     n  payload   of a command; of kind 2 the time to live in microseconds, u64
+//! 34     n  payload   of a command; of kind 2 the time to live in microseconds, u64; of kind 5 where clients reach the sender, UTF-8
 //! ```
 
 use crate::codec::{Decoder, Malformed};
@@ -18,6 +18,9 @@ use bytes::Bytes;
 const VERSION: u8 = 1;
 const TIME_AT: usize = 2;
 const HEADER: usize = 34;
+const ANNOUNCE: u8 = 5;
+/// Longest address that is announced.
+pub(super) const CLIENT_MAX: usize = 255;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -95,6 +98,21 @@ pub(super) fn stamp(request: &mut [u8], time: u64) {
     request[TIME_AT..TIME_AT + 8].copy_from_slice(&time.to_le_bytes());
 }
 
+/// What tells the leader where clients reach the sender. No request that can stand in the log; who does not know it takes it for none.
+pub(super) fn announce(client: &str) -> Bytes {
+    let mut out = vec![0; HEADER];
+    (out[0], out[1]) = (VERSION, ANNOUNCE);
+    out.extend_from_slice(client.as_bytes());
+    out.into()
+}
+
+/// The address in an announcement; `None` for anything else.
+pub(super) fn announced(bytes: &[u8]) -> Option<&str> {
+    let (header, client) = bytes.split_at_checked(HEADER)?;
+    let is = header[0] == VERSION && header[1] == ANNOUNCE && client.len() <= CLIENT_MAX;
+    std::str::from_utf8(client).ok().filter(|_| is)
+}
+
 /// Whether these bytes can stand in the log: a forwarded request comes from the network.
 pub(super) fn is_request(bytes: &Bytes) -> bool {
     Request::decode(bytes.clone()).is_ok()
@@ -122,5 +140,19 @@ mod tests {
         for len in 0..HEADER {
             assert!(Request::decode(bytes.slice(..len)).is_err());
         }
+        assert_eq!(announced(&bytes), None);
+    }
+
+    /// E2.
+    #[test]
+    fn an_announcement_is_no_request_of_the_log() {
+        let bytes = announce("127.0.0.1:6391");
+        assert_eq!(announced(&bytes), Some("127.0.0.1:6391"));
+        assert!(!is_request(&bytes));
+        for len in 0..HEADER {
+            assert_eq!(announced(&bytes[..len]), None);
+        }
+        assert_eq!(announced(&announce(&"x".repeat(CLIENT_MAX + 1))), None);
+        assert_eq!(announced(&[&bytes[..], &[0xff]].concat()), None);
     }
 }

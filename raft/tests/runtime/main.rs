@@ -106,6 +106,42 @@ fn a_follower_hears_of_its_leaders_new_address_within_the_term() {
     });
 }
 
+/// DR7: also of those who have never led, and of one that has another address now.
+#[test]
+fn the_cluster_knows_where_clients_reach_each_member() {
+    let mut cluster = Cluster::new(
+        3,
+        NodeOptions {
+            client: "here".into(),
+            ..options()
+        },
+    );
+    let known = |cluster: &Cluster, at: u64| {
+        let membership = cluster.handle(at).status()?.membership;
+        let client = |about| About::decode(about).map(|about| about.client);
+        Some(
+            membership
+                .about
+                .values()
+                .filter_map(|about| client(about).ok())
+                .collect::<Vec<_>>(),
+        )
+    };
+    for at in 1..=3 {
+        eventually("all addresses", || {
+            known(&cluster, at).filter(|known| *known == ["here"; 3])
+        });
+    }
+    let follower = cluster.leader() % 3 + 1;
+    cluster.stop(follower);
+    cluster.options.client = "there".into();
+    cluster.start(follower);
+    eventually("another address", || {
+        let known = known(&cluster, follower)?;
+        (known.iter().filter(|client| *client == "there").count() == 1).then_some(())
+    });
+}
+
 /// C3.
 #[test]
 fn c3_a_read_behind_a_barrier_sees_what_was_written_before_on_any_node() {

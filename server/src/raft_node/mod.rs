@@ -4,7 +4,7 @@
 //!   is a log already and so can't be left in a start script, or joins one (`join`). So a node whose disk was lost never founds its cluster
 //!   again by being restarted.
 //! - RN2 (C4): one log, the Raft log; the store under it keeps none.
-//! - RN3 (E1): [`RaftServer::close`] ends clients, metrics, node and workers, in this order, and joins all threads.
+//! - RN3 (E1): [`RaftServer::close`] ends clients, metrics, node and locks, in this order, and joins all threads.
 //!
 //! ```text
 //! DIR/log/     the Raft log (`esker_raft::log::WalLog`): names cluster and node, and has a random identity of its own
@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::status::random_hex_40;
 use crossbeam_channel::Receiver;
 use esker_lsm::StoreOptions;
-use esker_raft::core::{Lease, Membership, NodeId, RoleName};
+use esker_raft::core::{Lease, Membership, NodeId};
 use esker_raft::lock::{LockService, LockView, Locked};
 use esker_raft::log::{Identity, LogStore, OpenError, WalLog, WalLogOptions};
 use esker_raft::machine::LsmMachine;
@@ -39,8 +39,6 @@ use esker_raft::runtime::{
     About, MachineError, Node, NodeConfig, NodeHandle, NodeOptions, StartError,
 };
 use esker_raft::transport::zmq::Keys;
-use esker_sync::stop::StopToken;
-use esker_sync::workers::Workers;
 use esker_wal::LogId;
 use front::{Front, Shared};
 use members::MembersPort;
@@ -51,8 +49,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often a node looks whether the cluster knows its address for clients.
-const LOOK: Duration = Duration::from_millis(200);
 /// What surrounds a request in an entry of the log.
 const ENTRY_ROOM: usize = 4 << 20;
 
@@ -179,7 +175,6 @@ pub struct RaftServer {
     front: Front,
     shared: Arc<Shared>,
     metrics: Option<Metrics>,
-    workers: Workers,
     locks: LockService,
     addr: SocketAddr,
     endpoint: String,
@@ -263,7 +258,6 @@ impl RaftServer {
         let mut log_options = WalLogOptions::default();
         log_options.log.segment_bytes = options.segment_bytes;
         let (mut log, recovered) = WalLog::open(&log_dir, identity, log_options)?;
-        let disk = recovered.disk;
         let opened = match (recovered.empty, options.begin) {
             (false, Begin::Bootstrap) => Err(RaftStartError::NotEmpty(dir.clone())),
             _ => open_state(&state_dir, &options).map_err(Into::into),
@@ -295,6 +289,7 @@ impl RaftServer {
         node_options.request_timeout = options.request_timeout;
         node_options.snapshot_rate_max = options.snapshot_rate_max;
         node_options.incarnation = options.incarnation;
+        node_options.client.clone_from(&advertise);
         node_options.command_bytes_max = front::REQUEST_MAX + ENTRY_ROOM;
         let config = NodeConfig {
             cluster: options.cluster,
@@ -344,20 +339,12 @@ impl RaftServer {
             connections: 0.into(),
             clients: Default::default(),
         });
-        let workers = Workers::new(StopToken::new());
-        let describing = shared.clone();
-        workers
-            .spawn("esker-raft-self", move |stop| {
-                describe(&describing, disk, &stop)
-            })
-            .map_err(RaftStartError::Clients)?;
         let front = Front::start(listener, shared.clone()).map_err(RaftStartError::Clients)?;
         Ok(RaftServer {
             node,
             front,
             shared,
             metrics: None,
-            workers,
             locks,
             addr,
             endpoint,
@@ -409,9 +396,6 @@ impl RaftServer {
         }
         self.node.close();
         self.locks.close();
-        if let Err(panic) = self.workers.join() {
-            tracing::error!(%panic, "a thread of the server panicked");
-        }
     }
 }
 
@@ -442,29 +426,4 @@ fn first(members: &BTreeMap<u64, String>) -> Membership {
         first.about.insert(NodeId(*id), about.encode());
     }
     first
-}
-
-/// A node that leads sees to it that the cluster knows where its clients reach it: that is what hints name.
-fn describe(shared: &Shared, disk: u64, stop: &StopToken) {
-    while !stop.sleep(LOOK) {
-        let Some(status) = shared.handle.status() else {
-            return;
-        };
-        if status.role != RoleName::Leader {
-            continue;
-        }
-        let known = status.membership.about.get(&shared.node);
-        let Some(mut about) = known.and_then(|bytes| About::decode(bytes).ok()) else {
-            continue;
-        };
-        if about.client == shared.advertise {
-            continue;
-        }
-        about.client.clone_from(&shared.advertise);
-        about.disk = disk;
-        // Refused while another change is under way; it is tried again.
-        if let Err(error) = shared.handle.describe(shared.node, &about) {
-            tracing::debug!(%error, "the address for clients is not known to the cluster yet");
-        }
-    }
 }
