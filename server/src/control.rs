@@ -150,6 +150,10 @@ pub trait ServerControl: Send + Sync {
     fn is_replica(&self) -> bool;
     /// Connected replicas that have reached `lsn` in the sense of `ack`.
     fn replicas_at(&self, ack: Ack, lsn: Lsn) -> usize;
+    /// Bytes that a client may queue between MULTI and EXEC: memory of its own making is bounded (W7).
+    fn queue_bytes_max(&self) -> usize {
+        64 << 20
+    }
     /// This node's synced position.
     fn synced(&self) -> Lsn;
     /// The text of INFO: the sections asked for (none is the default set), lower case.

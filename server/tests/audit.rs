@@ -781,6 +781,17 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
     assert_eq!(client.ask("GET acct:1"), "hidden-value");
     assert_eq!(client.ask("FLUSHALL"), "+OK");
     assert_eq!(client.ask("GET acct:1"), "nil");
+    // Of a transaction, each command has its record, and all the same entry.
+    assert_eq!(client.ask("MULTI"), "+OK");
+    for line in [
+        "SET acct:3 x",
+        "PING",
+        "INCR acct:3",
+        "SET acct:4 hidden-value",
+    ] {
+        assert_eq!(client.ask(line), "+QUEUED");
+    }
+    assert!(client.ask("EXEC").starts_with("+OK\n+PONG\n-ERR"));
     assert!(client.ask("RAFT.SNAPSHOT").starts_with(':'));
     assert!(client.ask("RAFT.PROMOTE 9").starts_with("-ERR"));
     assert!(client.ask("RAFT.STATUS").contains("raft_node"));
@@ -804,7 +815,10 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
         [
             ("acct:1", "success"),
             ("acct:1", "failure"),
-            ("acct:2", "success")
+            ("acct:2", "success"),
+            ("acct:3", "success"),
+            ("acct:3", "failure"),
+            ("acct:4", "success")
         ]
     );
     // Where in the Raft log they are.
@@ -813,6 +827,7 @@ fn a_raft_node_records_its_cluster_and_commands_in_batches() {
     let term = |w: &Value| w["esker.epoch"].as_u64().unwrap();
     assert!(writes.iter().all(|w| term(w) > 0), "{writes:?}");
     assert!(writes.is_sorted_by_key(index));
+    assert_eq!(index(&writes[3]), index(&writes[5]));
     assert_eq!(place.of("data.read").len(), 2);
     for (action, object, outcome) in [
         ("data.flush", "", "success"),

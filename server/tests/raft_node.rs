@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 mod locks;
 #[path = "support/process.rs"]
 mod process;
+#[path = "raft_node/transactions.rs"]
+mod transactions;
 
 const RAFT_NODE: &str = env!("CARGO_BIN_EXE_raft-node");
 struct Cluster {
@@ -195,9 +197,9 @@ fn a_killed_leader_loses_nothing_acknowledged_and_every_node_serves() {
         (client.ask_words(&["GET", "short"]) == "nil").then_some(())
     });
     client.says("DEL short", ":0");
-    let refused = client.ask_words(&["MULTI"]);
+    let refused = client.ask_words(&["WAIT", "1", "0"]);
     assert!(
-        refused.starts_with("-ERR 'multi' is not served"),
+        refused.starts_with("-ERR 'wait' is not served"),
         "{refused}"
     );
     // What is sent together is answered in its order.

@@ -32,6 +32,7 @@ pub use num::parse_i64;
 pub(crate) use table::place;
 pub use table::{COMMANDS, CommandSpec, Flags, Group, Handler, find};
 pub use transactions::Tx;
+pub(crate) use transactions::{Queued, Transaction};
 
 use crate::engine::keys::StoredKey;
 use crate::engine::locks::StripeSet;

@@ -10,7 +10,9 @@
 //! version u8 (1), protocol u8 (2 or 3: of the replies), commands u32,
 //! each: arguments u32, each: length u32 and bytes
 //! ```
-//! The answer of a batch is the commands' replies, one behind the other, as the client gets them.
+//! The answer of a batch is the commands' replies, one behind the other, as the client gets them. Version 2 is a [`transaction`].
+
+pub mod transaction;
 
 use super::error::CommandError;
 use super::{args, refuse, table};
@@ -98,7 +100,7 @@ pub fn first_key<'a>(argv: &[&'a [u8]]) -> Option<&'a [u8]> {
 }
 
 fn is_served(spec: &CommandSpec) -> bool {
-    spec.group == Group::Connection
+    matches!(spec.group, Group::Connection | Group::Transactions)
         || ["command", "info", "role", "time", "shutdown", "config|get"].contains(&spec.name)
         || spec.name.starts_with("command|")
         || spec.name.starts_with("acl|")
@@ -140,13 +142,7 @@ impl Batch {
             1 => self.bytes.reserve_exact(4 + bytes),
             _ => self.bytes.reserve(4 + bytes),
         }
-        let mut put = |n: usize| self.bytes.extend_from_slice(&(n as u32).to_le_bytes());
-        put(argv.len());
-        for arg in argv {
-            self.bytes
-                .extend_from_slice(&(arg.len() as u32).to_le_bytes());
-            self.bytes.extend_from_slice(arg);
-        }
+        put_command(&mut self.bytes, argv);
     }
 
     /// How many it holds.
@@ -184,10 +180,23 @@ impl Batch {
     }
 }
 
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn put_command(out: &mut Vec<u8>, argv: &[&[u8]]) {
+    out.extend_from_slice(&(argv.len() as u32).to_le_bytes());
+    for arg in argv {
+        put_bytes(out, arg);
+    }
+}
+
 /// A batch was written by another version: applying it is not possible here.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a batch of commands has version {0}, and this build applies version {VERSION}; start the build that the other members run"
+    "a batch of commands has version {0}, and this build applies versions {VERSION} and {with}; start the build that the other members run",
+    with = transaction::VERSION
 )]
 pub struct OtherVersion(u8);
 
@@ -205,12 +214,23 @@ fn command<'a>(bytes: &mut &'a [u8]) -> Option<Vec<&'a [u8]>> {
     }
     let mut argv = Vec::with_capacity(count);
     for _ in 0..count {
-        let len = number(bytes)?;
-        let (arg, rest) = bytes.split_at_checked(len)?;
-        *bytes = rest;
-        argv.push(arg);
+        argv.push(blob(bytes)?);
     }
     Some(argv)
+}
+
+fn blob<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = number(bytes)?;
+    let (blob, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(blob)
+}
+
+fn protocol_of(byte: u8) -> Protocol {
+    match byte {
+        3 => Protocol::Resp3,
+        _ => Protocol::Resp2,
+    }
 }
 
 /// Where a batch is applied.
@@ -239,14 +259,13 @@ pub fn apply(
     cursors: &Cursors,
 ) -> Result<Bytes, ApplyError> {
     let (&version, rest) = batch.split_first().unwrap_or((&0, &[]));
-    if version != VERSION {
-        return Err(OtherVersion(version).into());
+    match version {
+        VERSION => {}
+        transaction::VERSION => return transaction::apply(rest, target, cursors),
+        _ => return Err(OtherVersion(version).into()),
     }
     let (&protocol, mut rest) = rest.split_first().unwrap_or((&2, &[]));
-    let mut out = Reply::new(match protocol {
-        3 => Protocol::Resp3,
-        _ => Protocol::Resp2,
-    });
+    let mut out = Reply::new(protocol_of(protocol));
     let mut written = 0;
     for _ in 0..number(&mut rest).unwrap_or(0) {
         let Some(argv) = command(&mut rest) else {
@@ -345,9 +364,12 @@ mod tests {
     use std::ops::{Bound, ControlFlow};
 
     #[derive(Default)]
-    struct Map {
-        keys: BTreeMap<Vec<u8>, Vec<u8>>,
-        now: i64,
+    pub(super) struct Map {
+        pub(super) keys: BTreeMap<Vec<u8>, Vec<u8>>,
+        written: BTreeMap<Vec<u8>, u64>,
+        /// Counts what was applied.
+        pub(super) index: u64,
+        pub(super) now: i64,
     }
 
     impl State for Map {
@@ -359,6 +381,9 @@ mod tests {
                 .keys
                 .get(key)
                 .map(|value| Bytes::copy_from_slice(value)))
+        }
+        fn written(&mut self, key: &[u8]) -> Result<u64, StoreError> {
+            Ok(self.written.get(key).copied().unwrap_or(0))
         }
         fn scan(&mut self, start: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
             for (key, value) in self.keys.range::<[u8], _>((start, Bound::Unbounded)) {
@@ -377,7 +402,10 @@ mod tests {
         fn change(&mut self, changes: Vec<Change>) {
             for change in changes {
                 match change {
-                    Change::Put(key, value) => drop(self.keys.insert(key, value)),
+                    Change::Put(key, value) => {
+                        self.written.insert(key.clone(), self.index);
+                        drop(self.keys.insert(key, value));
+                    }
                     Change::Delete(key) => drop(self.keys.remove(&key)),
                     Change::Clear => self.keys.clear(),
                 }
@@ -394,7 +422,8 @@ mod tests {
         batch.finish()
     }
 
-    fn said(map: &mut Map, lines: &[&str]) -> String {
+    pub(super) fn said(map: &mut Map, lines: &[&str]) -> String {
+        map.index += 1;
         let out = apply(&batch(lines), map, &Cursors::default()).expect("applied");
         String::from_utf8_lossy(&out).replace("\r\n", "~")
     }
@@ -473,7 +502,7 @@ mod tests {
             assert!(len < 6 || out.ends_with(b"malformed\r\n"), "{len}");
             assert!(map.keys.len() < 2);
         }
-        for other in [&b""[..], b"\x02\x02"] {
+        for other in [&b""[..], b"\x03\x02"] {
             assert!(apply(other, &mut Map::default(), &Cursors::default()).is_err());
         }
         let huge = [&[1, 2][..], &1_u32.to_le_bytes(), &u32::MAX.to_le_bytes()].concat();
@@ -487,7 +516,8 @@ mod tests {
             ("GET a", true),
             ("SET a b", true),
             ("PING", true),
-            ("MULTI", false),
+            ("MULTI", true),
+            ("WATCH a", true),
             ("WAIT 1 0", false),
             ("REPLICAOF NO ONE", false),
             ("RANDOMKEY", false),

@@ -2,6 +2,8 @@
 //!
 //! EXEC takes the stripes of all keys that it names or watches, in order; runs the queue on one [`Txn`] with an
 //! overlay; and commits one batch. Where there is no room nothing was done, and the queue is still there to run again.
+//!
+//! On `raft-node` MULTI, the queue and DISCARD are these; WATCH and EXEC, which need the cluster, are the front end's, on a [`Transaction`].
 
 use super::error::{CommandError, write_error};
 use super::table::{self, CommandSpec, Handler};
@@ -11,13 +13,18 @@ use crate::engine::watch::Dirty;
 use crate::engine::{Locking, Txn, Version, is_busy};
 use crate::{Ctx, Flow, Reply};
 use esker_lsm::StoreError;
+use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
 
 type Control = Result<Flow, CommandError>;
 
-/// Bytes and commands that a client may queue: memory of its own making is bounded (W7).
-const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Commands that a client may queue; `ServerControl` says how many bytes.
 const QUEUE_COMMANDS_MAX: usize = 1 << 20;
+/// Bytes of keys that a client may watch at once where they go into the log with EXEC.
+const WATCHED_BYTES_MAX: usize = 1 << 20;
+/// EXEC without anything to execute.
+const NO_MULTI: &str = "ERR EXEC without MULTI";
+const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
 
 /// A client's MULTI queue and WATCHes.
 #[derive(Debug, Default)]
@@ -29,6 +36,8 @@ pub struct Tx {
     queue: Vec<Queued>,
     bytes: usize,
     watched: Vec<Watched>,
+    /// By [`Tx::watch`].
+    watched_bytes: usize,
     dirty: Option<Dirty>,
 }
 
@@ -61,15 +70,107 @@ impl Tx {
     }
 
     /// A command was refused: if it was to be queued, EXEC will abort.
-    pub(super) fn refused(&mut self) {
+    pub(crate) fn refused(&mut self) {
         self.failed |= self.queueing;
+    }
+
+    /// Whether a stored key is watched.
+    pub(crate) fn watches(&self, stored: &[u8]) -> bool {
+        self.watched.iter().any(|watched| *watched.key == *stored)
+    }
+
+    /// Watches a stored key that was written there; where there are too many, an error.
+    pub(crate) fn watch(&mut self, stored: &[u8], written: u64) -> Result<(), String> {
+        let bytes = self.watched_bytes + stored.len() + 32;
+        if bytes > WATCHED_BYTES_MAX {
+            return Err(format!(
+                "ERR the keys that are watched have more than {WATCHED_BYTES_MAX} bytes, with 32 for each; watch fewer"
+            ));
+        }
+        self.watched_bytes = bytes;
+        let version = Version {
+            seqno: written,
+            exists: written > 0,
+            deadline: None,
+        };
+        self.watched.push(Watched {
+            key: stored.into(),
+            version,
+        });
+        Ok(())
+    }
+
+    /// What EXEC is to execute; the client has neither MULTI nor WATCHes then. Else the error, and it has not either, but for an EXEC
+    /// without MULTI.
+    pub(crate) fn take(&mut self) -> Result<Transaction, &'static str> {
+        if !self.queueing {
+            return Err(NO_MULTI);
+        }
+        let tx = std::mem::take(self);
+        match tx.failed {
+            true => Err(ABORTED),
+            false => Ok(Transaction {
+                queue: tx.queue,
+                watched: tx.watched,
+            }),
+        }
     }
 }
 
+/// What a client queued, and what it watches.
 #[derive(Debug)]
-struct Queued {
-    spec: &'static CommandSpec,
+pub(crate) struct Transaction {
+    queue: Vec<Queued>,
+    watched: Vec<Watched>,
+}
+
+impl Transaction {
+    /// The commands.
+    pub(crate) fn queue(&self) -> &[Queued] {
+        &self.queue
+    }
+
+    /// Stored keys, and where they were written: [`Tx::watch`].
+    pub(crate) fn watched(&self) -> impl ExactSizeIterator<Item = (&[u8], u64)> {
+        (self.watched.iter()).map(|watched| (&*watched.key, watched.version.seqno))
+    }
+}
+
+#[cfg(test)]
+impl Transaction {
+    pub(crate) fn of(watched: &[(&str, u64)], lines: &[&str]) -> Transaction {
+        let queue = lines.iter().map(|line| {
+            let args: Vec<Box<[u8]>> = line.split(' ').map(|arg| arg.as_bytes().into()).collect();
+            let spec = table::find(&args[0]).expect("a command");
+            Queued { spec, args }
+        });
+        let mut tx = Tx::default();
+        for (key, place) in watched {
+            tx.watch(key.as_bytes(), *place).expect("room");
+        }
+        Transaction {
+            queue: queue.collect(),
+            watched: tx.watched,
+        }
+    }
+}
+
+/// A command that waits for EXEC.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) spec: &'static CommandSpec,
     args: Vec<Box<[u8]>>,
+}
+
+impl Queued {
+    pub(crate) fn argv(&self) -> SmallVec<[&[u8]; 8]> {
+        self.args.iter().map(|arg| &**arg).collect()
+    }
+
+    /// Whether it is about keys.
+    pub(crate) fn is_data(&self) -> bool {
+        matches!(self.spec.handler, Handler::Data(_))
+    }
 }
 
 #[derive(Debug)]
@@ -100,11 +201,12 @@ pub(super) fn queue(
         return Ok(Flow::Done);
     }
     let bytes = argv.iter().map(|arg| arg.len() + 32).sum::<usize>();
-    if tx.bytes + bytes > QUEUE_BYTES_MAX || tx.queue.len() == QUEUE_COMMANDS_MAX {
+    let most = ctx.server.queue_bytes_max();
+    if tx.bytes + bytes > most || tx.queue.len() == QUEUE_COMMANDS_MAX {
         tx.failed = true;
         tx.queue = Vec::new();
         return Err(format!(
-            "ERR a transaction holds at most {QUEUE_BYTES_MAX} bytes and {QUEUE_COMMANDS_MAX} commands; it will be \
+            "ERR a transaction holds at most {most} bytes and {QUEUE_COMMANDS_MAX} commands; it will be \
              discarded"
         )
         .into());
@@ -141,6 +243,7 @@ fn unwatch_all(ctx: &mut Ctx<'_>) {
         }
     }
     tx.watched.clear();
+    tx.watched_bytes = 0;
     tx.dirty = None;
 }
 
@@ -161,7 +264,7 @@ pub(super) fn watch(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contr
     let dirty = tx.dirty.get_or_insert_default().clone();
     for key in &argv[1..] {
         let stored = StoredKey::new(key);
-        if tx.watched.iter().any(|watched| *watched.key == *stored) {
+        if tx.watches(&stored) {
             continue;
         }
         let mut txn = engine.begin(None, Locking::Key(key));
@@ -229,11 +332,11 @@ fn needs(tx: &Tx) -> Needs {
 
 pub(super) fn exec(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
     if !ctx.session.tx.queueing {
-        return Err("ERR EXEC without MULTI".into());
+        return Err(NO_MULTI.into());
     }
     if ctx.session.tx.failed {
         forget(ctx);
-        return Err("EXECABORT Transaction discarded because of previous errors.".into());
+        return Err(ABORTED.into());
     }
     let Some(engine) = ctx.engine else {
         forget(ctx);
@@ -330,7 +433,7 @@ fn run_queued(
     queued: &Queued,
     out: &mut Reply,
 ) -> Result<(), StoreError> {
-    let argv: smallvec::SmallVec<[&[u8]; 8]> = queued.args.iter().map(|arg| &**arg).collect();
+    let argv = queued.argv();
     let mark = out.len();
     let result = match queued.spec.handler {
         Handler::Data(run) => run(txn, &argv, out),
@@ -343,6 +446,15 @@ fn run_queued(
         }),
         Handler::Container => Err(table::wrong_arity(queued.spec.name)),
     };
+    replied(result, mark, out)
+}
+
+/// The end of one command of a transaction.
+pub(super) fn replied(
+    result: Result<(), CommandError>,
+    mark: usize,
+    out: &mut Reply,
+) -> Result<(), StoreError> {
     match result {
         Ok(()) => Ok(()),
         Err(CommandError::Text(text)) => {

@@ -16,6 +16,8 @@ pub trait State {
     fn now(&mut self) -> Result<i64, StoreError>;
     /// The stored value of a stored key.
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+    /// Where what a stored key holds was written: another place for each write of it, the same on all nodes; 0 where there is nothing.
+    fn written(&mut self, key: &[u8]) -> Result<u64, StoreError>;
     /// Walks the stored keys of users from `start` on, until `visit` breaks.
     fn scan(&mut self, start: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError>;
 }

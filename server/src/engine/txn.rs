@@ -43,11 +43,13 @@ struct Overlay {
 /// What a transaction runs on.
 enum Base<'a> {
     Engine(&'a Inner),
-    /// It gathers changes in place of a batch; it has no overlay, no view and no locks.
+    /// It gathers changes in place of a batch; it has no view and no locks.
     State {
         state: &'a mut dyn State,
         cursors: &'a Cursors,
         changes: Vec<Change>,
+        /// Bytes of `changes`.
+        bytes: usize,
     },
 }
 
@@ -110,12 +112,12 @@ impl<'a> Txn<'a> {
     /// A transaction on state that somebody else keeps. Its end is [`Txn::into_changes`].
     #[must_use]
     pub fn on_state(state: &'a mut dyn State, cursors: &'a Cursors) -> Self {
-        let changes = Vec::new();
         Txn {
             base: Base::State {
                 state,
                 cursors,
-                changes,
+                changes: Vec::new(),
+                bytes: 0,
             },
             view: None,
             held: Held::None,
@@ -135,6 +137,15 @@ impl<'a> Txn<'a> {
         match &mut self.base {
             Base::Engine(_) => Vec::new(),
             Base::State { changes, .. } => std::mem::take(changes),
+        }
+    }
+
+    /// How many changes there are so far, and their bytes. Nothing on an engine's transaction.
+    #[must_use]
+    pub fn changed(&self) -> (usize, usize) {
+        match &self.base {
+            Base::Engine(_) => (0, 0),
+            Base::State { changes, bytes, .. } => (changes.len(), *bytes),
         }
     }
 
@@ -226,27 +237,28 @@ impl<'a> Txn<'a> {
     pub fn put(&mut self, key: &[u8], deadline: Option<i64>, parts: &[&[u8]]) {
         let key = StoredKey::new(key);
         let head = Head::new(deadline);
-        let engine = match &mut self.base {
-            Base::Engine(engine) => *engine,
-            Base::State { changes, .. } => {
+        match &mut self.base {
+            Base::State { .. } => {
                 let head = head.as_bytes();
                 let len: usize = parts.iter().map(|part| part.len()).sum();
                 let mut value = Vec::with_capacity(head.len() + len);
                 value.extend_from_slice(head);
                 parts.iter().for_each(|part| value.extend_from_slice(part));
-                changes.push(Change::Put(key.to_vec(), value));
-                return;
+                self.gather(Change::Put(key.to_vec(), value));
             }
-        };
-        if deadline.is_some() {
-            engine.deadlines_in_use();
-        }
-        let mut stored: SmallVec<[&[u8]; 6]> = SmallVec::new();
-        stored.push(head.as_bytes());
-        stored.extend_from_slice(parts);
-        self.batch().put_parts(&key, &stored);
-        if engine.watches.any() {
-            engine.watches.collect(&key, &mut self.dirty);
+            Base::Engine(engine) => {
+                let engine = *engine;
+                if deadline.is_some() {
+                    engine.deadlines_in_use();
+                }
+                let mut stored: SmallVec<[&[u8]; 6]> = SmallVec::new();
+                stored.push(head.as_bytes());
+                stored.extend_from_slice(parts);
+                self.batch().put_parts(&key, &stored);
+                if engine.watches.any() {
+                    engine.watches.collect(&key, &mut self.dirty);
+                }
+            }
         }
         if let Some(overlay) = &mut self.overlay {
             overlay
@@ -258,16 +270,15 @@ impl<'a> Txn<'a> {
     /// Deletes a key that is there.
     pub fn delete(&mut self, key: &[u8]) {
         let key = StoredKey::new(key);
-        let engine = match &mut self.base {
-            Base::Engine(engine) => *engine,
-            Base::State { changes, .. } => {
-                changes.push(Change::Delete(key.to_vec()));
-                return;
+        match &mut self.base {
+            Base::State { .. } => self.gather(Change::Delete(key.to_vec())),
+            Base::Engine(engine) => {
+                let engine = *engine;
+                self.batch().delete(&key);
+                if engine.watches.any() {
+                    engine.watches.collect(&key, &mut self.dirty);
+                }
             }
-        };
-        self.batch().delete(&key);
-        if engine.watches.any() {
-            engine.watches.collect(&key, &mut self.dirty);
         }
         if let Some(overlay) = &mut self.overlay {
             overlay.keys.insert((*key).into(), None);
@@ -277,26 +288,33 @@ impl<'a> Txn<'a> {
     /// Deletes all keys. All stripes must be held.
     pub fn clear(&mut self) -> Result<(), StoreError> {
         debug_assert!(self.holds_all, "a flush holds all stripes");
-        let engine = match &mut self.base {
-            Base::Engine(engine) => *engine,
-            Base::State { changes, .. } => {
-                changes.push(Change::Clear);
-                return Ok(());
-            }
-        };
-        if engine.watches.any() {
-            for key in engine.watches.keys() {
-                if self.peek_stored(&key)?.is_some() {
-                    engine.watches.collect(&key, &mut self.dirty);
+        match &mut self.base {
+            Base::State { .. } => self.gather(Change::Clear),
+            Base::Engine(engine) => {
+                let engine = *engine;
+                if engine.watches.any() {
+                    for key in engine.watches.keys() {
+                        if self.peek_stored(&key)?.is_some() {
+                            engine.watches.collect(&key, &mut self.dirty);
+                        }
+                    }
                 }
+                self.batch().delete_range(USER_START, Bound::Unbounded);
             }
         }
-        self.batch().delete_range(USER_START, Bound::Unbounded);
         if let Some(overlay) = &mut self.overlay {
             overlay.cleared = true;
             overlay.keys.clear();
         }
         Ok(())
+    }
+
+    /// On another's state.
+    fn gather(&mut self, change: Change) {
+        if let Base::State { changes, bytes, .. } = &mut self.base {
+            *bytes += change.bytes();
+            changes.push(change);
+        }
     }
 
     fn batch(&mut self) -> &mut WriteBatch {
@@ -356,46 +374,53 @@ impl<'a> Txn<'a> {
                 each(key, Some(value))
             }
         };
-        let engine = match &mut self.base {
-            Base::Engine(engine) => *engine,
-            Base::State { state, .. } => {
-                state.scan(start, &mut |key, stored| {
-                    let value = decode(key, stored)?;
-                    Ok(show(key, &value))
-                })?;
-                self.expired = expired;
-                return Ok(());
-            }
-        };
         let mut ours = overlay.map(|overlay| {
             overlay
                 .keys
                 .range::<[u8], _>((start, Bound::Unbounded))
                 .peekable()
         });
+        let mut ended = false;
         if !overlay.is_some_and(|overlay| overlay.cleared) {
-            let snapshot = self.snapshot(engine);
-            'store: for entry in engine.store.scan(&snapshot, start, Bound::Unbounded)? {
-                let entry = entry?;
+            let mut take = |at: &[u8], stored: Bytes| {
                 if let Some(ours) = &mut ours {
-                    while let Some((key, value)) = ours.next_if(|(key, _)| ***key <= *entry.key) {
+                    while let Some((key, value)) = ours.next_if(|(key, _)| ***key <= *at) {
                         if let Some(value) = value
                             && show(key, value).is_break()
                         {
-                            self.expired = expired;
-                            return Ok(());
+                            ended = true;
+                            return Ok(ControlFlow::Break(()));
                         }
-                        if **key == *entry.key {
-                            continue 'store;
+                        if **key == *at {
+                            return Ok(ControlFlow::Continue(()));
                         }
                     }
                 }
-                let value = decode(&entry.key, entry.value)?;
-                if show(&entry.key, &value).is_break() {
-                    self.expired = expired;
-                    return Ok(());
+                let value = decode(at, stored)?;
+                let flow = show(at, &value);
+                ended = flow.is_break();
+                Ok(flow)
+            };
+            let engine = match &mut self.base {
+                Base::Engine(engine) => Some(*engine),
+                Base::State { state, .. } => {
+                    state.scan(start, &mut take)?;
+                    None
+                }
+            };
+            if let Some(engine) = engine {
+                let snapshot = self.snapshot(engine);
+                for entry in engine.store.scan(&snapshot, start, Bound::Unbounded)? {
+                    let entry = entry?;
+                    if take(&entry.key, entry.value)?.is_break() {
+                        break;
+                    }
                 }
             }
+        }
+        if ended {
+            self.expired = expired;
+            return Ok(());
         }
         for (key, value) in ours.into_iter().flatten() {
             if let Some(value) = value
@@ -497,8 +522,12 @@ impl<'a> Txn<'a> {
         let before = self.newest;
         self.newest = 0;
         let found = self.peek_stored(key)?;
-        let seqno = self.newest;
-        self.newest = before.max(seqno);
+        let seqno = match &mut self.base {
+            Base::Engine(_) => self.newest,
+            Base::State { state, .. } if found.is_some() => state.written(key)?,
+            Base::State { .. } => 0,
+        };
+        self.newest = self.newest.max(before);
         Ok(Version {
             seqno,
             exists: found.is_some(),
@@ -583,7 +612,7 @@ impl Drop for Txn<'_> {
 /// What [`Txn::version`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
-    /// SeqNo + 1 of what decided.
+    /// SeqNo + 1 of what decided; on another's state where it was written, 0 where nothing is there.
     pub(crate) seqno: u64,
     pub(crate) exists: bool,
     pub(crate) deadline: Option<i64>,

@@ -283,6 +283,10 @@ impl ServerControl for Shared {
         0
     }
 
+    fn queue_bytes_max(&self) -> usize {
+        super::front::REQUEST_MAX
+    }
+
     fn synced(&self) -> Lsn {
         Lsn::ZERO
     }
@@ -360,16 +364,22 @@ impl ServerControl for Shared {
     fn clients(&self) -> Vec<ClientInfo> {
         let clients = self.clients.lock();
         let line = |(id, client): (&u64, &super::front::Client)| ClientInfo {
-            line: format!("id={id} addr={} user={}", client.addr, client.login.user()),
+            line: format!(
+                "id={id} addr={} user={} multi={}",
+                client.addr,
+                client.login.user(),
+                client.queued
+            ),
         };
         clients.iter().map(line).collect()
     }
 
     fn client_line(&self, session: &Session) -> String {
         format!(
-            "id={} addr={} name={} user={} resp={}",
+            "id={} addr={} multi={} name={} user={} resp={}",
             session.id,
             session.addr,
+            session.tx.queued().map_or(-1, |n| n as i64),
             String::from_utf8_lossy(&session.name),
             session.login.user(),
             session.protocol.number()

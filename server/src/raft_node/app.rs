@@ -73,6 +73,11 @@ impl State for Applying<'_, '_> {
         self.noted(found)
     }
 
+    fn written(&mut self, key: &[u8]) -> Result<u64, StoreError> {
+        let found = self.effects.written(key);
+        Ok(self.noted(found)?.map_or(0, |index| index.0))
+    }
+
     fn scan(&mut self, start: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut from = first_of(start);
         loop {
@@ -173,6 +178,10 @@ impl State for Reading {
             self.look(stored)?;
         }
         Ok(found)
+    }
+
+    fn written(&mut self, key: &[u8]) -> Result<u64, StoreError> {
+        Ok(self.snapshot.written(key)?.map_or(0, |index| index.0))
     }
 
     fn scan(&mut self, start: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use super::admin;
 use super::app::Reading;
 use super::locks::{self, Conditional};
 use super::slots::{self, OnFollower};
+use super::transactions;
 use super::writers::{Answered, LISTENER, WAKE, Writers};
 use crate::acl::{Acl, Login, NOAUTH, Passes};
 use crate::audit::{self, Audit, Due, Ended, InRaft, Ticket};
@@ -97,6 +98,8 @@ pub(super) struct Client {
     pub(super) stream: TcpStream,
     pub(super) addr: SocketAddr,
     pub(super) login: Login,
+    /// Commands queued; -1 outside MULTI.
+    pub(super) queued: i64,
 }
 
 /// The running front end.
@@ -210,7 +213,7 @@ enum Unread {
 
 /// One client.
 pub(super) struct Serving<'a> {
-    shared: &'a Shared,
+    pub(super) shared: &'a Shared,
     pub(super) session: Box<Session>,
     pub(super) out: Reply,
     pub(super) batch: Batch,
@@ -220,10 +223,12 @@ pub(super) struct Serving<'a> {
     pub(super) audited: Vec<(usize, Ticket)>,
     /// What is to be recorded of the command that runs.
     ticket: Option<Ticket>,
+    /// The entry that has the transaction that ran.
+    pub(super) entry: Option<InRaft>,
     /// What has come is covered by a barrier.
-    fresh: bool,
+    pub(super) fresh: bool,
     /// A client of Redis Cluster that reads where it is.
-    reads_here: bool,
+    pub(super) reads_here: bool,
 }
 
 impl<'a> Serving<'a> {
@@ -235,6 +240,7 @@ impl<'a> Serving<'a> {
             guard: None,
             audited: Vec::new(),
             ticket: None,
+            entry: None,
             session,
             out: Reply::new(protocol),
             fresh: false,
@@ -303,6 +309,9 @@ impl<'a> Serving<'a> {
 
     /// Whether it can stand in a batch with others, and is to be executed through this node.
     pub(super) fn gathers(&self, argv: &[&[u8]]) -> bool {
+        if self.session.tx.queueing() {
+            return false;
+        }
         let mut error = Reply::new(self.session.protocol);
         let class = replicated::classify(argv, &mut error);
         matches!(class, Class::Write { alone: false })
@@ -312,9 +321,13 @@ impl<'a> Serving<'a> {
 
     /// Whether running it may wait for the cluster.
     pub(super) fn may_wait(&self, argv: &[&[u8]]) -> bool {
+        if self.session.tx.queueing() {
+            return transactions::executes(argv);
+        }
         let mut error = Reply::new(self.session.protocol);
         let class = replicated::classify(argv, &mut error);
         matches!(class, Class::Write { .. } | Class::Read)
+            || transactions::watches(argv)
             || slots::is_for(argv)
             || locks::is_for(argv)
             || admin::words(argv).is_some()
@@ -404,6 +417,7 @@ impl<'a> Serving<'a> {
     /// Answers one that may not; whether the connection is to be closed.
     fn shut_out(&mut self, passes: Passes, argv: &[&[u8]]) -> bool {
         self.flush();
+        self.session.tx.refused();
         let reply = format!("-{NOAUTH}\r\n");
         if let Some(audit) = &self.shared.audit {
             let ended = Ended {
@@ -420,7 +434,7 @@ impl<'a> Serving<'a> {
     }
 
     /// Who it is may have changed: others are to know it.
-    fn tell_login(&self) {
+    pub(super) fn tell_login(&self) {
         if self.shared.acl.enforced().is_none() {
             return;
         }
@@ -439,12 +453,14 @@ impl<'a> Serving<'a> {
             return self.run(argv, stream);
         };
         let mut error = Reply::new(self.session.protocol);
-        let batched = matches!(replicated::classify(argv, &mut error), Class::Write { .. })
-            || matches!(locks::conditional(argv), Conditional::If(..));
+        let batched = !self.session.tx.queueing()
+            && (matches!(replicated::classify(argv, &mut error), Class::Write { .. })
+                || matches!(locks::conditional(argv), Conditional::If(..)));
         let ticket = match self.audit_begin(argv, batched) {
             Ok(ticket) => ticket,
             Err(why) => {
                 self.flush();
+                self.forget(argv);
                 self.out.error(&why);
                 return false;
             }
@@ -477,6 +493,7 @@ impl<'a> Serving<'a> {
             let ended = Ended {
                 reply,
                 slow,
+                entry: self.entry.take(),
                 ..Ended::default()
             };
             self.audit_write(audit.finish(&self.session, ticket, argv, ended));
@@ -499,10 +516,17 @@ impl<'a> Serving<'a> {
             Conditional::If(guard, argv) => (Some(guard), argv),
             Conditional::Bad(text) => {
                 self.flush();
+                self.session.tx.refused();
                 self.out.error(text);
                 return false;
             }
         };
+        if self.session.tx.queueing() || transactions::watches(argv) {
+            self.flush();
+            if self.transact(guard.as_ref(), argv) {
+                return false;
+            }
+        }
         if guard.is_none()
             && let Some(word) = locks::word(argv)
         {
@@ -540,8 +564,9 @@ impl<'a> Serving<'a> {
         match class {
             Class::Read | Class::Here if guard.is_some() => {
                 self.flush();
-                self.out
-                    .error("ERR LOCK.IF takes a command that writes a key");
+                self.out.error(
+                    "ERR LOCK.IF takes a command that writes a key, or the EXEC of a transaction",
+                );
                 false
             }
             Class::Write { alone } => {
@@ -560,12 +585,14 @@ impl<'a> Serving<'a> {
             }
             Class::Refused => {
                 self.flush();
+                self.session.tx.refused();
                 self.out.raw(error.as_bytes());
                 false
             }
             Class::Read => {
                 self.flush();
-                self.read(argv);
+                let cursors = &self.shared.cursors;
+                self.read(|state, out| replicated::read(argv, state, cursors, out));
                 false
             }
             Class::Here => {
@@ -577,6 +604,7 @@ impl<'a> Serving<'a> {
                 };
                 let flow = commands::execute(&mut ctx, argv, &mut self.out);
                 self.tell_login();
+                self.note_queue(argv);
                 // HELLO may have changed the protocol.
                 self.batch = Batch::new(self.session.protocol);
                 match flow {
@@ -688,47 +716,56 @@ impl<'a> Serving<'a> {
         None
     }
 
-    fn read(&mut self, argv: &[&[u8]]) {
+    /// Reads the state, as of one moment; `None` where an error is answered. `run` may run several times, and what it answered before is forgotten.
+    pub(super) fn read<T>(
+        &mut self,
+        mut run: impl FnMut(&mut Reading, &mut Reply) -> Result<T, StoreError>,
+    ) -> Option<T> {
         let mark = self.out.len();
         let mut moved = false;
         // A store is replaced under a reader when a snapshot is installed, and time is moved once.
         for _ in 0..4 {
-            match self.read_once(argv) {
-                Ok(true) if !moved && self.shared.read != ReadMode::Stale => {
+            match self.read_once(&mut run) {
+                Ok((true, read)) if !moved && self.shared.read != ReadMode::Stale => {
                     // AS2. Where that fails, what was read stands: replicated time is what decides.
                     moved = true;
                     if propose(self.shared, &Batch::new(self.session.protocol).finish()).is_err() {
-                        return;
+                        return Some(read);
                     }
                     self.fresh = false;
                 }
-                Ok(_) => return,
+                Ok((_, read)) => return Some(read),
                 Err(Unread::Store(StoreError::Closed)) if self.shared.handle.down().is_none() => {}
                 Err(Unread::Store(error)) => {
                     self.out.truncate(mark);
-                    return self.out.error(&store_error(&error));
+                    self.out.error(&store_error(&error));
+                    return None;
                 }
                 Err(Unread::Barrier(error)) => {
                     self.out.truncate(mark);
-                    return self.out.error(&format!("CLUSTERDOWN {error}; try again"));
+                    self.out.error(&format!("CLUSTERDOWN {error}; try again"));
+                    return None;
                 }
             }
             self.out.truncate(mark);
         }
         self.out
             .error("CLUSTERDOWN the state is being replaced by a snapshot; try again");
+        None
     }
 
-    /// Whether replicated time is behind what was met.
-    fn read_once(&mut self, argv: &[&[u8]]) -> Result<bool, Unread> {
+    /// What was read, and whether replicated time is behind what was met.
+    fn read_once<T>(
+        &mut self,
+        run: &mut impl FnMut(&mut Reading, &mut Reply) -> Result<T, StoreError>,
+    ) -> Result<(bool, T), Unread> {
         if self.shared.read != ReadMode::Stale && !self.fresh {
             barrier(self.shared).map_err(Unread::Barrier)?;
             self.fresh = true;
         }
         let mut reading = Reading::new(self.shared.reader.snapshot());
-        replicated::read(argv, &mut reading, &self.shared.cursors, &mut self.out)
-            .map_err(Unread::Store)?;
-        Ok(reading.is_behind())
+        let read = run(&mut reading, &mut self.out).map_err(Unread::Store)?;
+        Ok((reading.is_behind(), read))
     }
 }
 
@@ -759,7 +796,7 @@ fn barrier(shared: &Shared) -> Result<(), ReadError> {
 }
 
 /// RF3.
-fn propose(shared: &Shared, batch: &Bytes) -> Outcome {
+pub(super) fn propose(shared: &Shared, batch: &Bytes) -> Outcome {
     let end = Instant::now() + shared.timeout;
     let mut pause = Duration::from_millis(5);
     loop {

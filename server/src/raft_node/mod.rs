@@ -19,6 +19,7 @@ mod locks;
 mod members;
 mod metrics;
 mod slots;
+mod transactions;
 mod writers;
 
 pub use app::{Commands, Reading};

@@ -5,6 +5,7 @@
 //! - CL1: a client is sent to who leads, as far as this node knows; where nobody does it is told so, at once. What was sent away has had no effect.
 //! - CL2: a node is named by its address for clients alone, as the cluster knows it (`--advertise`): one whose address it does not know is
 //!   not named.
+//! - CL3: what is sent away between MULTI and EXEC is not queued, and EXEC aborts; an EXEC is sent away as a whole.
 
 use super::front::Shared;
 use crate::Reply;

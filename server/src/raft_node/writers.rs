@@ -244,6 +244,7 @@ impl Writers {
             stream: kept,
             addr,
             login: session.login.clone(),
+            queued: -1,
         };
         self.shared.clients.lock().insert(id, client);
         let writer = Writer {
