@@ -16,6 +16,10 @@ pub(super) enum Done {
     Wrote(u64),
     /// INCR answered this, or nothing.
     Counted(Option<u64>),
+    /// EXEC moved it from what was read behind WATCH to this.
+    Moved(u64, u64),
+    /// It may have.
+    MayMove(u64, u64),
 }
 
 /// One command of one client.
@@ -47,6 +51,9 @@ impl Model for Key {
             Done::Wrote(value) => (true, *value),
             Done::Counted(None) => (true, state + 1),
             Done::Counted(Some(value)) => (*value == state + 1, *value),
+            Done::Moved(from, to) => (from == state, *to),
+            // Values come once: another one means that a watched key has changed.
+            Done::MayMove(from, to) => (true, if from == state { *to } else { *state }),
         }
     }
 }
@@ -127,6 +134,9 @@ mod tests {
                 event(Read(1), 7, 8),
             ],
             vec![event(Counted(None), 0, None), event(Counted(Some(2)), 5, 6)],
+            vec![event(Moved(0, 1), 0, 2), event(Moved(1, 2), 1, 3)],
+            vec![event(MayMove(0, 1), 0, None), event(Moved(0, 2), 1, 3)],
+            vec![event(MayMove(0, 1), 0, None), event(Read(1), 5, 6)],
         ];
         for history in good {
             assert_eq!(check(history), Ok(1));
@@ -140,6 +150,8 @@ mod tests {
                 event(Read(1), 1, 2),
                 event(Read(0), 3, 4),
             ],
+            // A watched key had changed.
+            vec![event(Moved(0, 1), 0, 2), event(Moved(0, 2), 1, 3)],
             // Twice.
             vec![event(Counted(Some(1)), 0, 1), event(Counted(Some(3)), 5, 6)],
         ];

@@ -135,6 +135,15 @@ fn storm(options: &Options, binary: &Path, dir: &Path, members: usize, long: Dur
         seen.unknown.load(Ordering::Relaxed),
         seen.away.load(Ordering::Relaxed)
     );
+    let (moved, changed) = (&seen.moved, &seen.changed);
+    let moved = moved.load(Ordering::Relaxed);
+    println!(
+        "{moved:>7}  transactions over two keys among them whose sum stayed the same, {} that a write behind WATCH stopped",
+        changed.load(Ordering::Relaxed)
+    );
+    if moved == 0 {
+        return Err("no transaction was executed".into());
+    }
     match answered {
         Some((answered, ended)) => println!(
             "{answered:>7}  requests of redis-benchmark beside them in whole runs; {ended} runs ended early"
