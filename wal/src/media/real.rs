@@ -425,6 +425,26 @@ mod tests {
     }
 
     #[test]
+    fn m6_what_is_no_file_is_not_opened_as_one() {
+        let (media, dir) = media();
+        let (pipe, link) = (dir.path().join("pipe"), dir.path().join("link"));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        for path in [&pipe, &link, dir.path()] {
+            let refused = media.open(path).expect_err("it is no file").kind();
+            assert_eq!(refused, io::ErrorKind::InvalidInput, "{}", path.display());
+            assert!(media.open_rw(path).is_err(), "{}", path.display());
+        }
+    }
+
+    #[test]
     fn a_hard_link_is_a_second_name_of_the_file_and_replaces_none() {
         let (media, dir) = media();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
