@@ -116,6 +116,9 @@ pub struct Report {
     pub removed: u64,
     /// How far `HEAD` says that it was synced.
     pub synced: u64,
+    /// The key that chains what follows the last entry; `None` where there is none. Where the keyring has a newer one, that was not begun yet; if it was known to be,
+    /// somebody who has this one cut the trail back.
+    pub key: Option<KeyId>,
     /// Against a checkpoint.
     pub anchored: Anchored,
     /// Sequence that the file `CHECKPOINT` in the directory names, where it is one that a key of the trail signed. It is checked, and anchors nothing.
@@ -418,6 +421,7 @@ impl Verifier<'_> {
             dropped: all.dropped,
             removed: all.tombstone.map_or(0, |t| t.last),
             synced,
+            key: reached.key,
             anchored,
             beside: self.beside.as_ref().map(|saw| saw.sequence),
             findings,

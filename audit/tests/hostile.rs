@@ -3,7 +3,7 @@
 mod support;
 
 use esker_audit::{
-    Error, OnFailure, OnTamper, Options, Order, Policies, Policy, Query, Severity, Trail,
+    Error, Key, OnFailure, OnTamper, Options, Order, Policies, Policy, Query, Severity, Trail,
     VerifyOptions, Write, verify,
 };
 use esker_wal::Workers;
@@ -231,6 +231,30 @@ fn u3_a_live_log_that_was_removed_is_renewed_though_nothing_more_fits_in_it() {
     assert_eq!(found.findings, []);
     // That it was opened, missing, and closed, and what failed, where that was counted.
     assert_eq!((found.entries, found.dropped), (written + 4, 0));
+}
+
+/// Who has a key that was rotated away cut the trail back behind the change of it. Nothing there tells; the report says under which key it ends.
+#[test]
+fn a_trail_that_was_cut_back_to_an_older_key_says_so() {
+    let media = written(1, 4);
+    let old = copy(&media, |name, bytes| Some((name.to_owned(), bytes)));
+    let newer = Key::from_secret([2; 32]);
+    let mut both = keys();
+    both.add(newer.clone());
+    let verified = |media: &SimMedia| {
+        let options = VerifyOptions {
+            media: Arc::new(media.clone()),
+            ..VerifyOptions::default()
+        };
+        let report = verify(Path::new(DIR), &both, &options).unwrap();
+        assert_eq!(report.findings, []);
+        report.key
+    };
+    let (trail, _) = Trail::open(Path::new(DIR), both.clone(), stepped(&media)).unwrap();
+    trail.record(login(1)).unwrap();
+    trail.close().unwrap();
+    assert_eq!(verified(&media), Some(newer.id()));
+    assert_eq!(verified(&old), Some(keys().newest().id()));
 }
 
 /// Each record in the queue waited for a full disk by itself: closing took as many times as long as the policy waits.

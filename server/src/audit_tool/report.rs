@@ -71,6 +71,7 @@ fn report_json(report: &Report) -> Value {
         "synced": report.synced,
         "anchored": anchored_name(report.anchored),
         "checkpoint_beside": report.beside,
+        "key": report.key.map(|key| key.to_string()),
         "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
     })
 }
@@ -127,6 +128,13 @@ pub(super) fn verify(out: &mut impl Write, args: &Verify) -> Ran {
     }
     if report.removed > 0 {
         writeln!(out, "retention removed records up to {}", report.removed)?;
+    }
+    if let Some(key) = report.key.filter(|key| *key != keys.newest().id()) {
+        writeln!(
+            out,
+            "it ends under the key {key}; the newest of the key file, {}, is not begun in it: if it was once, the trail was cut back by somebody who has the older",
+            keys.newest().id()
+        )?;
     }
     if let Some(beside) = report.beside {
         writeln!(
