@@ -35,7 +35,8 @@ pub struct DirEntry {
 
 /// A place where files live. All paths are as the caller gave them; nothing is resolved.
 pub trait Media: Send + Sync + fmt::Debug {
-    /// Creates `dir` and what is missing above it, each synced into its parent.
+    /// Creates `dir` and what is missing above it. Their own entries are durable then, whoever made them; other entries of the directories above are
+    /// synced by [`Media::sync_dir`] alone.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Opens an existing file for reading.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>>;

@@ -11,7 +11,8 @@
 //! - **Kill** ([`SimMedia::kill`]): handles and locks die, the page cache stays, as after `kill -9`.
 //! - **Cut at a call** ([`SimMedia::cut_at_call`]): the power goes while the n-th call is under way, which
 //!   may have had any part of its effect; stores into maps from then on are lost, and all calls fail
-//!   until [`SimMedia::power_cut`] decides what survived.
+//!   until [`SimMedia::power_cut`] decides what survived. Or it was the process alone that ended there: [`SimMedia::kill`]
+//!   then keeps all that was written, a rename whose directory was not synced among it, for the next process to find.
 //! - **Failed calls** ([`Fault`]): the n-th of some calls fails with an error. A failed sync has the kernel's
 //!   habit: some of the dirty sectors reached the disk, and *all* of the pages count as clean. They
 //!   are readable until the power goes; a later sync succeeds without writing them, unless a call
@@ -263,9 +264,10 @@ impl SimMedia {
         self.state.lock().power_cut(seed);
     }
 
-    /// The process ends without a word and another may start: all that was written stays.
+    /// The process ends without a word and another may start: all that was written stays. Where [`SimMedia::cut_at_call`] has struck, the
+    /// process ended at that call, and the power stayed.
     pub fn kill(&self) {
-        self.state.lock().detach();
+        self.state.lock().kill();
     }
 
     /// The power goes during the `n`-th call from now on (1: the next).
@@ -274,7 +276,7 @@ impl SimMedia {
         state.cut_at = Some(state.calls + n.max(1));
     }
 
-    /// Whether the power is out: [`SimMedia::cut_at_call`] has struck, and no [`SimMedia::power_cut`] since.
+    /// Whether [`SimMedia::cut_at_call`] has struck, and no [`SimMedia::power_cut`] or [`SimMedia::kill`] came since.
     #[must_use]
     pub fn is_down(&self) -> bool {
         self.state.lock().down

@@ -405,6 +405,12 @@ impl State {
         self.sweep();
     }
 
+    /// The process ends; the power stays.
+    pub(super) fn kill(&mut self) {
+        self.detach();
+        self.down = false;
+    }
+
     /// The power goes.
     pub(super) fn go_down(&mut self) -> io::Error {
         self.detach();
@@ -590,9 +596,15 @@ impl State {
                 node: Node::Dir,
             }),
         }
-        if let Some(parent) = dir.parent() {
-            self.sync_dir(parent)?;
-        }
+        // Its own entry, as the trait has it: of what else was changed in the directory above nothing is promised.
+        let durable = &mut self.durable;
+        self.pending.retain(|op| {
+            let own = matches!(op, DirOp::Link { path, .. } if path == dir);
+            if own {
+                op.apply(durable);
+            }
+            !own
+        });
         Ok(())
     }
 

@@ -388,6 +388,31 @@ fn a_cut_at_a_call_fails_it_and_all_after_it_and_freezes_the_bytes() {
     }
 }
 
+/// What a power cut may take back, the next process finds first: where the call that was cut was one of the process, not of the power.
+#[test]
+fn a_kill_at_a_call_keeps_all_that_was_written_for_a_later_power_cut_to_take() {
+    let mut taken_back = 0;
+    for seed in 0..SEEDS {
+        let media = medium();
+        let file = media.create(p("d/t"), 0).unwrap();
+        file.write_all_at(b"synced", 0).unwrap();
+        file.sync().unwrap();
+        media.sync_dir(p("d")).unwrap();
+        media.cut_at_call(2);
+        media.rename(p("d/t"), p("d/f")).unwrap();
+        media.sync_dir(p("d")).unwrap_err();
+        assert!(media.is_down());
+        media.kill();
+        assert!(!media.is_down());
+        file.sync().unwrap_err();
+        assert_eq!(media.read(p("d/f")).unwrap(), b"synced");
+        media.power_cut(seed);
+        taken_back += u32::from(exists(&media, "d/t"));
+        assert!(exists(&media, "d/t") != exists(&media, "d/f"));
+    }
+    assert!(taken_back > 0);
+}
+
 #[test]
 fn write_back_makes_bytes_durable_without_a_sync() {
     let mut seen = BTreeSet::new();
