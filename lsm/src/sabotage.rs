@@ -17,6 +17,8 @@ pub const INPUTS_REMOVED_BEFORE_EDIT: Switch = Switch(32);
 pub const FLUSHED_TOO_HIGH: Switch = Switch(64);
 pub const SNAPSHOTS_IGNORED: Switch = Switch(128);
 pub const CONDITION_NOT_RECHECKED: Switch = Switch(256);
+pub const FOUND_COUNTS_AS_DURABLE: Switch = Switch(512);
+pub const REMOVAL_NOT_SYNCED: Switch = Switch(1024);
 
 #[cfg(feature = "sabotage")]
 mod imp {

@@ -71,4 +71,6 @@ broken_externally! {
     a_table_installed_before_the_external_log_is_synced_is_caught: TABLE_BEFORE_LOG,
     a_flushed_position_too_high_is_caught: FLUSHED_TOO_HIGH,
     a_directory_of_a_checkpoint_that_is_not_synced_is_caught: DIR_NOT_SYNCED,
+    a_manifest_that_was_found_and_counts_as_durable_is_caught: FOUND_COUNTS_AS_DURABLE,
+    a_removal_that_was_found_and_not_synced_is_caught: REMOVAL_NOT_SYNCED,
 }

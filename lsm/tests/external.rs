@@ -48,9 +48,12 @@ fn after_a_power_cut_tables_hold_whole_entries_and_none_that_the_log_lost() {
             "checkpoint",
             "checkpoint waits for the log",
             "cut while opening",
+            "ended while removing",
             "flush",
             "flush waits for the log",
             "held for the log",
+            "killed at a call",
+            "opened on a full disk",
             "power cut at a call",
             "refused",
         ] {
@@ -138,6 +141,95 @@ fn nothing_goes_into_tables_above_what_the_external_log_has_synced() {
         (get(&store, "b").as_deref(), get(&store, "c")),
         (Some("2"), None)
     );
+}
+
+/// The process was killed before the manifest's record was synced, and the disk was full at the next open: what the record said counted as durable, the log forgot
+/// it, and the power took the record.
+#[test]
+fn u2_what_an_open_without_room_found_is_not_durable_before_a_manifest_stands() {
+    let mut found = 0;
+    for at in 1.. {
+        let media = SimMedia::new(at);
+        let store = open(&media, DIR);
+        put(&store, 1, "a", "1");
+        store.note_log_synced(place(1).1);
+        store.flush().unwrap();
+        put(&store, 2, "b", "2");
+        store.note_log_synced(place(2).1);
+        media.cut_at_call(at);
+        let flushed = store.flush();
+        if !media.is_down() {
+            flushed.unwrap();
+            break;
+        }
+        media.kill();
+        drop(store);
+        let killed = media;
+        for seed in 0..16 {
+            let media = killed.fork(seed);
+            media.set_capacity(Some(media.used_bytes()));
+            let store = open(&media, DIR);
+            let (durable, visible) = (store.durable(), SeqNo(store.visible().0));
+            found += u32::from(visible == place(2).1);
+            media.power_cut(seed);
+            drop(store);
+            media.set_capacity(None);
+            let store = open(&media, DIR);
+            assert!(
+                store.durable() >= durable,
+                "killed at call {at}, seed {seed}: the log has forgotten what is below SeqNo {durable}"
+            );
+            assert!(durable < visible, "there was no room for a manifest");
+        }
+        // With room it is durable by the next flush.
+        let media = killed;
+        media.set_capacity(Some(media.used_bytes()));
+        let store = open(&media, DIR);
+        media.set_capacity(None);
+        let next = (store.visible().0 >> 10) + 1;
+        put(&store, next, "c", "3");
+        store.note_log_synced(place(next).1);
+        store.flush().unwrap();
+        assert_eq!(store.durable(), place(next).1);
+    }
+    assert!(found > 0, "the record was never seen");
+}
+
+/// CP2: `CURRENT` was removed by a process that was killed, the tables by the next one; the power gave `CURRENT` back, and it led to nothing.
+#[test]
+fn cp2_a_removal_that_was_cut_short_is_durable_before_it_goes_on() {
+    let checkpoint = Path::new(CHECKPOINT);
+    let mut cut_short = 0;
+    for at in 1.. {
+        let media = SimMedia::new(at);
+        let store = open(&media, DIR);
+        put(&store, 1, "a", "1");
+        store.note_log_synced(place(1).1);
+        store.checkpoint(checkpoint).unwrap();
+        drop(store);
+        media.cut_at_call(at);
+        let _ = remove_checkpoint(&media, checkpoint);
+        if !media.is_down() {
+            break;
+        }
+        media.kill();
+        let current = checkpoint.join("tables/CURRENT");
+        cut_short += u32::from(media.read(&current).is_err());
+        let killed = media;
+        for cut in 1..16 {
+            for seed in 0..8 {
+                let media = killed.fork(seed);
+                media.cut_at_call(cut);
+                let _ = remove_checkpoint(&media.clone(), checkpoint);
+                media.power_cut(seed);
+                if media.read(&current).is_ok() {
+                    let store = open(&media, CHECKPOINT);
+                    assert_eq!(get(&store, "a").as_deref(), Some("1"));
+                }
+            }
+        }
+    }
+    assert!(cut_short > 1, "{cut_short}");
 }
 
 #[test]

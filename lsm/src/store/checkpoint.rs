@@ -3,7 +3,8 @@
 //! - CP1: it holds everything below [`Checkpoint::end`] and nothing above: what was visible when it was asked for is flushed first, and tables
 //!   hold whole entries.
 //! - CP2: it is complete exactly when its `CURRENT` is there, which is made last, after what it leads to is durable. What a crash leaves of one
-//!   has none, and is removed by the next checkpoint there.
+//!   has none, and is removed by the next checkpoint there. What goes goes after `CURRENT` has gone for good: a removal that a killed process
+//!   left unsynced is synced before the next file.
 //! - CP3: tables never change, so nothing is copied; one that the store drops later lives on under its other name.
 
 use super::Inner;
@@ -32,7 +33,7 @@ pub fn remove_checkpoint(media: &dyn Media, dir: &Path) -> Result<(), StoreError
     if !there.map_err(|e| StoreError::io("looking for", &tables, e))? {
         return Ok(());
     }
-    let mut names: Vec<String> = media
+    let names: Vec<String> = media
         .list(&tables)
         .map_err(|e| StoreError::io("listing", &tables, e))?
         .into_iter()
@@ -42,24 +43,27 @@ pub fn remove_checkpoint(media: &dyn Media, dir: &Path) -> Result<(), StoreError
     if names.is_empty() {
         return Ok(());
     }
-    names.sort_by_key(|name| name != CURRENT);
-    for (i, name) in names.iter().enumerate() {
+    let remove = |name: &str| {
         let path = tables.join(name);
         match media.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("removing", &path, error));
+                Err(StoreError::io("removing", &path, error))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        if i == 0 {
-            media
-                .sync_dir(&tables)
-                .map_err(|e| StoreError::io("syncing", &tables, e))?;
-        }
+    };
+    let sync = || {
+        media
+            .sync_dir(&tables)
+            .map_err(|e| StoreError::io("syncing", &tables, e))
+    };
+    let here = names.iter().any(|name| name == CURRENT);
+    remove(CURRENT)?;
+    if here || !sabotage::on(sabotage::REMOVAL_NOT_SYNCED) {
+        sync()?;
     }
-    media
-        .sync_dir(&tables)
-        .map_err(|e| StoreError::io("syncing", &tables, e))
+    names.iter().try_for_each(|name| remove(name))?;
+    sync()
 }
 
 impl Inner {

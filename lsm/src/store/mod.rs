@@ -299,7 +299,8 @@ impl Store {
         }
     }
 
-    /// Everything below is in tables, durably: an external log is needed from here on.
+    /// Everything below is in tables, durably: an external log is needed from here on. After an open that had no room for a manifest it is where
+    /// the store began, until a flush or a compaction has found room.
     #[must_use]
     pub fn durable(&self) -> SeqNo {
         SeqNo(self.inner.durable.load(Ordering::Acquire))

@@ -3,7 +3,8 @@
 //! - U1: nothing is removed, released or flushed before what was read is known to be whole: every table named is there, and
 //!   the log holds what is not in tables.
 //! - U2: what the manifest says is made durable anew (A3) before anything is done on its account. Without room for that
-//!   the store opens all the same: nothing is removed, and the first flush tries again.
+//!   the store opens all the same: nothing is removed, the first flush tries again, and until a manifest stands nothing counts as
+//!   durable but what was there when the store was made; so no external log forgets what the power may take back.
 //! - U3: replay begins at the flushed LSN. Its memory is bounded as a running store's: full memtables are frozen, and
 //!   flushed here where more of them pile up than may.
 //! - U4: a table that is damaged does not keep the store from opening; reads of its keys, and compactions that need it,
@@ -18,6 +19,7 @@ use crate::batch::{BATCH_FORMAT, BatchError, BatchReader};
 use crate::levels::{Levels, LiveTable};
 use crate::manifest::{FileKind, Manifest, file_kind, table_name};
 use crate::memtable::Blank;
+use crate::sabotage;
 use crate::sequencer::Sequencer;
 use crate::snapshot::Snapshots;
 use crate::table::{BlockCache, Table, TableContext, TableError, TableOptions};
@@ -82,7 +84,7 @@ impl Inner {
         let (manifest, entries) = Inner::list(dir, &options, beginning)?;
         let flushed = manifest.listed().flushed;
         let journal = Journal::External(External::new(flushed, lock));
-        let (inner, durable) = Inner::on_tables(dir, options, journal, external.id, manifest)?;
+        let (inner, durable) = Inner::on_tables(dir, options, journal, beginning, manifest)?;
         if durable {
             inner.remove_leftovers(&entries);
         }
@@ -128,7 +130,7 @@ impl Inner {
             });
         }
         let journal = Journal::Own(log.clone());
-        let (inner, durable) = Inner::on_tables(dir, options, journal, log.log_id(), manifest)?;
+        let (inner, durable) = Inner::on_tables(dir, options, journal, beginning, manifest)?;
         if durable {
             inner.remove_leftovers(&entries);
         }
@@ -151,14 +153,14 @@ impl Inner {
         dir: &Path,
         options: StoreOptions,
         journal: Journal,
-        id: LogId,
+        beginning: Beginning,
         mut manifest: Manifest,
     ) -> Result<(Inner, bool), OpenError> {
         let tables = dir.join(TABLES);
         let flushed = manifest.listed().flushed;
         let context = TableContext {
             media: options.log.media.clone(),
-            log: id,
+            log: beginning.id,
             cache: Arc::new(BlockCache::new(options.cache_bytes)),
         };
         let levels = open_tables(&context, &tables, &manifest)?;
@@ -172,6 +174,10 @@ impl Inner {
             ..TableOptions::default()
         };
         let durable = renew(&mut manifest, &tables)?;
+        let durable_to = match durable || sabotage::on(sabotage::FOUND_COUNTS_AS_DURABLE) {
+            true => flushed,
+            false => beginning.base.min(flushed),
+        };
         let inner = Inner {
             dir: dir.to_owned(),
             tables,
@@ -188,7 +194,7 @@ impl Inner {
             }),
             chunks,
             sequencer: Sequencer::new(flushed),
-            durable: flushed.0.into(),
+            durable: durable_to.0.into(),
             snapshots: Snapshots::new(flushed),
             room: Arc::new(Room::default()),
             counters: super::Counters::default(),

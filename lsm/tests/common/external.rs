@@ -67,6 +67,8 @@ struct World {
     log: Vec<Entry>,
     synced: usize,
     counter: u64,
+    /// What the store said is durable: its caller forgets what is below.
+    forgotten: SeqNo,
     /// Paths taken, so that a run that tests nothing shows.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -88,6 +90,7 @@ impl World {
             log: Vec::new(),
             synced: 0,
             counter: 0,
+            forgotten: ID.base,
             seen: BTreeMap::new(),
         }
     }
@@ -131,6 +134,23 @@ impl World {
         n
     }
 
+    /// Remembers what the store says is durable.
+    fn note(&mut self, store: &Store) {
+        self.forgotten = self.forgotten.max(store.durable());
+    }
+
+    /// The power goes, or the process is killed, at the call where the medium went if it did.
+    fn end(&mut self, power: bool) {
+        match power {
+            true => {
+                let seed = self.rng.next_u64();
+                self.media.power_cut(seed);
+            }
+            false => self.media.kill(),
+        }
+        self.media.heal();
+    }
+
     /// Opens, checks, and applies again what the tables lack.
     fn open(&mut self) {
         if self.rng.chance(4) {
@@ -140,13 +160,34 @@ impl World {
                 assert!(self.media.is_down(), "refused: {error}");
                 self.saw("cut while opening");
             }
-            let seed = self.rng.next_u64();
-            self.media.power_cut(seed);
-            self.media.heal();
+            let power = self.rng.chance(2);
+            self.end(power);
+        }
+        if self.rng.chance(6) {
+            // With the disk full; then the power goes.
+            let used = self.media.used_bytes();
+            self.media.set_capacity(Some(used));
+            if let Ok(store) = self.open_at(DIR) {
+                self.saw("opened on a full disk");
+                self.note(&store);
+                self.media.set_capacity(None);
+                if self.rng.chance(2) {
+                    store.step();
+                    self.note(&store);
+                }
+                self.end(true);
+            }
+            self.media.set_capacity(None);
         }
         let store = self.open_at(DIR).expect("opens");
         let durable = store.durable();
         assert_eq!(durable, SeqNo(store.visible().0));
+        assert!(
+            durable >= self.forgotten,
+            "the tables end at SeqNo {durable}, and were said to be durable up to {}",
+            self.forgotten
+        );
+        self.note(&store);
         let from = self.judge(&store, durable, "after a restart");
         if from < self.log.len() {
             self.saw("applied again");
@@ -267,6 +308,27 @@ impl World {
         }
     }
 
+    /// Removes a checkpoint, in two processes that end on the way.
+    fn removal(&mut self) {
+        for _ in 0..2 {
+            let n = 3 + self.rng.below(4);
+            self.media.cut_at_call(n);
+            let media = self.media.clone();
+            let removed = remove_checkpoint(&media, Path::new(CHECKPOINT));
+            if !self.media.is_down() {
+                removed.expect("removed");
+                self.media.heal();
+                return;
+            }
+            self.saw("ended while removing");
+            let power = self.rng.chance(2);
+            self.crash(power);
+            if self.media.is_down() {
+                return;
+            }
+        }
+    }
+
     /// What is there of a checkpoint is nothing, or opens as the state at its end.
     fn check_checkpoint(&mut self, want: Option<SeqNo>) {
         let current = Path::new(CHECKPOINT).join("tables/CURRENT");
@@ -286,17 +348,13 @@ impl World {
     }
 
     fn crash(&mut self, power: bool) {
+        self.end(power);
         if power {
-            let seed = self.rng.next_u64();
-            self.media.power_cut(seed);
             let keep =
                 self.synced + self.rng.below((self.log.len() - self.synced + 1) as u64) as usize;
             self.log.truncate(keep);
-        } else {
-            self.media.kill();
         }
         self.store = None;
-        self.media.heal();
         self.synced = self.synced.min(self.log.len());
         self.check_checkpoint(None);
         // Of a checkpoint only synced entries may be in it: those that are lost would be in no log.
@@ -305,10 +363,15 @@ impl World {
 
     fn turn(&mut self) {
         if self.media.is_down() {
-            self.saw("power cut at a call");
-            return self.crash(true);
+            let power = self.rng.chance(2);
+            self.saw(match power {
+                true => "power cut at a call",
+                false => "killed at a call",
+            });
+            return self.crash(power);
         }
         let store = self.store.clone().expect("open");
+        self.note(&store);
         match self.rng.below(100) {
             0..60 => self.entry(),
             60..72 => self.sync(),
@@ -322,7 +385,8 @@ impl World {
                 Err(StoreError::Busy) => self.saw("flush waits for the log"),
                 Err(error) => assert!(self.media.is_down(), "flush: {error}"),
             },
-            86..90 => self.checkpoint(),
+            86..88 => self.checkpoint(),
+            88..90 => self.removal(),
             90..93 => {
                 let n = 1 + self.rng.below(30);
                 self.media.cut_at_call(n);

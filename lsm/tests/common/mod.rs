@@ -405,8 +405,13 @@ impl World {
                 assert!(self.media.is_down(), "refused: {error}");
             }
             self.store = None;
-            let seed = self.rng.next_u64();
-            self.media.power_cut(seed);
+            // Or the process ended there, and the next one finds what it left.
+            if self.rng.chance(2) {
+                self.media.kill();
+            } else {
+                let seed = self.rng.next_u64();
+                self.media.power_cut(seed);
+            }
             self.media.heal();
         }
         self.open()
@@ -471,12 +476,13 @@ impl World {
     pub fn kill(&mut self) {
         self.crashes += 1;
         self.say(|| "kill".to_owned());
+        let at_a_call = self.media.is_down();
         self.media.kill();
         self.let_go();
         self.media.heal();
         self.media.set_capacity(None);
-        // What was published survives the process (W1).
-        let least = if self.open_at_last() {
+        // What was published survives the process (W1). Behind the call at which it ended it published nothing, whatever its writers were told.
+        let least = if self.open_at_last() || at_a_call {
             self.synced
         } else {
             self.writes.len()
@@ -542,7 +548,10 @@ impl World {
 
     pub fn turn(&mut self) {
         if self.media.is_down() {
-            return self.power_cut();
+            return match self.rng.chance(2) {
+                true => self.power_cut(),
+                false => self.kill(),
+            };
         }
         match self.rng.below(100) {
             0..50 => self.write(),
