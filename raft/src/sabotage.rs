@@ -74,6 +74,10 @@ pub enum Sabotage {
     NameNotSynced,
     /// State machine on the store: files that arrive are believed.
     HashNotChecked,
+    /// State machine on the store: what a killed process left under a name is built on before the name is on the disk.
+    FoundNotSynced,
+    /// State machine on the store: what an attempt before received counts as written.
+    ArrivedNotRewritten,
     /// Locks: the last token is not kept.
     LockTokenReused,
     /// Locks: who waits is not kept.
@@ -106,6 +110,8 @@ pub const MACHINE: &[Sabotage] = &[
     Sabotage::CommitSplit,
     Sabotage::NameNotSynced,
     Sabotage::HashNotChecked,
+    Sabotage::FoundNotSynced,
+    Sabotage::ArrivedNotRewritten,
 ];
 
 /// Those of log storage, which `tests/log_storage.rs` must catch.

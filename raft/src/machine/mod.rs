@@ -6,6 +6,9 @@
 //!   installed by one durable change of the file `STORE`, which names the directory. Before that the state is the old one, behind it the new
 //!   one, whole.
 //! - LM3: the runtime hands in only entries that its own log has synced; so no table is ever ahead of that log (L3).
+//! - LM4: which store is the state stands on the disk before anything is done on account of it: a process that was killed may have left a `STORE` that
+//!   the next loss of power takes back, and with it what replaced the other store. So an open syncs the directory before it reads it; and where
+//!   it is not known which of the two `STORE` names, nothing gathers in either until the next open.
 //!
 //! ```text
 //! DIR/STORE           "store-a" or "store-b", a blank, the crc32 of the name as 8 hex digits, a newline
@@ -183,6 +186,8 @@ pub struct LsmMachine<A> {
     places: Arc<Mutex<Places>>,
     hashes: Hashes,
     slots: Arc<Mutex<BTreeSet<usize>>>,
+    /// What was being installed when `STORE` could not be replaced, or perhaps was (LM4).
+    doubtful: Option<Box<Incoming>>,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -266,6 +271,9 @@ impl<A: Application> LsmMachine<A> {
         let media = options.log.media.clone();
         media.create_dir_all(dir).map_err(failed(DOING))?;
         let lock = media.lock(&dir.join("LOCK")).map_err(failed(DOING))?;
+        if !sabotage::on(Sabotage::FoundNotSynced) {
+            media.sync_dir(dir).map_err(failed(DOING))?;
+        }
         let name = match read_name(&*media, dir)? {
             Some(name) => name,
             None => {
@@ -294,6 +302,7 @@ impl<A: Application> LsmMachine<A> {
             })),
             hashes: Hashes::default(),
             slots: Arc::default(),
+            doubtful: None,
             _lock: lock,
         };
         machine.replaced()?;
@@ -446,14 +455,17 @@ impl<A: Application> StateMachine for LsmMachine<A> {
         let next = open_store(&staging, self.id, &self.options)?;
         if next.durable() < place(meta.last.index.next())? {
             let why = format!(
-                "it stands for {}, and holds entries below SeqNo {}",
+                "it stands for {}, and holds entries below SeqNo {} durably",
                 meta.last,
                 next.durable()
             );
             return Err(MachineError::new(DOING, why));
         }
         let name = staging.file_name().unwrap_or_default().to_string_lossy();
-        write_name(&*self.options.log.media, &self.dir, &name).map_err(failed(DOING))?;
+        if let Err(error) = write_name(&*self.options.log.media, &self.dir, &name) {
+            self.doubtful = Some(arrived);
+            return Err(MachineError::new(DOING, error));
+        }
         let before = self.store.swap(Arc::new(next));
         {
             let mut places = self.places.lock();

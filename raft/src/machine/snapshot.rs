@@ -9,6 +9,8 @@
 //! - SN3: which files an attempt was about stands in `FILES`, so that a partial file of another snapshot is never continued.
 //! - SN4 (E2): names come from a peer: only those that a store's tables have are taken, each once.
 //! - SN5: files gather for one snapshot at a time: none begins while another that has arrived is there to be installed.
+//! - SN6: what was received before this attempt is written again before it is synced: a sync of then may have failed, and the page cache be right where the
+//!   disk is not (W6). After a sync of this attempt's that failed the file is removed. What was linked is a table of the store, synced when it was made.
 //!
 //! ```text
 //! FILES  magic "ESKRSNAP", format u32 (1), crc32 of what follows; then of each file: name (length u32, text), length u64, hash u64
@@ -47,15 +49,32 @@ fn invalid(what: impl Into<String>) -> io::Error {
 fn hash(file: &dyn MediaFile) -> io::Result<u64> {
     let len = file.len()?;
     let mut hasher = Xxh3::new();
+    read_pieces(file, len, |piece, _| {
+        hasher.update(piece);
+        Ok(())
+    })?;
+    Ok(hasher.digest().max(1))
+}
+
+/// Writes the first `len` bytes again as they are read (SN6).
+fn rewrite(file: &dyn MediaFile, len: u64) -> io::Result<()> {
+    read_pieces(file, len, |piece, at| file.write_all_at(piece, at))
+}
+
+fn read_pieces(
+    file: &dyn MediaFile,
+    len: u64,
+    mut each: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
     let mut buf = vec![0; READ_BYTES];
     let mut at = 0;
     while at < len {
         let piece = (len - at).min(READ_BYTES as u64) as usize;
         file.read_exact_at(&mut buf[..piece], at)?;
-        hasher.update(&buf[..piece]);
+        each(&buf[..piece], at)?;
         at += piece as u64;
     }
-    Ok(hasher.digest().max(1))
+    Ok(())
 }
 
 fn is_table(name: &str) -> bool {
@@ -193,15 +212,21 @@ pub(super) struct StagingDir {
 }
 
 impl StagingDir {
-    /// Links the tables of the store that runs which the snapshot has too. Their names are the same: a table's checksums are bound to
-    /// its number.
-    fn link_equal(&self, current: &Path, to: &Path, files: &[SnapshotFile]) -> io::Result<()> {
+    /// Links the tables of the store that runs which the snapshot has too, in place of what is there of them; gives their names. They are the same:
+    /// a table's checksums are bound to its number.
+    fn link_equal<'a>(
+        &self,
+        current: &Path,
+        to: &Path,
+        files: &'a [SnapshotFile],
+    ) -> io::Result<BTreeSet<&'a str>> {
         let from = current.join(TABLES);
         let listed = self.media.list(&from)?;
+        let mut linked = BTreeSet::new();
         for file in files.iter().filter(|f| f.check != 0 && is_table(&f.name)) {
             let here = |e: &&DirEntry| (&e.name, e.len) == (&file.name, file.len);
             let (path, target) = (from.join(&file.name), to.join(&file.name));
-            if !listed.iter().any(|e| here(&e)) || self.media.exists(&target)? {
+            if !listed.iter().any(|e| here(&e)) {
                 continue;
             }
             let known = self.hashes.lock().get(&file.name).copied();
@@ -216,12 +241,16 @@ impl StagingDir {
             if found != file.check {
                 continue;
             }
+            // One that is there may be the same file, which is not to be written again.
+            remove(&*self.media, &target)?;
             match self.media.hard_link(&path, &target) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
+                Ok(()) => drop(linked.insert(file.name.as_str())),
+                // Compacted away meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
             }
         }
-        Ok(())
+        Ok(linked)
     }
 
     /// What an attempt before was about.
@@ -326,8 +355,8 @@ impl Staging for StagingDir {
         // Before a byte of a new one: what is there is of this one, or gone.
         self.media.sync_dir(&tables)?;
         self.note(&dir, files)?;
-        self.link_equal(&current, &tables, files)?;
-        let mut held = Vec::new();
+        let linked = self.link_equal(&current, &tables, files)?;
+        let (mut held, mut before) = (Vec::new(), Vec::new());
         for file in files {
             let path = tables.join(&file.name);
             let there = match self.media.exists(&path)? {
@@ -337,7 +366,12 @@ impl Staging for StagingDir {
             if there > file.len {
                 remove(&*self.media, &path)?;
             }
-            held.push(if there > file.len { 0 } else { there });
+            let there = if there > file.len { 0 } else { there };
+            held.push(there);
+            before.push(match linked.contains(&*file.name) {
+                true => 0,
+                false => there,
+            });
         }
         Ok(Box::new(Incoming {
             media: self.media.clone(),
@@ -345,6 +379,7 @@ impl Staging for StagingDir {
             files: files.to_vec(),
             checked: vec![false; held.len()],
             held,
+            before,
             open: None,
             whole: false,
             _token: token,
@@ -359,6 +394,8 @@ pub(super) struct Incoming {
     pub dir: PathBuf,
     files: Vec<SnapshotFile>,
     held: Vec<u64>,
+    /// Bytes that an attempt before received (SN6).
+    before: Vec<u64>,
     /// Right and synced.
     checked: Vec<bool>,
     open: Option<(usize, Arc<dyn MediaFile>)>,
@@ -380,16 +417,26 @@ impl Incoming {
         let open = self.media.open_rw(&path)?;
         let unchecked = file.check == 0 || sabotage::on(Sabotage::HashNotChecked);
         if open.len()? != file.len || !(unchecked || hash(&*open)? == file.check) {
-            self.held[at] = 0;
-            remove(&*self.media, &path)?;
-            return Err(invalid(format!(
-                "{} did not arrive as it was sent",
-                file.name
-            )));
+            let why = format!("{} did not arrive as it was sent", file.name);
+            self.forget(at)?;
+            return Err(invalid(why));
         }
-        open.sync()?;
+        let before = match sabotage::on(Sabotage::ArrivedNotRewritten) {
+            true => 0,
+            false => self.before[at],
+        };
+        if let Err(error) = rewrite(&*open, before).and_then(|()| open.sync()) {
+            self.forget(at)?;
+            return Err(error);
+        }
         self.checked[at] = true;
         Ok(())
+    }
+
+    /// Removes a file, so that it is fetched again.
+    fn forget(&mut self, at: usize) -> io::Result<()> {
+        (self.held[at], self.before[at]) = (0, 0);
+        remove(&*self.media, &self.path(at))
     }
 }
 

@@ -50,7 +50,9 @@ pub use recover::{RecoverError, Recovery};
 pub use session::{REPLIES_KEPT_MAX, REPLY_KEPT_MAX, SERIALS_MAX, SESSIONS_MAX, WINDOW};
 pub use status::{StageCounts, Status};
 
-use crate::core::{Abstain, Body, Core, Entry, HardState, LogView, Restored, SnapshotMeta, Write};
+use crate::core::{
+    Abstain, Body, Core, Entry, HardState, Index, LogView, Restored, SnapshotMeta, Write,
+};
 use crate::log::{LogStore, Recovered};
 use crate::transport::{Content, Inbound, Sender, Transport};
 use apply::Applier;
@@ -98,6 +100,7 @@ fn restore(
     log: &mut dyn LogStore,
     recovered: Recovered,
     applied: &SnapshotMeta,
+    durable: Index,
 ) -> Result<Restored, StartError> {
     let tail = config.options.core.tail_bytes_max;
     let mut hard = recovered.hard;
@@ -111,7 +114,14 @@ fn restore(
         )));
     }
     if applied.last.index > last || !view.holds(applied.last) {
-        // A crash between the installation of a snapshot and the log's note of it (DK3).
+        // A crash between the installation of a snapshot and the log's note of it (DK3). The log must not begin behind a state that the next loss of
+        // power takes back.
+        if durable < applied.last.index {
+            return Err(StartError::Mismatch(format!(
+                "the state machine holds entries up to {}, of which those up to {durable} are durable, and the log must begin anew behind it: make room on its disk",
+                applied.last.index
+            )));
+        }
         tracing::info!(applied = %applied.last, "the log begins anew behind the state machine");
         let mut writes = vec![Write::Snapshot(applied.clone())];
         if hard.term < applied.last.term {
@@ -135,6 +145,43 @@ fn restore(
         committed: applied.last.index,
         abstain,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{LogId, Membership, NodeId, Term};
+    use crate::log::MemoryDisk;
+
+    /// A state that the next loss of power may take back is nothing for a log to begin behind.
+    #[test]
+    fn the_log_begins_anew_only_behind_a_durable_state() {
+        let applied = SnapshotMeta {
+            last: LogId {
+                term: Term(1),
+                index: Index(9),
+            },
+            membership: Membership::of([NodeId(1)]),
+        };
+        let disk = MemoryDisk::new();
+        let begin = |durable| {
+            let (mut log, recovered) = disk.open(1 << 20);
+            let config = NodeConfig {
+                cluster: 1,
+                group: 1,
+                node: NodeId(1),
+                first: None,
+                options: NodeOptions::default(),
+            };
+            restore(&config, &mut log, recovered, &applied, Index(durable))
+        };
+        let refused = begin(8);
+        assert!(matches!(refused, Err(StartError::Mismatch(_))));
+        assert_eq!(disk.open(1 << 20).1.log.base(), LogId::default());
+        assert!(begin(9).is_ok());
+        disk.lose_power();
+        assert_eq!(disk.open(1 << 20).1.log.base(), applied.last);
+    }
 }
 
 impl Node {
@@ -185,7 +232,7 @@ impl Node {
         let applier = Applier::new(machine, shared.clone(), reader.clone(), &first)?;
         let (applied, durable) = (applier.applied.clone(), applier.durable());
         let readmits = recovered.abstain != Abstain::Always;
-        let restored = restore(&config, &mut *log, recovered, &applied)?;
+        let restored = restore(&config, &mut *log, recovered, &applied, durable)?;
         // The log may have begun anew, behind a snapshot that was installed.
         if incarnation(&restored.log, me.disk)? != chosen {
             return Err(StartError::Mismatch(format!(

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 
 mod cluster;
+mod killed;
 #[path = "../support/nodes.rs"]
 mod nodes;
 mod world;
@@ -58,6 +59,7 @@ fn after_a_crash_the_state_is_as_of_a_commit_and_commands_take_effect_once() {
     let paths = [
         "applied again",
         "cut while opening",
+        "killed at a call",
         "power cut at a call",
         "snapshot",
     ];
@@ -70,6 +72,8 @@ fn a_snapshot_arrives_whole_over_any_link_and_is_installed_at_once_or_not_at_all
         "a file was resumed",
         "a file was there already",
         "a spoiled file was noticed",
+        "a sync failed",
+        "killed on the way",
         "power cut on the way",
         "power cut while installing",
         "the link was cut",

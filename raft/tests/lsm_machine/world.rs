@@ -7,7 +7,7 @@ use esker_raft::machine::{Application, Effects, LsmMachine, StateReader};
 use esker_raft::runtime::{Arriving, Command, MachineError, SnapshotSource, StateMachine};
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
-use esker_wal::media::sim::{SimMedia, SimRng};
+use esker_wal::media::sim::{CallKind, Fault, SimMedia, SimRng};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -137,6 +137,8 @@ pub struct World {
     /// Commands, and what each answered.
     pub log: Vec<(Todo, Vec<u8>)>,
     pub applied: usize,
+    /// What the machine said is durable: the log may have forgotten it.
+    pub forgotten: Index,
     /// Nothing is compacted.
     pub quiet: bool,
     pub seen: Seen,
@@ -151,6 +153,7 @@ impl World {
             machine: None,
             log: Vec::new(),
             applied: 0,
+            forgotten: Index(0),
             quiet: false,
             seen: Seen::new(),
         }
@@ -208,15 +211,42 @@ impl World {
                 assert!(self.media.is_down(), "refused: {error}");
                 self.saw("cut while opening");
             }
-            self.machine = None;
-            let seed = self.rng.next_u64();
-            self.media.power_cut(seed);
-            self.media.heal();
+            self.end();
         }
         self.try_open().expect("opens");
         self.applied = self.judge();
         // What is durable is what is found, as nothing was applied since.
         assert!(self.machine().durable() >= Index(self.applied as u64));
+        self.note();
+    }
+
+    /// Remembers what the machine says is durable, and that what it said before is there.
+    fn note(&mut self) {
+        let (durable, before) = (self.machine().durable(), self.forgotten);
+        assert!(
+            durable >= before,
+            "durable up to {durable}, and up to {before} before"
+        );
+        self.forgotten = durable;
+    }
+
+    /// The power goes, or the process is killed: at the call where the medium went, if it did. Whether it was the power.
+    fn end(&mut self) -> bool {
+        let power = self.rng.chance(2);
+        self.end_by(power);
+        power
+    }
+
+    fn end_by(&mut self, power: bool) {
+        match power {
+            true => {
+                let seed = self.rng.next_u64();
+                self.media.power_cut(seed);
+            }
+            false => self.media.kill(),
+        }
+        self.media.heal();
+        self.machine = None;
     }
 
     fn key(&mut self) -> String {
@@ -229,8 +259,11 @@ impl World {
             1..4 => Todo::First(self.key()),
             4..8 => Todo::Count(format!("n{}", self.rng.below(4))),
             _ => {
-                let len = self.rng.below(200) as usize;
-                Todo::Put(self.key(), "v".repeat(len))
+                // Nothing that compresses: tables have several sectors.
+                let words = self.rng.below(12);
+                let value = (0..words).map(|_| format!("{:016x}", self.rng.next_u64()));
+                let value = value.collect();
+                Todo::Put(self.key(), value)
             }
         }
     }
@@ -276,15 +309,7 @@ impl World {
     }
 
     pub fn crash(&mut self, power: bool) {
-        match power {
-            true => {
-                let seed = self.rng.next_u64();
-                self.media.power_cut(seed);
-            }
-            false => self.media.kill(),
-        }
-        self.machine = None;
-        self.media.heal();
+        self.end_by(power);
         let before = self.applied;
         self.open();
         if self.applied < before {
@@ -299,10 +324,15 @@ pub fn run(seed: u64) -> Seen {
     world.open();
     for _ in 0..60 {
         if world.media.is_down() {
-            world.saw("power cut at a call");
-            world.crash(true);
+            let power = world.rng.chance(2);
+            world.saw(match power {
+                true => "power cut at a call",
+                false => "killed at a call",
+            });
+            world.crash(power);
             continue;
         }
+        world.note();
         match world.rng.below(20) {
             0..12 => {
                 let n = 1 + world.rng.below(8);
@@ -360,22 +390,55 @@ pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
     from.catch_up();
     while from.machine().store().step() {}
     let down = |to: &mut World| {
-        to.saw("power cut on the way");
-        let seed = to.rng.next_u64();
-        to.media.power_cut(seed);
-        to.media.heal();
-        to.machine = None;
+        let power = to.end();
+        to.saw(match power {
+            true => "power cut on the way",
+            false => "killed on the way",
+        });
         to.try_open().expect("opens");
-        content(&to.machine().reader()).expect("readable")
+        let found = content(&to.machine().reader()).expect("readable");
+        to.note();
+        if !power && !to.rng.chance(4) {
+            // What was found stays.
+            to.end_by(true);
+            to.try_open().expect("opens");
+            assert!(content(&to.machine().reader()).expect("readable") == found);
+            to.note();
+        }
+        found
     };
     'again: loop {
+        let mut failing = false;
+        to.media.heal();
         if rough && to.rng.chance(2) {
             let n = 1 + to.rng.below(120);
             to.media.cut_at_call(n);
+        } else if rough && to.rng.chance(4) {
+            let kind = [CallKind::SyncFile, CallKind::SyncDir][to.rng.below(2) as usize];
+            let n = 1 + to.rng.below(6);
+            to.media.fail(Fault::nth(n).of(kind));
+            if to.rng.chance(2) {
+                // What it left can't be removed.
+                let remove = Fault::nth(1).of(CallKind::Remove).on("tables");
+                to.media.fail(remove.times(u64::MAX));
+            }
+            failing = true;
         }
+        // Of a failed call the next attempt knows nothing, and the next process even less.
+        let failed = |to: &mut World| {
+            to.saw("a sync failed");
+            to.media.heal();
+            if to.rng.chance(2) {
+                assert!(down(to) == old);
+            }
+        };
         let staging = to.machine().staging();
         let mut arriving: Box<dyn Arriving> = match staging.begin(&files) {
             Ok(arriving) => arriving,
+            Err(_) if failing => {
+                failed(to);
+                continue;
+            }
             Err(error) => {
                 assert!(to.media.is_down(), "begin: {error}");
                 assert!(down(to) == old);
@@ -401,9 +464,11 @@ pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
                 if let Err(error) = arriving.write(at, &piece) {
                     if to.media.is_down() {
                         assert!(down(to) == old);
-                    } else {
-                        assert!(error.to_string().contains("as it was sent"), "{error}");
+                    } else if error.to_string().contains("as it was sent") {
                         to.saw("a spoiled file was noticed");
+                    } else {
+                        assert!(failing, "{error}");
+                        failed(to);
                     }
                     continue 'again;
                 }
@@ -416,17 +481,30 @@ pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
         if let Err(error) = arriving.finish() {
             if to.media.is_down() {
                 assert!(down(to) == old);
-            } else {
-                assert!(error.to_string().contains("as it was sent"), "{error}");
+            } else if !error.to_string().contains("as it was sent") {
+                assert!(failing, "{error}");
+                failed(to);
             }
             continue;
+        }
+        if rough && !to.media.is_down() {
+            to.media.heal();
+            match to.rng.below(4) {
+                0 => to.media.cut_at_call(1 + to.rng.below(40)),
+                1 => {
+                    let n = 1 + to.rng.below(6);
+                    to.media.fail(Fault::nth(n).of(CallKind::SyncDir));
+                    failing = true;
+                }
+                _ => {}
+            }
         }
         match to.machine().install(arriving, &meta(applied)) {
             Ok(()) => break,
             Err(error) => {
-                assert!(to.media.is_down(), "install: {error}");
+                assert!(to.media.is_down() || failing, "install: {error}");
                 to.saw("power cut while installing");
-                // Old or new, whole.
+                // Old or new, whole. (An error of the machine ends its process.)
                 let found = down(to);
                 if found == new {
                     to.saw("it was installed");
@@ -438,7 +516,9 @@ pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
     }
     if rough {
         // It is durable.
-        let found = down(to);
+        to.end_by(true);
+        to.try_open().expect("opens");
+        let found = content(&to.machine().reader()).expect("readable");
         assert!(found == new, "an installed snapshot was lost");
     }
     to.log = from.log[..applied as usize].to_vec();
