@@ -17,6 +17,9 @@
 //! - D4: a role of primary names the epoch number it was promoted to. Where the log's own number is
 //!   lower, the promotion was cut short after D3's record and before the epoch began; it is finished
 //!   by [`crate::resume_promotion`] before anything is written.
+//! - D5: what is found has its name on the disk before anything is built on it: a process that was killed may have left a `kind`, `node` or
+//!   `role` that the next loss of power takes back, from under the store that was made beside it or the epoch that was taken up. So
+//!   the directory is synced before anything in it is read; and after a replacement that failed a role is written again whatever it is.
 
 use esker_wal::NodeId;
 use esker_wal::media::real::RealMedia;
@@ -120,6 +123,14 @@ pub enum DataDirError {
     },
 }
 
+/// The role as it was recorded last.
+#[derive(Debug)]
+struct KnownRole {
+    record: Option<RoleRecord>,
+    /// A replacement failed since: another may stand in the file (D5).
+    doubtful: bool,
+}
+
 /// An open data directory; holds its lock.
 #[derive(Debug)]
 pub struct DataDir {
@@ -127,7 +138,7 @@ pub struct DataDir {
     media: Arc<dyn Media>,
     node: NodeId,
     created: bool,
-    role: Mutex<Option<RoleRecord>>,
+    role: Mutex<KnownRole>,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -174,6 +185,8 @@ impl DataDir {
                 source,
             }
         })?;
+        // D5.
+        media.sync_dir(dir).map_err(io("syncing", dir))?;
         for name in entries.iter().map(|e| &e.name) {
             if ["kind.tmp", "node.tmp", "role.tmp"].contains(&name.as_str()) {
                 let path = dir.join(name);
@@ -209,7 +222,10 @@ impl DataDir {
             media,
             node,
             created: !complete,
-            role: Mutex::new(role),
+            role: Mutex::new(KnownRole {
+                record: role,
+                doubtful: false,
+            }),
             _lock: lock,
         })
     }
@@ -245,17 +261,21 @@ impl DataDir {
     /// The durable role; `None` before the first.
     #[must_use]
     pub fn role(&self) -> Option<RoleRecord> {
-        *self.role.lock()
+        self.role.lock().record
     }
 
     /// Records a role; durable on return. Take it up only afterwards.
     pub fn set_role(&self, record: RoleRecord) -> Result<(), DataDirError> {
         // Held across the write: two records must reach the disk in the order they are kept in memory.
         let mut role = self.role.lock();
-        if *role != Some(record) {
+        if role.doubtful || role.record != Some(record) {
             let line = format!("role {} epoch {}", record.role.as_str(), record.epoch);
+            role.doubtful = true;
             replace(&*self.media, &self.dir, "role", &line)?;
-            *role = Some(record);
+            *role = KnownRole {
+                record: Some(record),
+                doubtful: false,
+            };
         }
         Ok(())
     }
@@ -388,6 +408,7 @@ fn replace(media: &dyn Media, dir: &Path, name: &str, line: &str) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use esker_wal::media::sim::{CallKind, Fault, SimMedia};
     use std::fs;
 
     fn temp(name: &str) -> PathBuf {
@@ -470,5 +491,62 @@ mod tests {
         fs::write(dir.join("kind.tmp"), "esker").unwrap();
         assert_eq!(DataDir::open(&dir).unwrap().node(), node);
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    const DIR: &str = "data";
+
+    fn open(media: &SimMedia) -> Result<DataDir, DataDirError> {
+        DataDir::open_on(Path::new(DIR), Arc::new(media.clone()))
+    }
+
+    /// The process is killed at each call in turn. What the next one finds stays, whatever the power takes; and with a store beside it, the directory opens.
+    #[test]
+    fn d5_what_an_open_finds_is_there_after_the_power() {
+        let mut found = [0; 2];
+        for at in 1.. {
+            let killed = SimMedia::new(at);
+            let role = RoleRecord {
+                role: Role::Primary,
+                epoch: 2,
+            };
+            killed.cut_at_call(at);
+            drop(open(&killed).and_then(|data| data.set_role(role)));
+            if !killed.is_down() {
+                break;
+            }
+            killed.kill();
+            for seed in 0..16 {
+                let media = killed.fork(seed);
+                let data = open(&media).unwrap();
+                let (node, role) = (data.node(), data.role());
+                found[0] += u32::from(!data.created());
+                found[1] += u32::from(role.is_some());
+                // A store is made beside it, and goes its own ways.
+                media.create_dir_all(&Path::new(DIR).join("log")).unwrap();
+                media.power_cut(seed);
+                drop(data);
+                let data = open(&media).unwrap_or_else(|e| panic!("call {at}, seed {seed}: {e}"));
+                assert_eq!(data.node(), node, "call {at}, seed {seed}");
+                assert_eq!(data.role(), role, "call {at}, seed {seed}");
+            }
+        }
+        assert!(found.iter().all(|n| *n > 16), "{found:?}");
+    }
+
+    /// The role that could not be recorded stood in the file; the one of before was not written again, as it was known to stand there.
+    #[test]
+    fn d5_a_role_is_durable_once_set_role_has_succeeded_whatever_failed_before() {
+        let media = SimMedia::new(1);
+        let role = |role, epoch| RoleRecord { role, epoch };
+        let (replica, primary) = (role(Role::Replica, 1), role(Role::Primary, 2));
+        let data = open(&media).unwrap();
+        data.set_role(replica).unwrap();
+        media.fail(Fault::nth(1).of(CallKind::SyncDir));
+        data.set_role(primary).unwrap_err();
+        assert_eq!(data.role(), Some(replica));
+        data.set_role(replica).unwrap();
+        media.kill();
+        drop(data);
+        assert_eq!(open(&media).unwrap().role(), Some(replica));
     }
 }

@@ -41,6 +41,8 @@ use esker_raft::runtime::{
 };
 use esker_raft::transport::zmq::Keys;
 use esker_wal::LogId;
+use esker_wal::media::Media as _;
+use esker_wal::media::real::RealMedia;
 use front::{Front, Shared};
 use members::MembersPort;
 use std::collections::BTreeMap;
@@ -247,7 +249,9 @@ impl RaftServer {
             options.allow_remote_plaintext,
         )?;
         let endpoint = members.endpoint().to_owned();
-        std::fs::create_dir_all(dir).map_err(|source| RaftStartError::Directory {
+        // With its entry in the directory above: what is acknowledged lies in it.
+        let made = RealMedia::default().create_dir_all(dir);
+        made.map_err(|source| RaftStartError::Directory {
             dir: dir.clone(),
             source,
         })?;
