@@ -245,6 +245,12 @@ impl Keyring {
             source,
         };
         let text = std::fs::read_to_string(path).map_err(failed)?;
+        // Who made or replaced it may have been killed before its name was on the disk, and a trail is about to be written with the keys. A
+        // directory that can't be synced was not changed by us.
+        match sync_dir(path) {
+            Err(e) if NOT_OURS.contains(&e.kind()) => {}
+            other => other.map_err(failed)?,
+        }
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt as _;
@@ -322,6 +328,13 @@ impl Keyring {
         })
     }
 }
+
+/// Errors of syncing a directory that others keep, for this process to read at most.
+const NOT_OURS: [io::ErrorKind; 3] = [
+    io::ErrorKind::PermissionDenied,
+    io::ErrorKind::ReadOnlyFilesystem,
+    io::ErrorKind::InvalidInput,
+];
 
 /// Where a key file is written first.
 fn aside(path: &Path) -> PathBuf {

@@ -6,6 +6,8 @@
 //!   say. What does not is a finding; by default the first ends the opening, and nothing was changed (A1).
 //! - O3: with [`OnTamper::Continue`] the trail goes on: what follows in the live log is closed first, what does not is put aside, and what is missing is a gap. An identity that is
 //!   missing is made anew from what the other files say it is; where none of them does, it can't be continued: nobody could tell that what follows belongs to what is there.
+//! - O4: what is found has its name on the disk before anything is built on it: a process that was killed may have left `TRAIL`, `HEAD` or a closed file under a name, or removed
+//!   one, that the next loss of power takes back. So the directory is synced before it is listed.
 //!
 //! `TRAIL`, 64 bytes, little-endian: `ESKATRAI` (8), format 1 (4), zeros (4), identity (8), id of the key (8), keyed hash (32).
 
@@ -21,6 +23,7 @@ use crate::live;
 use crate::note::{self, CHECKPOINT, Checkpoint};
 use crate::policy::{OnTamper, Options};
 use crate::record::Severity;
+use crate::sabotage::{self, Sabotage};
 use crate::shared::{Shared, State};
 use crate::stats::Counters;
 use crate::trail::Opened;
@@ -224,6 +227,10 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         }),
         _ => io_error("locking", dir)(e),
     })?;
+    // O4. Contents are synced before a file gets its name (CL1, HE4), and `HEAD`'s slots are written anew below.
+    if !sabotage::on(Sabotage::FoundNotSynced) {
+        media.sync_dir(dir).map_err(io_error("syncing", dir))?;
+    }
     let names = closed_names(&*media, dir).map_err(io_error("listing", dir))?;
     let head = head::load(&*media, dir, &keys).map_err(io_error("reading", &dir.join(HEAD)))?;
     let beside = note::beside(&*media, dir, &keys);

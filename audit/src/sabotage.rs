@@ -20,11 +20,13 @@ pub enum Sabotage {
     NextKeyForgotten,
     /// Who waits for a sync waits in the group of a log that is no more (T4).
     GroupOutlivesLog,
+    /// What a killed process left under a name is built on before the name is on the disk (O4).
+    FoundNotSynced,
 }
 
 impl Sabotage {
     /// Those that one writer alone meets.
-    pub const ALONE: [Sabotage; 7] = [
+    pub const ALONE: [Sabotage; 8] = [
         Sabotage::NotSynced,
         Sabotage::ClosedNotSynced,
         Sabotage::HeadAhead,
@@ -32,6 +34,7 @@ impl Sabotage {
         Sabotage::GapForgotten,
         Sabotage::HeldTwice,
         Sabotage::NextKeyForgotten,
+        Sabotage::FoundNotSynced,
     ];
 }
 

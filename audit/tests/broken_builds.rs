@@ -9,7 +9,7 @@ use support::lives::run;
 use support::writers::round;
 
 /// Seeds within which each must be caught, by lives and by rounds.
-const WITHIN: u64 = 2000;
+const WITHIN: u64 = 5000;
 const ROUNDS: u64 = 20;
 
 #[test]

@@ -30,9 +30,3 @@ fn t1_what_was_acknowledged_survives_the_power_and_the_trail_is_whole() {
         "{acknowledged} records in {seeds} seeds"
     );
 }
-
-/// Two files were removed, and the power gave the older one back: what lay between was missing.
-#[test]
-fn u2_removals_reach_the_disk_in_order() {
-    run(3628);
-}

@@ -120,10 +120,21 @@ pub(crate) fn check(media: &SimMedia, keys: &Keyring, told: &Told, seed: u64) {
     }
 }
 
+/// The power goes, or the process is killed: at the call where the disk went, if it did.
+fn end(media: &SimMedia, rng: &mut StdRng) {
+    match rng.random_bool(0.5) {
+        true => media.power_cut(rng.random()),
+        false => media.kill(),
+    }
+}
+
 pub(crate) fn run(seed: u64) -> u64 {
     let mut rng = StdRng::seed_from_u64(seed);
     let media = SimMedia::new(seed);
-    media.write_back_one_in(rng.random_range(1..20));
+    // Where the kernel writes back of its own accord, what a process left unsynced is soon on the disk.
+    if rng.random_bool(0.5) {
+        media.write_back_one_in(rng.random_range(1..20));
+    }
     let mut keys = Keyring::of(Key::from_secret(rng.random()));
     let mut told = Told::default();
     let mut begun = false;
@@ -131,33 +142,54 @@ pub(crate) fn run(seed: u64) -> u64 {
         if rng.random_bool(0.7) {
             media.cut_at_call(rng.random_range(1..600));
         }
+        // A change of the directory whose sync fails, and then a kill.
+        let unsynced = rng.random_bool(0.2);
+        if unsynced {
+            media.fail(Fault::nth(rng.random_range(1..9)).of(CallKind::SyncDir));
+        }
         match Trail::open(Path::new(DIR), keys.clone(), options(&media, &mut rng)) {
             Ok((trail, opened)) => {
                 begun = true;
                 assert_eq!(opened.findings, [], "seed {seed}");
                 live(&trail, &mut keys, &mut told, &media, &mut rng);
-                if rng.random_bool(0.4) {
+                let unsynced = !media.is_down() && rng.random_bool(0.3);
+                if unsynced {
+                    media.fail(Fault::nth(1).of(CallKind::SyncDir));
+                    match rng.random_bool(0.5) {
+                        true => drop(trail.rotate()),
+                        false => drop(trail.clean()),
+                    }
+                } else if rng.random_bool(0.4) {
                     drop(trail.close());
                 }
-                match media.is_down() || rng.random_bool(0.5) {
-                    true => media.power_cut(rng.random()),
-                    false => media.kill(),
+                match unsynced {
+                    true => media.kill(),
+                    false => end(&media, &mut rng),
                 }
                 drop(trail);
             }
             Err(e) => {
-                assert!(media.is_down(), "seed {seed}: {e}");
-                media.power_cut(rng.random());
+                assert!(media.is_down() || unsynced, "seed {seed}: {e}");
+                end(&media, &mut rng);
             }
         }
         media.heal();
         if begun {
-            // It must open, and go on.
-            let (trail, opened) =
-                Trail::open(Path::new(DIR), keys.clone(), options(&media, &mut rng)).unwrap();
-            assert_eq!(opened.findings, [], "seed {seed}");
-            assert!(told.write(&trail, &mut rng), "seed {seed}");
-            check(&media, &keys, &told, seed);
+            // It must open, and go on; and what it found stays, and what it built on that.
+            for last in [false, true] {
+                let (trail, opened) =
+                    Trail::open(Path::new(DIR), keys.clone(), options(&media, &mut rng)).unwrap();
+                assert_eq!(opened.findings, [], "seed {seed}");
+                assert!(told.write(&trail, &mut rng), "seed {seed}");
+                check(&media, &keys, &told, seed);
+                if last || rng.random_bool(0.5) {
+                    break;
+                }
+                if rng.random_bool(0.5) {
+                    drop(trail.clean());
+                }
+                media.power_cut(rng.random());
+            }
         }
     }
     told.synced.len() as u64
