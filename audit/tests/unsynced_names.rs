@@ -88,18 +88,6 @@ fn act(media: &SimMedia, act: impl Fn(&Trail)) {
     }
 }
 
-/// A closed file lost its name after those before it were removed: the chain began nowhere.
-#[test]
-fn o4_what_is_removed_on_account_of_a_closed_file_goes_after_its_name_is_durable() {
-    let found = killed_then_cut(
-        &written(1, 4),
-        |media| act(media, |trail| drop(trail.rotate())),
-        |trail| drop(trail.clean()),
-        |media| closed(media).len() == 2,
-    );
-    assert!(found > 1, "{found}");
-}
-
 /// One file was removed by a process that was killed, the next by the one after it; the power gave the older one back alone.
 #[test]
 fn o4_u2_removals_of_two_processes_reach_the_disk_in_order() {
