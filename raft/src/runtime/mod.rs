@@ -147,43 +147,6 @@ fn restore(
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{LogId, Membership, NodeId, Term};
-    use crate::log::MemoryDisk;
-
-    /// A state that the next loss of power may take back is nothing for a log to begin behind.
-    #[test]
-    fn the_log_begins_anew_only_behind_a_durable_state() {
-        let applied = SnapshotMeta {
-            last: LogId {
-                term: Term(1),
-                index: Index(9),
-            },
-            membership: Membership::of([NodeId(1)]),
-        };
-        let disk = MemoryDisk::new();
-        let begin = |durable| {
-            let (mut log, recovered) = disk.open(1 << 20);
-            let config = NodeConfig {
-                cluster: 1,
-                group: 1,
-                node: NodeId(1),
-                first: None,
-                options: NodeOptions::default(),
-            };
-            restore(&config, &mut log, recovered, &applied, Index(durable))
-        };
-        let refused = begin(8);
-        assert!(matches!(refused, Err(StartError::Mismatch(_))));
-        assert_eq!(disk.open(1 << 20).1.log.base(), LogId::default());
-        assert!(begin(9).is_ok());
-        disk.lose_power();
-        assert_eq!(disk.open(1 << 20).1.log.base(), applied.last);
-    }
-}
-
 impl Node {
     /// Starts a node on a log that was just opened and a state machine; `connect` makes its transport, which gives what arrives to the
     /// [`Inbound`].
@@ -384,4 +347,41 @@ fn inbound(
             _ => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{LogId, Membership, NodeId, Term};
+    use crate::log::MemoryDisk;
+
+    /// A state that the next loss of power may take back is nothing for a log to begin behind.
+    #[test]
+    fn the_log_begins_anew_only_behind_a_durable_state() {
+        let applied = SnapshotMeta {
+            last: LogId {
+                term: Term(1),
+                index: Index(9),
+            },
+            membership: Membership::of([NodeId(1)]),
+        };
+        let disk = MemoryDisk::new();
+        let begin = |durable| {
+            let (mut log, recovered) = disk.open(1 << 20);
+            let config = NodeConfig {
+                cluster: 1,
+                group: 1,
+                node: NodeId(1),
+                first: None,
+                options: NodeOptions::default(),
+            };
+            restore(&config, &mut log, recovered, &applied, Index(durable))
+        };
+        let refused = begin(8);
+        assert!(matches!(refused, Err(StartError::Mismatch(_))));
+        assert_eq!(disk.open(1 << 20).1.log.base(), LogId::default());
+        assert!(begin(9).is_ok());
+        disk.lose_power();
+        assert_eq!(disk.open(1 << 20).1.log.base(), applied.last);
+    }
 }
