@@ -263,7 +263,8 @@ impl Sessions {
         records: &mut Vec<Record>,
     ) {
         if let Some(session) = self.sessions.get_mut(&request.session) {
-            let fits = reply.len() <= REPLY_KEPT_MAX.min(REPLIES_KEPT_MAX - self.held.bytes);
+            let fits =
+                reply.len() <= REPLY_KEPT_MAX.min(REPLIES_KEPT_MAX.saturating_sub(self.held.bytes));
             let kept = fits.then(|| reply.clone());
             self.held.add(kept.as_ref());
             let mut value = at.0.to_le_bytes().to_vec();
@@ -434,6 +435,22 @@ mod tests {
             (sessions.close(Index(9), id, &mut Vec::new())).expect("it was open");
         }
         assert_eq!(sessions, Sessions::default());
+    }
+
+    /// SE4, E2: records may hold more than is kept today, as those of a build without the bound may.
+    #[test]
+    fn records_with_more_replies_than_are_kept_load_and_nothing_more_is_kept() {
+        let mut sessions = Sessions::default();
+        let mut value = 1_u64.to_le_bytes().to_vec();
+        value.push(1);
+        value.resize(9 + REPLIES_KEPT_MAX + 1, 7);
+        assert_eq!(sessions.load(&reply_key(5, 1), &value.into()), Ok(true));
+        let fields = [1_000_000_u64, 100, 1].map(u64::to_le_bytes).concat();
+        assert_eq!(sessions.load(&session_key(5), &fields.into()), Ok(true));
+        let next = command(5, 2, 1);
+        assert!(run(&mut sessions, &next, &mut Vec::new()).is_ok());
+        let again = run(&mut sessions, &next, &mut Vec::new());
+        assert!(matches!(again, Err(ProposeError::Committed { .. })));
     }
 
     /// SE4.
