@@ -5,7 +5,7 @@
 //! take short turns, each time in another order. Before and after each turn of ours the nodes are asked how many groups their logs
 //! have written, and how many syncs those took: the two have to be the same.
 //!
-//! Clients of etcd share connections, 16 each, as its protocol is meant. Ours take turns in both ways: a connection each, and sharing as those do.
+//! Clients of etcd and of ours take turns in both ways: a connection each, and 16 on one, as etcd's protocol is meant.
 
 use super::log::{OURS, Process, Samples, case_result, print_case, write};
 use super::{Machine, installed, output_of};
@@ -45,8 +45,12 @@ pub struct Raft {
 const VALUE_BYTES: usize = 256;
 const NODES: usize = 3;
 const OPENRAFT: &str = "openraft on fjall";
-/// Ours, with clients that share connections.
-const SHARED: &str = "Esker, shared";
+const ETCD: &str = "etcd";
+/// (cluster, its name with clients that share connections, the protocol of those).
+const SHARED: [(&str, &str, &str); 2] = [
+    (OURS, "Esker, shared", "resp-shared"),
+    (ETCD, "etcd, shared", "etcd-shared"),
+];
 
 /// The processes of a cluster. Dropped, they are killed.
 struct Cluster {
@@ -162,7 +166,7 @@ fn etcd_nodes(dir: &Path) -> Outcome<Cluster> {
         nodes.push(spawn(command, &dir.join(format!("etcd-{at}.out")))?);
     }
     Ok(Cluster {
-        name: "etcd",
+        name: ETCD,
         protocol: "etcd",
         endpoints: clients
             .iter()
@@ -284,7 +288,7 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
     if wanted(OURS) {
         clusters.push(raft_nodes(dir)?);
     }
-    if etcd && wanted("etcd") {
+    if etcd && wanted(ETCD) {
         clusters.push(etcd_nodes(dir)?);
     }
     if wanted(OPENRAFT) {
@@ -292,15 +296,13 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
     }
     for (at, cluster) in clusters.iter().enumerate() {
         sides.push((cluster.name, at, cluster.protocol));
-        if cluster.name == OURS {
-            sides.push((SHARED, at, "resp-shared"));
-        }
+        let shared = SHARED.iter().find(|(name, ..)| *name == cluster.name);
+        sides.extend(shared.map(|(_, name, protocol)| (*name, at, *protocol)));
     }
     let about = [
         format!("{OURS}: raft-node, defaults; RESP, a connection per client"),
-        format!("{SHARED}: the same nodes; RESP, 16 clients per connection, as etcd's"),
         format!(
-            "etcd: {}, defaults; gRPC, 16 clients per connection",
+            "{ETCD}: {}, defaults; gRPC, a connection per client",
             output_of("etcd", &["--version"])
                 .lines()
                 .next()
@@ -309,6 +311,7 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
         format!(
             "{OPENRAFT}: 0.10.0-alpha.37, a log on fjall with persist(SyncAll) per group of appends, the state in memory; RESP, a connection per client"
         ),
+        "shared: the same nodes, 16 clients per connection".to_owned(),
     ];
     about.iter().for_each(|line| println!("{line}"));
     let rounds = options
@@ -324,7 +327,7 @@ fn run(options: &Raft, programs: &Path, etcd: bool, machine: &Machine, dir: &Pat
         let load = programs.join("cluster-load");
         // One client shares with nobody.
         let sides: Vec<_> = (sides.iter())
-            .filter(|(name, ..)| clients > 1 || *name != SHARED)
+            .filter(|(name, ..)| clients > 1 || SHARED.iter().all(|(_, shared, _)| name != shared))
             .collect();
         let mut samples: Vec<Samples> = sides.iter().map(|_| Samples::default()).collect();
         let mut loads = Vec::new();

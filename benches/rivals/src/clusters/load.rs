@@ -1,16 +1,16 @@
 //! The client of `cargo xtask bench raft`: the same program puts into every cluster, so many clients at once, each with one put under way.
 //!
-//! `cluster-load resp|resp-shared|etcd ENDPOINTS CLIENTS BYTES` finds the leader, connects, says `{}`, and takes commands on its standard input:
+//! `cluster-load resp|resp-shared|etcd|etcd-shared ENDPOINTS CLIENTS BYTES` finds the leader, connects, says `{}`, and takes commands on its standard input:
 //!
 //! | command | what | answer |
 //! |---|---|---|
 //! | `turn MILLIS` | puts for so long | `puts`, `nanos` |
 //! | `end` | | percentiles of all turns |
 //!
-//! Each client has a key of its own and writes it again and again; all run on one thread. With `resp` each client has a connection; with
-//! `etcd` up to 16 share one, which is how its protocol is meant (HTTP/2) and what suited it best. With `resp-shared` as many share one of RESP: a
-//! put is written when it comes, with those that have come meanwhile, and replies are told in the order of the puts, as clients of Redis do that
-//! multiplex (pipelining).
+//! Each client has a key of its own and writes it again and again; all run on one thread. With `resp` and `etcd` each client has a connection. With
+//! `etcd-shared` up to 16 share one, which is how its protocol is meant (HTTP/2) and what suits it best. With `resp-shared` as many share one of
+//! RESP: a put is written when it comes, with those that have come meanwhile, and replies are told in the order of the puts, as clients of Redis
+//! do that multiplex (pipelining).
 #![allow(clippy::print_stdout, reason = "it answers on standard output")]
 
 use etcd_client::{Client, KvClient};
@@ -195,8 +195,8 @@ async fn connect(
                 let request = set(&key);
                 Backend::Shared { asks, request }
             }
-            "etcd" => {
-                if client % SHARE == 0 {
+            "etcd" | "etcd-shared" => {
+                if kind == "etcd" || client % SHARE == 0 {
                     shared = Some(Client::connect([endpoint], None).await?);
                 }
                 let kv = shared.as_ref().expect("made above").kv_client();
@@ -248,7 +248,9 @@ async fn turn(
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().collect();
     let [_, kind, endpoints, clients, bytes] = &args[..] else {
-        return Err("cluster-load resp|resp-shared|etcd ENDPOINTS CLIENTS BYTES".into());
+        return Err(
+            "cluster-load resp|resp-shared|etcd|etcd-shared ENDPOINTS CLIENTS BYTES".into(),
+        );
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
