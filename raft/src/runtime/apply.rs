@@ -243,7 +243,8 @@ impl Applier {
             applied.extend_from_slice(&self.time.to_le_bytes());
             records.push((Bytes::from_static(APPLIED), Some(applied.into())));
             self.machine.commit(self.applied.last.index, records)?;
-            for (replier, outcome) in told {
+            // The last first: who waits for several in their order is woken once, when it has them all, and not for one after the other.
+            for (replier, outcome) in told.into_iter().rev() {
                 replier.tell(&self.shared, outcome);
             }
         }
