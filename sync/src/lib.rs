@@ -22,6 +22,7 @@
 //! | [`oneshot`] | one value for one waiter | what is proposed to Raft |
 //! | [`positions`] | a position below which things are gone, and holds that keep it down | readers and slots of the log |
 //! | [`stop`] | hierarchical stop signal | every worker |
+//! | [`wanted`] | who brings something need not say so to who will look by itself | requests to a Raft node |
 //! | [`interrupt`] | ends one thread's waits | a reader that tails the log |
 //! | [`workers`] | named threads that are joined, panics reported | every component with threads |
 #![deny(unsafe_code)]
@@ -44,6 +45,7 @@ pub mod skiplist;
 pub mod span;
 pub mod stop;
 pub mod tail;
+pub mod wanted;
 pub mod watermark;
 #[cfg(not(esker_loom))]
 pub mod workers;

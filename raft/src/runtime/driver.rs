@@ -2,7 +2,8 @@
 //!
 //! - DR1: it never blocks: it does no I/O that waits, and waits for no other thread. What takes time is done by others, who report.
 //! - DR2: whatever has gathered is taken together: proposals become one append. While a leader's disk has one group to sync and another to write, and
-//!   answers, requests gather: they would be synced no sooner. Where the log never waits they gather while something is being applied.
+//!   answers, requests gather: they would be synced no sooner. Where the log never waits they gather while a group is being applied and another waits
+//!   for that. Who brings a request meanwhile need not say so: the end of what they gather for is what takes them.
 //! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
@@ -42,7 +43,7 @@ use std::time::{Duration, Instant};
 
 /// Taken of each queue in one turn, at most.
 const TURN_MAX: usize = 1024;
-/// Groups that the disk has not synced, from which requests gather; and how long they do at most, as for a disk that hangs.
+/// Groups that the disk has not synced, or that are not applied, from which requests gather; and how long they do at most, as for a disk that hangs.
 const GATHER_FROM: usize = 2;
 const GATHER_TIME_MAX: Duration = Duration::from_millis(2);
 
@@ -89,6 +90,8 @@ pub(super) struct Driver {
     ripening: BTreeMap<(Index, Token), Promise<Result<Index, ReadError>>>,
     /// At the leader.
     forwarded: HashMap<u64, Forwarded>,
+    /// Who puts a request in line before this says nothing (DR2).
+    declined: Option<Instant>,
     /// Given to be applied up to here; applied; durable in the machine.
     given: Index,
     applied: Index,
@@ -145,6 +148,7 @@ impl Driver {
             appended: Appended::default(),
             ripening: BTreeMap::new(),
             forwarded: HashMap::new(),
+            declined: None,
             applying: VecDeque::new(),
             applying_bytes: 0,
             unsynced: VecDeque::new(),
@@ -199,12 +203,21 @@ impl Driver {
         }
         more |= left == 0;
         let now = Instant::now();
-        if !self.ended
-            && !self.gathers(now)
-            && let Ok(request) = self.queues.requests.try_recv()
-        {
-            self.requests(request);
-            more |= !self.queues.requests.is_empty() && !self.gathers(now);
+        if !self.ended && self.gathers(now).is_none() {
+            if self.declined.take().is_some() {
+                self.shared.wanted.accept();
+            }
+            if let Ok(request) = self.queues.requests.try_recv() {
+                self.requests(request);
+            }
+        }
+        match self.gathers(now) {
+            Some(until) if self.declined != Some(until) => {
+                self.declined = Some(until);
+                self.shared.wanted.decline(self.shared.nanos(until));
+            }
+            Some(_) => {}
+            None => more |= !self.queues.requests.is_empty(),
         }
         if now >= self.tick {
             // One, however many were missed: what was stopped for a while does not know that nobody spoke.
@@ -214,17 +227,16 @@ impl Driver {
         more && !self.ended
     }
 
-    /// DR2. What the disk reports is followed by another turn, and so is what was applied.
-    fn gathers(&self, now: Instant) -> bool {
+    /// DR2: whether requests gather, and until when at most. What the disk reports is followed by another turn, and so is what was applied.
+    fn gathers(&self, now: Instant) -> Option<Instant> {
         let since = match self.queues.disk.never_waits() {
-            true => (self.applying.front()).map(|group| group.since),
-            false => self
-                .unsynced
-                .get(GATHER_FROM - 1)
-                .map(|_| self.unsynced[0].1),
+            true => (self.applying.get(GATHER_FROM - 1)).map(|_| self.applying[0].since),
+            false => (self.unsynced.get(GATHER_FROM - 1)).map(|_| self.unsynced[0].1),
         };
-        self.core.role() == RoleName::Leader
-            && since.is_some_and(|since| now.duration_since(since) < GATHER_TIME_MAX)
+        since
+            .filter(|_| self.core.role() == RoleName::Leader)
+            .map(|since| since + GATHER_TIME_MAX)
+            .filter(|until| now < *until)
     }
 
     fn step(&mut self, input: Input) {

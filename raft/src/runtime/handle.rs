@@ -132,11 +132,13 @@ impl NodeHandle {
         timeout: Option<Duration>,
         wait: bool,
     ) -> PendingReply {
-        let pending = self.enqueue(request, forward, timeout, wait);
+        let now = Instant::now();
+        let pending = self.enqueue(request, forward, now, timeout, wait);
         match wait {
-            true => self.shared.drive(),
+            // It may have waited for room.
+            true => self.shared.drive_requests(Instant::now()),
             // Who does not wait may have more.
-            false => self.shared.have_driven(),
+            false => self.shared.have_requests_driven(now),
         }
         pending
     }
@@ -146,6 +148,7 @@ impl NodeHandle {
         &self,
         request: request::Request,
         forward: bool,
+        now: Instant,
         timeout: Option<Duration>,
         wait: bool,
     ) -> PendingReply {
@@ -155,7 +158,7 @@ impl NodeHandle {
             return PendingReply { pending };
         }
         let timeout = timeout.unwrap_or(self.timeout);
-        let deadline = Instant::now() + timeout;
+        let deadline = now + timeout;
         let request = Request::Propose {
             request: request.encode(),
             promise,
@@ -185,12 +188,13 @@ impl NodeHandle {
     /// Proposes several, which are taken together, and returns at once; each is refused where too many requests wait.
     #[must_use]
     pub fn submit_all(&self, proposals: impl IntoIterator<Item = Proposal>) -> Vec<PendingReply> {
+        let now = Instant::now();
         let each = proposals.into_iter().map(|proposal| {
             let (forward, timeout) = (proposal.forward, proposal.timeout);
-            self.enqueue(request_of(proposal), forward, timeout, false)
+            self.enqueue(request_of(proposal), forward, now, timeout, false)
         });
         let pending = each.collect();
-        self.shared.drive();
+        self.shared.drive_requests(Instant::now());
         pending
     }
 
@@ -240,7 +244,7 @@ impl NodeHandle {
         {
             return Err(self.down().map_or(ReadError::TimedOut, ReadError::Down));
         }
-        self.shared.drive();
+        self.shared.drive_requests(Instant::now());
         match pending.wait(Some(timeout)) {
             Ok(result) => result,
             Err(NoValue::TimedOut) => Err(ReadError::TimedOut),
@@ -266,7 +270,7 @@ impl NodeHandle {
     pub fn status(&self) -> Option<Status> {
         let (promise, pending) = oneshot();
         self.shared.requests.send(Request::Status(promise)).ok()?;
-        self.shared.drive();
+        self.shared.drive_requests(Instant::now());
         pending.wait(None).ok()
     }
 
@@ -290,7 +294,7 @@ impl NodeHandle {
     fn ask(&self, request: Request) -> Result<(), ProposeError> {
         (self.shared.requests.send_timeout(request, self.timeout))
             .map_err(|_| self.not_appended("too many requests wait"))?;
-        self.shared.drive();
+        self.shared.drive_requests(Instant::now());
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crossbeam_channel::Sender as Channel;
 use esker_sync::baton::Baton;
 use esker_sync::bell::Bell;
 use esker_sync::oneshot::Promise;
+use esker_sync::wanted::Wanted;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -96,6 +97,9 @@ pub(super) struct Shared {
     pub(super) transport: OnceLock<Arc<dyn Transport>>,
     pub(super) events: Channel<Event>,
     pub(super) requests: Channel<Request>,
+    /// Whether who has put a request in line has it taken (DR2).
+    pub(super) wanted: Wanted,
+    started: Instant,
     /// Bytes of packets that wait for the driver.
     pub(super) packet_bytes: AtomicUsize,
     pub(super) disk_full: AtomicBool,
@@ -124,6 +128,8 @@ impl Shared {
             transport: OnceLock::new(),
             events,
             requests,
+            wanted: Wanted::default(),
+            started: Instant::now(),
             packet_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
             groups: AtomicU64::new(0),
@@ -142,6 +148,18 @@ impl Shared {
         self.drive();
     }
 
+    /// Time as `wanted` has it.
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        at.duration_since(self.started).as_nanos() as u64
+    }
+
+    /// Requests were put in line just before `now`: they are taken, unless the driver takes them later with those that come until then (DR2).
+    pub(super) fn drive_requests(&self, now: Instant) {
+        if self.wanted.is(self.nanos(now)) {
+            self.drive();
+        }
+    }
+
     /// Something was put into one of the driver's queues: it is taken at once, by this thread where no other is at it (DR6).
     pub(super) fn drive(&self) {
         if self.wheel.baton.arrive() {
@@ -149,9 +167,9 @@ impl Shared {
         }
     }
 
-    /// The same, by the driver's thread: for who has more to bring.
-    pub(super) fn have_driven(&self) {
-        if self.wheel.baton.arrive() {
+    /// The same for requests, by the driver's thread: for who has more to bring.
+    pub(super) fn have_requests_driven(&self, now: Instant) {
+        if self.wanted.is(self.nanos(now)) && self.wheel.baton.arrive() {
             self.hand_on();
         }
     }

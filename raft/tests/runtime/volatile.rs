@@ -74,6 +74,39 @@ fn commands_take_effect_once_while_leaders_change_and_a_member_takes_in_a_snapsh
     assert_eq!(member.machine.get(b"k7"), Some(big.into()));
 }
 
+/// DR2: who comes while requests gather wakes nobody; the end of what they gather for is what takes them. There is no tick that would help.
+#[test]
+fn what_gathers_is_taken_without_the_clock() {
+    let mut still = options();
+    still.tick = Duration::from_secs(3600);
+    still.disk_hang_max = still.tick;
+    let cluster = Cluster::of(1, still, true);
+    let handle = cluster.handle(1);
+    handle.campaign().expect("asked for");
+    cluster.leader();
+    for threads in [1, 3] {
+        let (done, all_done) = std::sync::mpsc::channel();
+        for _ in 0..threads {
+            let (handle, done) = (handle.clone(), done.clone());
+            // It is left behind where it is never answered.
+            std::thread::spawn(move || {
+                for _ in 0..2_000 {
+                    let some: Vec<_> = (0..8)
+                        .map(|_| handle.submit(Proposal::new("key=value")))
+                        .collect();
+                    for one in some {
+                        one.wait().expect("applied");
+                    }
+                }
+                let _ = done.send(());
+            });
+        }
+        for _ in 0..threads {
+            all_done.recv_timeout(LONG).expect("all are answered");
+        }
+    }
+}
+
 /// VL1: a node that starts anew is another disk under an old id: its acknowledgement counts for nothing.
 #[test]
 fn c2_a_node_that_starts_anew_has_no_voice_until_it_is_added_anew() {
