@@ -290,8 +290,15 @@ fn a_reload_takes_the_whole_file_or_nothing(place: &Place, program: &Program) {
         (bob.ask("AUTH bob pw-bob") == "+OK").then_some(())
     });
     assert_eq!(by_two.ask("PING"), "+PONG");
+    // Cut short: nobody is let in for that.
+    place.users("", 0o600);
+    let answer = by_two.ask("ACL LOAD");
+    assert!(answer.contains("no line for `default`"), "{answer}");
     // Off, where everybody may come in as default.
-    place.users("user ann off >pw-two\n", 0o600);
+    place.users(
+        "user ann off >pw-two\nuser default on nopass ~* +@all\n",
+        0o600,
+    );
     assert_eq!(by_two.ask("ACL LOAD"), "+OK");
     by_two.is_closed();
     let mut anyone = Client::connect(port).unwrap();
@@ -487,7 +494,10 @@ fn the_trail_names_who_has_authenticated() {
             (of("user.reload").len() == 3).then_some(())
         });
         // By a signal too it is the whole file or nothing.
-        place.users("user bob on >pw-bob ~* +@all\nuser ann on\n", 0o600);
+        place.users(
+            "user bob on >pw-bob ~* +@all\nuser ann on\nuser default off\n",
+            0o600,
+        );
         running.signal(Signal::HUP);
         eventually("the reload that fails", || {
             (of("user.reload").len() == 4).then_some(())

@@ -4,6 +4,8 @@
 //!   to write instead: Esker gives a user all keys and all commands, or nothing.
 //! - AF2: words of the file stand in no error: one could be a password that lacks its `>`.
 //! - AF3: a file that others may change is refused, and one with passwords that others may read.
+//! - AF4: a file says who `default` is. Without a line for it Redis lets everybody in, and so an empty file would, as one is that is being written, or was when
+//!   the power went.
 
 use super::{DEFAULT_USER, Digest, User};
 use std::collections::BTreeMap;
@@ -65,7 +67,7 @@ pub enum AclError {
     },
 }
 
-/// All users, by name; `default` is always there.
+/// All users, by name; `default` is there where they are of a whole file.
 #[derive(Debug)]
 pub(super) struct Users(BTreeMap<Arc<str>, User>);
 
@@ -114,6 +116,12 @@ pub(super) fn load(path: &Path) -> Result<Users, AclError> {
         line,
         why,
     })?;
+    if users.get(DEFAULT_USER).is_none() {
+        return Err(AclError::File {
+            path: path.to_owned(),
+            why: "it has no line for `default`, who is everybody that connects; write `user default off`, or `user default on nopass ~* &* +@all` if all are to be let in",
+        });
+    }
     if plain && mode & 0o004 != 0 {
         return Err(refused(
             "read the passwords in it",
@@ -201,7 +209,6 @@ fn parse(text: &str) -> Result<(Users, bool), (usize, String)> {
             ));
         }
     }
-    users.entry(DEFAULT_USER.into()).or_insert_with(User::open);
     Ok((Users(users), plain))
 }
 
@@ -449,8 +456,8 @@ mod tests {
     fn af3_a_file_that_others_may_read_or_change_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users.acl");
-        let plain = "user ann on >p ~* +@all\n".to_owned();
-        let hashed = format!("user ann on #{HASH} ~* +@all\n");
+        let plain = "user default on >p ~* +@all\n".to_owned();
+        let hashed = format!("user default on #{HASH} ~* +@all\n");
         for (text, mode, expected) in [
             (&plain, 0o600, None),
             (&plain, 0o640, None),

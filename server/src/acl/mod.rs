@@ -67,7 +67,7 @@ struct User {
 }
 
 impl User {
-    /// The default one, where nobody says anything of it.
+    /// The default one, where there is no file.
     fn open() -> User {
         User {
             on: true,
@@ -470,8 +470,7 @@ mod tests {
 
     #[test]
     fn au3_a_client_stays_as_long_as_it_would_be_let_in_as_it_was() {
-        let before =
-            "user ann on >a >b ~* +@all\nuser bob on nopass ~* +@all\nuser eve on >e ~* +@all\n";
+        let before = "user default on nopass ~* +@all\nuser ann on >a >b ~* +@all\nuser bob on nopass ~* +@all\nuser eve on >e ~* +@all\n";
         let (acl, mut file) = acl(before);
         let told = Arc::new(AtomicU64::new(0));
         let count = told.clone();
@@ -512,14 +511,31 @@ mod tests {
         // Who had not come in yet is not cut off, and may be let in by the change.
         let mut waiting = acl.arrives();
         assert_eq!(acl.passes(&mut waiting, &[b"GET"]), Passes::NotYet);
-        write(&mut file, "user ann on >b ~* +@all\n");
+        write(
+            &mut file,
+            "user ann on >b ~* +@all\nuser default on nopass ~* +@all\n",
+        );
         acl.reload().unwrap();
         assert_eq!(acl.passes(&mut waiting, &[b"GET"]), Passes::Yes);
     }
 
+    /// A file that is being written, or was when the power went.
+    #[test]
+    fn au3_no_beginning_of_a_file_lets_anybody_in_without_a_password() {
+        let whole = "# who may\nuser ann on >a ~* +@all\nuser default off\n";
+        let (acl, mut file) = acl(whole);
+        for len in 0..whole.len() {
+            write(&mut file, &whole[..len]);
+            let begun = acl.reload();
+            assert!(!acl.is_open(), "{:?}: {begun:?}", &whole[..len]);
+            let started = Acl::load(file.path());
+            assert!(started.is_err() || !started.unwrap().is_open());
+        }
+    }
+
     #[test]
     fn au2_nothing_that_is_shown_has_a_password() {
-        let (acl, _file) = acl("user ann on >hunter2 ~* +@all\n");
+        let (acl, _file) = acl("user ann on >hunter2 ~* +@all\nuser default off\n");
         let login = acl.check(b"ann", b"hunter2").unwrap();
         let shown = format!("{acl:?} {login:?} {:?}", acl.users.read());
         assert!(!shown.contains("hunter2"), "{shown}");
@@ -528,7 +544,7 @@ mod tests {
             acl.lines(),
             [
                 "user ann on #f52fbd32b2b3b86ff88ef6c490628285f482af15ddcb29541f94bcf526a3f6c7 ~* resetchannels +@all",
-                "user default on nopass ~* &* +@all"
+                "user default off resetchannels -@all"
             ]
         );
     }
