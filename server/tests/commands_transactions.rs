@@ -46,6 +46,26 @@ fn exec_is_one_frame() {
     assert_eq!(db.engine.store().log().stats().appends, before + 1);
 }
 
+/// As in Redis: one that can't be run is an end all the same.
+#[test]
+fn an_exec_with_arguments_ends_the_transaction_and_its_watches() {
+    const DISCARDED: &str =
+        "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
+    let db = Db::new();
+    let (mut a, mut b) = (db.client(), db.client());
+    a.says("MULTI", "+OK");
+    a.says("SET k 1", "+QUEUED");
+    a.says("EXEC now", DISCARDED);
+    a.says("EXEC", "-ERR EXEC without MULTI");
+    a.says("GET k", "$-1");
+    a.says("WATCH k", "+OK");
+    a.says("EXEC now", DISCARDED);
+    b.says("SET k 2", "+OK");
+    a.says("MULTI", "+OK");
+    a.says("GET k", "+QUEUED");
+    a.says("EXEC", "*1~$1~2");
+}
+
 #[test]
 fn a_refused_command_aborts_exec() {
     let db = Db::new();

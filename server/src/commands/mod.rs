@@ -48,6 +48,10 @@ pub fn execute(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Flow {
     let mark = out.len();
     let spec = match table::resolve(argv) {
         Ok(spec) => spec,
+        Err(text) if args::is(argv[0], "exec") => {
+            transactions::discarded(ctx, text, out);
+            return Flow::Done;
+        }
         Err(text) => {
             ctx.session.tx.refused();
             refuse(text, out);

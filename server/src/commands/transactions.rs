@@ -229,6 +229,14 @@ pub(super) fn discard(ctx: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Contro
     Ok(Flow::Done)
 }
 
+/// Answers an EXEC that can't be run for what it says itself: as in Redis it is the end of MULTI and of all WATCHes.
+pub(super) fn discarded(ctx: &mut Ctx<'_>, why: Vec<u8>, out: &mut Reply) {
+    forget(ctx);
+    let why = why.strip_prefix(b"ERR ").unwrap_or(&why);
+    let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
+    super::refuse(text, out);
+}
+
 /// Ends MULTI and all WATCHes.
 pub(super) fn forget(ctx: &mut Ctx<'_>) {
     unwatch_all(ctx);

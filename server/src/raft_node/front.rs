@@ -583,6 +583,13 @@ impl<'a> Serving<'a> {
                 }
                 false
             }
+            // Also an EXEC like that ends MULTI and WATCHes.
+            Class::Refused if transactions::executes(argv) => {
+                self.flush();
+                self.here(argv);
+                self.note_queue(argv);
+                false
+            }
             Class::Refused => {
                 self.flush();
                 self.session.tx.refused();

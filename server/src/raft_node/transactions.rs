@@ -117,7 +117,7 @@ impl Serving<'_> {
     }
 
     /// As the primary does it.
-    fn here(&mut self, argv: &[&[u8]]) {
+    pub(super) fn here(&mut self, argv: &[&[u8]]) {
         let mut ctx = Ctx {
             session: &mut self.session,
             engine: None,

@@ -138,6 +138,24 @@ fn a_transaction_is_one_through_any_node() {
     }
 }
 
+#[test]
+fn an_exec_with_arguments_ends_the_transaction_of_a_member_s_client_too() {
+    const DISCARDED: &str =
+        "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
+    let mut cluster = Cluster::new(1);
+    cluster.start(0, 1, &["--bootstrap"]);
+    let (mut client, mut other) = (cluster.client(0), cluster.client(0));
+    client.says("SET k 1", "+OK");
+    client.says("MULTI", "+OK");
+    client.says("SET k 2", "+QUEUED");
+    client.says("EXEC now", DISCARDED);
+    client.says("EXEC", "-ERR EXEC without MULTI");
+    client.says("WATCH k", "+OK");
+    client.says("EXEC now", DISCARDED);
+    other.says("SET k 3", "+OK");
+    assert_eq!(client.exec(&["GET k"]), "3");
+}
+
 /// C3: connections on different nodes.
 #[test]
 fn c3_watch_notices_a_write_through_another_node() {
