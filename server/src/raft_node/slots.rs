@@ -190,12 +190,14 @@ pub(super) fn is_for(argv: &[&[u8]]) -> bool {
     names.iter().any(is)
 }
 
-/// Answers a command of Redis Cluster; false for any other. READONLY and READWRITE change `reads_here`.
+/// Answers a command of Redis Cluster; false for any other. READONLY, READWRITE and RESET change `reads_here`.
 pub(super) fn run(shared: &Shared, argv: &[&[u8]], reads_here: &mut bool, out: &mut Reply) -> bool {
     let is = |at: usize, word: &str| {
         (argv.get(at)).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
     };
     let (cluster, alone) = (is(0, "cluster"), argv.len() == 1);
+    // The rest of it is the connection's.
+    *reads_here &= !(alone && is(0, "reset"));
     if !cluster && !(alone && (is(0, "readonly") || is(0, "readwrite") || is(0, "asking"))) {
         return false;
     }

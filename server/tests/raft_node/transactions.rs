@@ -156,6 +156,22 @@ fn an_exec_with_arguments_ends_the_transaction_of_a_member_s_client_too() {
     assert_eq!(client.exec(&["GET k"]), "3");
 }
 
+/// As in Redis: who gets a connection of a pool, and says RESET, does not inherit it.
+#[test]
+fn reset_ends_readonly() {
+    let cluster = three(&["--on-follower", "redirect"]);
+    let leader = cluster.leader(0);
+    let mut client = cluster.client((leader + 1) % 3);
+    let moved = format!("-MOVED 12182 127.0.0.1:{}", cluster.clients[leader]);
+    eventually("where the leader is", || {
+        (client.ask("GET foo") == moved).then_some(())
+    });
+    client.says("READONLY", "+OK");
+    client.says("GET foo", "nil");
+    client.says("RESET", "+RESET");
+    client.says("GET foo", &moved);
+}
+
 /// C3: connections on different nodes.
 #[test]
 fn c3_watch_notices_a_write_through_another_node() {
