@@ -747,6 +747,32 @@ fn a_replica_records_its_promotion_and_what_it_refuses() {
     place.verifies();
 }
 
+/// AS1: nobody has to ask whether the keys were flushed.
+#[test]
+fn what_exec_did_not_execute_as_a_watched_key_had_changed_is_recorded_as_that() {
+    let members = format!("1=tcp://127.0.0.1:{}", free_port());
+    let raft = ["--id", "1", "--cluster", &members, "--bootstrap"];
+    for (program, args) in [
+        (PRIMARY, &["--replication-listen", "off"][..]),
+        (RAFT_NODE, &raft),
+    ] {
+        let place = Place::new("");
+        let node = place.start(program, args);
+        let (mut client, mut other) = (node.client(), node.client());
+        client.until("SET k 1", "+OK");
+        assert_eq!(client.ask("WATCH k"), "+OK");
+        assert_eq!(other.ask("SET k 2"), "+OK");
+        assert_eq!(client.ask("MULTI"), "+OK");
+        assert_eq!(client.ask("FLUSHALL"), "+QUEUED");
+        assert_eq!(client.ask("EXEC"), "nil");
+        assert_eq!(client.ask("GET k"), "2");
+        node.terminate();
+        let [_, outcome] = place.staged("data.flush");
+        assert_eq!(text(&outcome, "event.outcome"), "failure");
+        assert_eq!(text(&outcome, "error.code"), "EXECABORT");
+    }
+}
+
 #[test]
 fn a_raft_node_records_its_cluster_and_commands_in_batches() {
     let place = Place::new(BY_PREFIX);

@@ -468,7 +468,8 @@ impl Audit {
                 .then(|| refusal::elements(ended.reply).enumerate());
             for item in ticket.items {
                 let part = match (&mut parts, &failed) {
-                    // Of an EXEC that failed, each command has.
+                    // Of an EXEC that did nothing, or failed, each command did.
+                    (Some(_), None) if refusal::is_nil(ended.reply) => CHANGED,
                     (Some(parts), None) => parts
                         .find(|(at, _)| *at == item.at)
                         .map_or(&b""[..], |(_, part)| part),
@@ -797,6 +798,8 @@ impl Drop for Audit {
     }
 }
 
+/// What is recorded of the commands of an EXEC that is answered nil.
+const CHANGED: &[u8] = b"-EXECABORT not executed: a watched key had changed\r\n";
 /// The kind of refusal that failed logins count as.
 const WRONGPASS: &str = "WRONGPASS";
 

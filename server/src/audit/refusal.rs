@@ -55,6 +55,11 @@ pub(super) fn failed(reply: &[u8]) -> Option<Failed<'_>> {
     })
 }
 
+/// Whether an encoded reply is nil in the place of an array.
+pub(super) fn is_nil(reply: &[u8]) -> bool {
+    [&b"*-1\r\n"[..], b"_\r\n"].contains(&reply)
+}
+
 /// The place of a kind.
 pub(super) fn kind(code: &str) -> usize {
     let found = KINDS.iter().position(|known| *known == code);
