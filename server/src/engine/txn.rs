@@ -77,6 +77,9 @@ pub struct Txn<'a> {
     /// The latest deadline that made a key read as missing.
     expired: i64,
     dirty: Vec<Dirty>,
+    /// Keys that may still be walked over, and whether there were more.
+    walks: usize,
+    walked_too_far: bool,
 }
 
 /// What [`Txn::commit`] did.
@@ -106,6 +109,8 @@ impl<'a> Txn<'a> {
             newest: 0,
             expired: i64::MIN,
             dirty: Vec::new(),
+            walks: usize::MAX,
+            walked_too_far: false,
         }
     }
 
@@ -128,6 +133,8 @@ impl<'a> Txn<'a> {
             newest: 0,
             expired: i64::MIN,
             dirty: Vec::new(),
+            walks: usize::MAX,
+            walked_too_far: false,
         }
     }
 
@@ -147,6 +154,17 @@ impl<'a> Txn<'a> {
             Base::Engine(_) => (0, 0),
             Base::State { changes, bytes, .. } => (changes.len(), *bytes),
         }
+    }
+
+    /// Walks over so many keys in all, and ends where there are more: what was found then is not all.
+    pub(crate) fn walking_at_most(mut self, keys: usize) -> Self {
+        self.walks = keys;
+        self
+    }
+
+    /// Whether it walked over fewer keys than it was to.
+    pub(crate) fn walked_too_far(&self) -> bool {
+        self.walked_too_far
     }
 
     /// From here on reads see this transaction's own writes.
@@ -374,6 +392,17 @@ impl<'a> Txn<'a> {
                 each(key, Some(value))
             }
         };
+        let (left, too_far) = (Cell::new(self.walks), Cell::new(false));
+        let goes_on = || match left.get().checked_sub(1) {
+            Some(walks) => {
+                left.set(walks);
+                true
+            }
+            None => {
+                too_far.set(true);
+                false
+            }
+        };
         let mut ours = overlay.map(|overlay| {
             overlay
                 .keys
@@ -385,9 +414,7 @@ impl<'a> Txn<'a> {
             let mut take = |at: &[u8], stored: Bytes| {
                 if let Some(ours) = &mut ours {
                     while let Some((key, value)) = ours.next_if(|(key, _)| ***key <= *at) {
-                        if let Some(value) = value
-                            && show(key, value).is_break()
-                        {
+                        if !goes_on() || value.as_ref().is_some_and(|v| show(key, v).is_break()) {
                             ended = true;
                             return Ok(ControlFlow::Break(()));
                         }
@@ -395,6 +422,10 @@ impl<'a> Txn<'a> {
                             return Ok(ControlFlow::Continue(()));
                         }
                     }
+                }
+                if !goes_on() {
+                    ended = true;
+                    return Ok(ControlFlow::Break(()));
                 }
                 let value = decode(at, stored)?;
                 let flow = show(at, &value);
@@ -418,18 +449,15 @@ impl<'a> Txn<'a> {
                 }
             }
         }
-        if ended {
-            self.expired = expired;
-            return Ok(());
-        }
-        for (key, value) in ours.into_iter().flatten() {
-            if let Some(value) = value
-                && show(key, value).is_break()
-            {
-                break;
+        if !ended {
+            for (key, value) in ours.into_iter().flatten() {
+                if !goes_on() || value.as_ref().is_some_and(|v| show(key, v).is_break()) {
+                    break;
+                }
             }
         }
-        self.expired = expired;
+        (self.walks, self.expired) = (left.get(), expired);
+        self.walked_too_far |= too_far.get();
         Ok(())
     }
 

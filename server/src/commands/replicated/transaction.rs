@@ -33,6 +33,8 @@ use esker_lsm::StoreError;
 pub(super) const VERSION: u8 = 2;
 /// Bytes of its replies, at most: a follower gets them in one message.
 const REPLIES_MAX: usize = 32 << 20;
+/// Keys that the commands of one in the log walk over, at most (KEYS, DBSIZE): meanwhile no node applies anything else.
+const WALKED_MAX: usize = 1 << 18;
 
 const CHANGED: u8 = 0;
 const EXECUTED: u8 = 1;
@@ -161,7 +163,7 @@ pub(super) fn apply(
         return Ok(Answer::Refused(why.into()).encode());
     };
     let room = target.room();
-    let txn = Txn::on_state(target, cursors);
+    let txn = Txn::on_state(target, cursors).walking_at_most(WALKED_MAX);
     let commands = parsed.commands.iter().map(Vec::as_slice);
     let watched = parsed.watched.iter().copied();
     let (answer, changes) = run(txn, parsed.protocol, watched, commands, room)?;
@@ -213,6 +215,13 @@ fn run<'a>(
         replied(result, mark, &mut out)?;
         lens.push(out.len() - mark);
         // RT3.
+        if txn.walked_too_far() {
+            let why = format!(
+                "EXECABORT Transaction discarded because of: KEYS and DBSIZE in one that writes walk over {WALKED_MAX} keys at most, together; send them before \
+                 or behind"
+            );
+            return Ok((Answer::Refused(why), Vec::new()));
+        }
         let (count, bytes) = txn.changed();
         if count > room || bytes > WRITES_MAX || out.len() > REPLIES_MAX {
             let why = format!(
@@ -332,6 +341,39 @@ mod tests {
         let refused = applied(&mut map, &[], &["SET a 1", "GET long", "GET long"]);
         assert!(matches!(refused, Answer::Refused(_)));
         assert!(!map.keys.contains_key(&b"a"[..]));
+    }
+
+    /// RT3: KEYS and DBSIZE walk over all there is, on every node, and again behind each of its restarts.
+    #[test]
+    fn a_transaction_that_writes_walks_over_so_many_keys_and_no_more() {
+        let mut map = Map::default();
+        said(&mut map, &["SET k v"]);
+        let value = map.keys[&b"k"[..]].clone();
+        for n in 2..WALKED_MAX / 64 {
+            map.keys.insert(format!("k{n}").into(), value.clone());
+        }
+        let lines = |walks: usize| {
+            [
+                vec!["SET a 1"],
+                vec!["KEYS nosuch"; walks - 1],
+                vec!["DBSIZE"],
+            ]
+            .concat()
+        };
+        let Answer::Refused(why) = applied(&mut map, &[], &lines(65)) else {
+            panic!("it walks too far");
+        };
+        assert!(
+            why.starts_with("EXECABORT") && why.contains("KEYS"),
+            "{why}"
+        );
+        assert!(!map.keys.contains_key(&b"a"[..]));
+        let done = replies(applied(&mut map, &[], &lines(64)));
+        assert!(done.ends_with(&format!(":{}~", WALKED_MAX / 64)), "{done}");
+        // A reader walks as long as it likes: nobody waits for it.
+        let transaction = Transaction::of(&[], &lines(65)[1..]);
+        let answer = read(Protocol::Resp2, &transaction, &mut map, &Cursors::default());
+        assert!(matches!(answer, Ok(Answer::Executed(..))));
     }
 
     /// C3, TX2: what only reads is checked and run on the state as it is.
