@@ -19,13 +19,14 @@ use super::about::About;
 use super::apply::{self, Replier};
 use super::clock::{LeaderClock, boot_micros, wall_micros};
 use super::disk;
-use super::error::{ProposeError, ReadError, outcome};
+use super::error::{ProposeError, outcome};
 use super::files;
 use super::heard::Heard;
 use super::kept::{self, Kept};
 use super::options::NodeOptions;
 use super::proposals::{self, Appended, Asked, Proposal};
 use super::request::{announce, announced, is_request, stamp};
+use super::reads::Reads;
 use super::shared::{Event, Request, Shared};
 use super::status::Status;
 use crate::core::{
@@ -83,11 +84,9 @@ pub(super) struct Driver {
     heard: Heard,
     /// Not answered by the core yet.
     asked: Asked,
-    reads: HashMap<Token, (Promise<Result<Index, ReadError>>, Instant)>,
     /// In the log, not applied.
     appended: Appended,
-    /// Reads that wait for an index to be applied.
-    ripening: BTreeMap<(Index, Token), Promise<Result<Index, ReadError>>>,
+    reads: Reads,
     /// At the leader.
     forwarded: HashMap<u64, Forwarded>,
     /// Who puts a request in line before this says nothing (DR2).
@@ -144,9 +143,8 @@ impl Driver {
             clock: LeaderClock::default(),
             heard: Heard::default(),
             asked: Asked::default(),
-            reads: HashMap::new(),
             appended: Appended::default(),
-            ripening: BTreeMap::new(),
+            reads: Reads::default(),
             forwarded: HashMap::new(),
             declined: None,
             applying: VecDeque::new(),
@@ -375,12 +373,7 @@ impl Driver {
                     self.applying_bytes -= group.bytes;
                     self.applying.pop_front();
                 }
-                while let Some(first) = self.ripening.first_entry()
-                    && first.key().0 <= to.index
-                {
-                    let (index, _) = *first.key();
-                    first.remove().keep(Ok(index));
-                }
+                self.reads.ripen(to.index);
                 self.compact();
                 self.give();
             }
@@ -610,7 +603,7 @@ impl Driver {
             Request::Propose { .. } => unreachable!("taken by the caller"),
             Request::Read { promise, deadline } => {
                 let token = self.token();
-                self.reads.insert(token, (promise, deadline));
+                self.reads.insert(token, promise, deadline);
                 self.step(Input::Read(token));
             }
             Request::Change {
@@ -667,6 +660,7 @@ impl Driver {
                     // A learner that was one already.
                     let reply = super::Reply {
                         index: id.index,
+            Answer::ReadAt(index) => self.reads.confirm(token, index, self.applied),
                         term: id.term,
                         payload: Bytes::new(),
                     };
@@ -679,29 +673,17 @@ impl Driver {
                 }
             }
             Answer::Refused(refusal) => {
-                if let Some((promise, _)) = self.reads.remove(&token) {
-                    let leader = self.shared.hint();
-                    promise.keep(Err(ReadError::NoLeader { leader }));
-                } else if let Some(proposal) = self.asked.remove(token) {
-                    // Who leads stands beside the reason.
-                    let why = match refusal {
-                        Refusal::NotLeader { .. } => "this node does not lead".to_owned(),
-                        refusal => refusal.to_string(),
-                    };
-                    let leader = self.shared.hint();
-                    let error = ProposeError::NotAppended { why, leader };
-                    proposal.replier.tell(&self.shared, Err(error));
-                }
-            }
-            Answer::ReadAt(index) => {
-                if let Some((promise, _)) = self.reads.remove(&token) {
-                    match index <= self.applied {
-                        true => promise.keep(Ok(index)),
-                        false => {
-                            self.ripening.insert((index, token), promise);
-                        }
-                    }
-                }
+                let leader = self.shared.hint();
+                let Some(proposal) = self.asked.remove(token) else {
+                    return self.reads.refuse(token, leader);
+                };
+                // Who leads stands beside the reason.
+                let why = match refusal {
+                    Refusal::NotLeader { .. } => "this node does not lead".to_owned(),
+                    refusal => refusal.to_string(),
+                };
+                let error = ProposeError::NotAppended { why, leader };
+                proposal.replier.tell(&self.shared, Err(error));
             }
         }
     }
@@ -824,14 +806,7 @@ impl Driver {
             let promise = self.forwarded.remove(&id).expect("just seen").promise;
             promise.keep(Err(self.unknown("the leader did not answer in time")));
         }
-        let late: Vec<Token> = (self.reads.iter())
-            .filter(|(_, (_, deadline))| *deadline <= now)
-            .map(|(token, _)| *token)
-            .collect();
-        for token in late {
-            let (promise, _) = self.reads.remove(&token).expect("just seen");
-            promise.keep(Err(ReadError::TimedOut));
-        }
+        self.reads.expire(now);
     }
 
     /// See `kept`.
@@ -906,11 +881,7 @@ impl Driver {
         for forwarded in std::mem::take(&mut self.forwarded).into_values() {
             forwarded.promise.keep(Err(self.unknown(&why)));
         }
-        let reads = std::mem::take(&mut self.reads).into_values();
-        let reads = reads.map(|(promise, _)| promise);
-        for promise in reads.chain(std::mem::take(&mut self.ripening).into_values()) {
-            promise.keep(Err(ReadError::Down(why.clone())));
-        }
+        self.reads.end(&why);
         let error = ProposeError::NotAppended { why, leader: None };
         while let Ok(request) = self.queues.requests.try_recv() {
             match request {

@@ -28,6 +28,7 @@ mod machine;
 mod options;
 mod proposals;
 mod recover;
+mod reads;
 mod request;
 mod session;
 mod shared;
