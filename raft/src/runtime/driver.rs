@@ -23,21 +23,22 @@ use super::error::{ProposeError, outcome};
 use super::files;
 use super::heard::Heard;
 use super::kept::{self, Kept};
+use super::members::{self, Members, Speaker};
 use super::options::NodeOptions;
 use super::proposals::{self, Appended, Asked, Proposal};
-use super::request::{announce, announced, is_request, stamp};
 use super::reads::Reads;
+use super::request::{announce, announced, is_request, stamp};
 use super::shared::{Event, Request, Shared};
 use super::status::Status;
 use crate::core::{
-    Abstain, Answer, Body, Change, Core, Entry, Envelope, Index, Input, NodeId, Outputs, Refusal,
-    RoleName, SnapshotMeta, Token, Write,
+    Answer, Body, Core, Entry, Envelope, Index, Input, NodeId, Outputs, Refusal, RoleName,
+    SnapshotMeta, Token, Write,
 };
 use crate::transport::{Content, Packet};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use esker_sync::oneshot::Promise;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -47,9 +48,6 @@ const TURN_MAX: usize = 1024;
 /// Groups that the disk has not synced, or that are not applied, from which requests gather; and how long they do at most, as for a disk that hangs.
 const GATHER_FROM: usize = 2;
 const GATHER_TIME_MAX: Duration = Duration::from_millis(2);
-
-/// How often a node looks whether the cluster knows where clients reach it (DR7).
-const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
 
 /// A proposal that was sent to the leader.
 struct Forwarded {
@@ -106,17 +104,10 @@ pub(super) struct Driver {
     /// When proposals of a lost leadership become unknown.
     grace: Option<Instant>,
     arrived: Option<Box<dyn super::Arriving>>,
-    /// The identity of a disk by which a peer is known.
-    disks: BTreeMap<NodeId, u64>,
-    membership_at: Option<crate::core::Membership>,
+    members: Members,
     compacted: Index,
     kept: Kept,
-    /// C2: its log is whole, so once it is added anew it has promised nothing. Not so where part of the log is lost: the membership knows
-    /// that disk all along.
-    readmits: bool,
     tick: Instant,
-    /// When to look again (DR7).
-    announce: Instant,
     ended: bool,
 }
 
@@ -130,6 +121,8 @@ impl Driver {
         durable: Index,
         readmits: bool,
     ) -> Driver {
+        let client = options.client.clone();
+        let members = Members::new(core.id(), shared.me.disk, client, readmits);
         Driver {
             given: applied,
             applied,
@@ -155,12 +148,9 @@ impl Driver {
             led: false,
             grace: None,
             arrived: None,
-            disks: BTreeMap::new(),
-            membership_at: None,
+            members,
             kept: Kept::default(),
-            readmits,
             tick: Instant::now(),
-            announce: Instant::now(),
             ended: false,
         }
     }
@@ -257,8 +247,7 @@ impl Driver {
             self.shared.send(to, Content::Raft(message));
         }
         // A follower's membership changes with what is appended to its log, or cut from it.
-        let changed = changed
-            || !writes.is_empty() && self.membership_at.as_ref() != Some(self.core.membership());
+        let changed = changed || !writes.is_empty() && !self.members.is_at(self.core.membership());
         let mut stored = None;
         if !writes.is_empty() {
             let queued = !self.unsynced.is_empty();
@@ -410,14 +399,13 @@ impl Driver {
         let from = packet.from.node;
         let bytes = super::weight(&packet.content);
         self.shared.packet_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        match self.disks.get(&from) {
-            Some(disk) if *disk != 0 && *disk != packet.from.disk => {
-                // A wiped node that came back under its id (C2).
+        match self.members.speaker(from, packet.from.disk) {
+            Speaker::Itself => {}
+            Speaker::Unbound => self.bind(from, packet.from.disk),
+            Speaker::AnotherDisk => {
                 tracing::warn!(%from, "a node speaks under an id that belongs to another disk: remove it and add it anew");
                 return;
             }
-            Some(0) => self.bind(from, packet.from.disk),
-            _ => {}
         }
         match packet.content {
             // It says that a snapshot has arrived here, which nobody else can know.
@@ -447,45 +435,33 @@ impl Driver {
         }
     }
 
-    /// The leader has heard from a member whose disk was not known.
+    /// On a leader: `node` is known by `disk`, where it was by none (MB1).
     fn bind(&mut self, node: NodeId, disk: u64) {
-        self.describe(node, |about| about.disk = disk);
+        self.describe(node, |about| {
+            if about.disk == 0 {
+                about.disk = disk;
+            }
+        });
     }
 
     /// On a leader: changes what the membership says of a member.
     fn describe(&mut self, node: NodeId, change: impl FnOnce(&mut About)) {
-        let Some(known) = self.core.membership().about.get(&node) else {
-            return;
-        };
-        if self.core.role() != RoleName::Leader {
-            return;
+        if self.core.role() == RoleName::Leader
+            && let Some(change) = members::described(self.core.membership(), node, change)
+        {
+            let token = self.token();
+            // Refused where a change is under way: who wants it tries again.
+            self.step(Input::Change(token, change));
         }
-        let Ok(mut about) = About::decode(known) else {
-            return;
-        };
-        change(&mut about);
-        let about = about.encode();
-        if about == *known {
-            return;
-        }
-        let token = self.token();
-        // Refused where a change is under way: who wants it tries again.
-        self.step(Input::Change(token, Change::Describe(node, about)));
     }
 
     /// DR7.
     fn announce(&mut self, now: Instant) {
-        if self.options.client.is_empty() || now < self.announce {
+        if !(self.members).is_to_announce(now, self.core.membership()) {
             return;
         }
-        self.announce = now + ANNOUNCE_EVERY;
         let me = self.core.id();
-        let known = (self.core.membership().about.get(&me))
-            .and_then(|about| About::decode(about).ok())
-            .is_none_or(|about| about.client == self.options.client);
         match self.core.leader() {
-            // It is no member, or known.
-            _ if known => {}
             Some(leader) if leader == me => {
                 let client = self.options.client.clone();
                 self.describe(me, |about| about.client = client);
@@ -660,7 +636,6 @@ impl Driver {
                     // A learner that was one already.
                     let reply = super::Reply {
                         index: id.index,
-            Answer::ReadAt(index) => self.reads.confirm(token, index, self.applied),
                         term: id.term,
                         payload: Bytes::new(),
                     };
@@ -685,6 +660,7 @@ impl Driver {
                 let error = ProposeError::NotAppended { why, leader };
                 proposal.replier.tell(&self.shared, Err(error));
             }
+            Answer::ReadAt(index) => self.reads.confirm(token, index, self.applied),
         }
     }
 
@@ -721,39 +697,16 @@ impl Driver {
 
     /// Whoever is in the membership can be reached, and is known by its disk.
     fn follow_membership(&mut self) {
-        let membership = self.core.membership();
-        if self.membership_at.as_ref() == Some(membership) {
+        let Some(followed) = self.members.follow(self.core.membership()) else {
             return;
-        }
-        let abouts: BTreeMap<NodeId, About> = (membership.about.iter())
-            .filter_map(|(n, bytes)| Some((*n, About::decode(bytes).ok()?)))
-            .collect();
-        self.membership_at = Some(membership.clone());
-        let me = self.core.id();
-        self.disks = (abouts.iter().filter(|(n, _)| **n != me))
-            .map(|(n, about)| (*n, about.disk))
-            .collect();
-        let addresses = (abouts.iter().filter(|(n, _)| **n != me))
-            .map(|(n, about)| (*n, about.address.clone()))
-            .collect();
+        };
         if let Some(transport) = self.shared.transport.get() {
-            transport.members(&addresses);
+            transport.members(&followed.addresses);
         }
-        let mine = abouts.get(&me).map(|about| about.disk);
-        match mine {
-            Some(disk) if self.readmits && (disk == 0 || disk == self.shared.me.disk) => {
-                self.step(Input::Readmit);
-            }
-            _ => {}
+        if followed.readmits {
+            self.step(Input::Readmit);
         }
-        match mine {
-            // The leader binds its own disk as it does those of others.
-            Some(0) if self.core.role() == RoleName::Leader => {
-                let disk = self.shared.me.disk;
-                self.bind(me, disk);
-            }
-            _ => {}
-        }
+        self.bind(self.core.id(), self.shared.me.disk);
     }
 
     fn tick(&mut self, now: Instant) {
@@ -767,14 +720,7 @@ impl Driver {
             self.step(Input::Tick);
         }
         self.follow_membership();
-        if self.core.role() == RoleName::Leader
-            && (self.core.membership().about.get(&self.core.id()))
-                .and_then(|about| About::decode(about).ok())
-                .is_some_and(|about| about.disk == 0)
-        {
-            let (me, disk) = (self.core.id(), self.shared.me.disk);
-            self.bind(me, disk);
-        }
+        self.bind(self.core.id(), self.shared.me.disk);
         self.announce(now);
         self.expire(now);
         self.compact();
@@ -891,18 +837,5 @@ impl Driver {
                 _ => {}
             }
         }
-    }
-}
-
-/// Whether a node that starts knows what it promised. It does not when the membership knows its id by another disk (C2).
-pub(super) fn is_another_disk(
-    core_membership: &crate::core::Membership,
-    me: NodeId,
-    disk: u64,
-) -> Abstain {
-    let known = (core_membership.about.get(&me)).and_then(|about| About::decode(about).ok());
-    match known {
-        Some(about) if about.disk != 0 && about.disk != disk => Abstain::Always,
-        _ => Abstain::No,
     }
 }

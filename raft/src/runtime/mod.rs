@@ -25,10 +25,11 @@ mod heard;
 mod incarnation;
 mod kept;
 mod machine;
+mod members;
 mod options;
 mod proposals;
-mod recover;
 mod reads;
+mod recover;
 mod request;
 mod session;
 mod shared;
@@ -137,7 +138,7 @@ fn restore(
         view = LogView::new(applied.clone(), tail);
     }
     let abstain = match recovered.abstain {
-        Abstain::No => driver::is_another_disk(view.membership().1, config.node, recovered.disk),
+        Abstain::No => members::is_another_disk(view.membership().1, config.node, recovered.disk),
         damaged => damaged,
     };
     Ok(Restored {

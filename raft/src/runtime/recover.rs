@@ -15,8 +15,8 @@
 use super::about::About;
 use super::apply::APPLIED;
 use super::apply::applied_of;
-use super::driver::is_another_disk;
 use super::incarnation;
+use super::members::is_another_disk;
 use super::{MachineError, StateMachine};
 use crate::core::{
     Abstain, Entry, EntryKind, HardState, LogId, Membership, NodeId, SnapshotMeta, Term, Write,
