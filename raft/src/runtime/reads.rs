@@ -1,7 +1,8 @@
 //! Reads of this node on their way: those that the core has not answered yet, and those that wait until what they have to see is applied.
 //!
 //! - RB1: each is answered once: with its index, as soon as that is applied here (C3); refused, where no leader confirms it; timed out, when its deadline
-//!   passes before the core's answer; or with the reason, at the end.
+//!   passes before that, also where it is confirmed and applying stands still; or with the reason, at the end. So no more of them are kept than are
+//!   asked within the time that they may take (W7).
 //! - RB2: those that wait lie in the order of their indexes, so that applying costs those that it answers and one look.
 
 use super::error::{LeaderHint, ReadError};
@@ -13,37 +14,43 @@ use std::time::Instant;
 /// To whom a read is answered.
 pub(super) type Reader = Promise<Result<Index, ReadError>>;
 
+#[derive(Debug)]
+struct Read {
+    reader: Reader,
+    deadline: Instant,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     /// Not answered by the core yet.
-    asked: HashMap<Token, (Reader, Instant)>,
+    asked: HashMap<Token, Read>,
     /// By the index that must be applied.
-    ripening: BTreeMap<(Index, Token), Reader>,
+    ripening: BTreeMap<(Index, Token), Read>,
 }
 
 impl Reads {
     /// `token` is asked of the core.
     pub(super) fn insert(&mut self, token: Token, reader: Reader, deadline: Instant) {
-        self.asked.insert(token, (reader, deadline));
+        self.asked.insert(token, Read { reader, deadline });
     }
 
     /// No leader confirms `token`, which may be no read.
     pub(super) fn refuse(&mut self, token: Token, leader: Option<LeaderHint>) {
-        if let Some((reader, _)) = self.asked.remove(&token) {
-            reader.keep(Err(ReadError::NoLeader { leader }));
+        if let Some(read) = self.asked.remove(&token) {
+            read.reader.keep(Err(ReadError::NoLeader { leader }));
         }
     }
 
     /// The core says that `token` must see `index`; so much is `applied`.
     pub(super) fn confirm(&mut self, token: Token, index: Index, applied: Index) {
-        let Some((reader, _)) = self.asked.remove(&token) else {
+        let Some(read) = self.asked.remove(&token) else {
             return;
         };
         match index <= applied {
-            true => reader.keep(Ok(index)),
+            true => read.reader.keep(Ok(index)),
             false => {
-                self.ripening.insert((index, token), reader);
+                self.ripening.insert((index, token), read);
             }
         }
     }
@@ -54,14 +61,18 @@ impl Reads {
             && first.key().0 <= to
         {
             let (index, _) = *first.key();
-            first.remove().keep(Ok(index));
+            first.remove().reader.keep(Ok(index));
         }
     }
 
     /// Ends those whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
-        for (_, (reader, _)) in (self.asked).extract_if(|_, (_, deadline)| *deadline <= now) {
-            reader.keep(Err(ReadError::TimedOut));
+        let asked = (self.asked).extract_if(|_, read| read.deadline <= now);
+        let asked = asked.map(|(_, read)| read);
+        let ripening = (self.ripening).extract_if(.., |_, read| read.deadline <= now);
+        let ripening = ripening.map(|(_, read)| read);
+        for read in asked.chain(ripening) {
+            read.reader.keep(Err(ReadError::TimedOut));
         }
     }
 
@@ -69,8 +80,8 @@ impl Reads {
     pub(super) fn end(&mut self, why: &str) {
         let asked = std::mem::take(&mut self.asked).into_values();
         let ripening = std::mem::take(&mut self.ripening).into_values();
-        for reader in asked.map(|(reader, _)| reader).chain(ripening) {
-            reader.keep(Err(ReadError::Down(why.to_owned())));
+        for read in asked.chain(ripening) {
+            read.reader.keep(Err(ReadError::Down(why.to_owned())));
         }
     }
 }
@@ -141,6 +152,22 @@ mod tests {
         reads.confirm(1, Index(1), Index(1));
         reads.confirm(2, Index(1), Index(1));
         assert_eq!(answer(early), Ok(Ok(Index(1))));
+    }
+
+    /// It was kept for ever while applying stood still, and those that tried again came on top.
+    #[test]
+    fn rb1_a_confirmed_read_ends_at_its_deadline_though_applying_stands_still() {
+        let now = Instant::now();
+        let mut reads = Reads::default();
+        let late = ask(&mut reads, 1, now);
+        let early = ask(&mut reads, 2, now + Duration::from_secs(1));
+        for token in [1, 2] {
+            reads.confirm(token, Index(9), Index(8));
+        }
+        reads.expire(now);
+        assert_eq!(answer(late), Ok(Err(ReadError::TimedOut)));
+        reads.ripen(Index(9));
+        assert_eq!(answer(early), Ok(Ok(Index(9))));
     }
 
     #[test]
