@@ -559,22 +559,25 @@ impl Driver {
                 continue;
             }
             stamp(&mut request, time);
-            let token = self.token();
-            self.asked.insert(
-                token,
-                Proposal {
-                    replier,
-                    started,
-                    deadline,
-                },
-            );
+            let token = self.ask(replier, started, deadline);
             commands.push((token, Bytes::from(request)));
         }
         self.step(Input::Propose(commands));
     }
 
+    /// The token under which the core is asked for what `replier` wants.
+    fn ask(&mut self, replier: Replier, started: Instant, deadline: Instant) -> Token {
+        let token = self.token();
+        let proposal = Proposal {
+            replier,
+            started,
+            deadline,
+        };
+        self.asked.insert(token, proposal);
+        token
+    }
+
     fn request(&mut self, request: Request) {
-        let started = Instant::now();
         match request {
             Request::Propose { .. } => unreachable!("taken by the caller"),
             Request::Read { promise, deadline } => {
@@ -587,16 +590,7 @@ impl Driver {
                 promise,
                 deadline,
             } => {
-                let token = self.token();
-                let replier = Replier::Local(promise);
-                self.asked.insert(
-                    token,
-                    Proposal {
-                        replier,
-                        started,
-                        deadline,
-                    },
-                );
+                let token = self.ask(Replier::Local(promise), Instant::now(), deadline);
                 self.step(Input::Change(token, change));
             }
             Request::AddVoter {
@@ -605,16 +599,7 @@ impl Driver {
                 promise,
                 deadline,
             } => {
-                let token = self.token();
-                let replier = Replier::Local(promise);
-                self.asked.insert(
-                    token,
-                    Proposal {
-                        replier,
-                        started,
-                        deadline,
-                    },
-                );
+                let token = self.ask(Replier::Local(promise), Instant::now(), deadline);
                 self.step(Input::AddVoter(token, node, about.encode()));
             }
             Request::Transfer(to) => self.step(Input::Transfer(to)),
