@@ -1,149 +1,42 @@
 //! Nodes over plain TCP on loopback.
 
-use bytes::Bytes;
-use esker_raft::core::{Membership, NodeId, RoleName};
-use esker_raft::log::MemoryDisk;
-use esker_raft::runtime::*;
+use esker_raft::core::NodeId;
+use esker_raft::runtime::{About, StartError};
 use esker_raft::transport::tcp::{PlainListener, TcpOptions};
-use esker_raft::transport::{Content, Packet, Sender, Transport};
+use esker_raft::transport::{Content, Inbound, Packet, Sender, Transport};
+use loopback::{Bound, agree, eventually, leader, start, three};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-fn eventually<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(value) = get() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(5));
+#[path = "support/loopback.rs"]
+mod loopback;
+
+impl Bound for PlainListener {
+    fn bind() -> Self {
+        PlainListener::bind(TcpOptions::new("tcp://127.0.0.1:*")).expect("a free port")
     }
-}
 
-struct Member {
-    node: Node,
-    machine: MemoryMachine,
-}
-
-fn start(id: u64, listener: PlainListener, first: Option<Membership>, kept: u64) -> Member {
-    let config = NodeConfig {
-        cluster: 5,
-        group: 1,
-        node: NodeId(id),
-        first,
-        options: NodeOptions {
-            tick: Duration::from_millis(15),
-            request_timeout: Duration::from_secs(5),
-            log_entries_kept: kept,
-            compact_entries_min: 1,
-            ..NodeOptions::default()
-        },
-    };
-    let (log, recovered) = MemoryDisk::new().open(1 << 20);
-    let machine = MemoryMachine::new();
-    let node = Node::start(
-        config,
-        Box::new(log),
-        recovered,
-        Box::new(machine.clone()),
-        |me, inbound| {
-            let transport: Arc<dyn Transport> = listener.start(me, inbound)?;
-            Ok(transport)
-        },
-    );
-    let node = node.expect("it starts");
-    Member { node, machine }
-}
-
-fn bind() -> PlainListener {
-    PlainListener::bind(TcpOptions::new("tcp://127.0.0.1:*")).expect("a free port")
-}
-
-fn membership(listeners: &[PlainListener]) -> Membership {
-    let ids = (1..=listeners.len() as u64).map(NodeId);
-    let mut first = Membership::of(ids.clone());
-    for (id, listener) in ids.zip(listeners) {
-        let about = About::at(listener.endpoint(), "");
-        first.about.insert(id, about.encode());
+    fn endpoint(&self) -> &str {
+        self.endpoint()
     }
-    first
-}
 
-fn leader(members: &[Member]) -> usize {
-    eventually("a leader", || {
-        members.iter().position(|m| {
-            let status = m.node.handle().status();
-            status.is_some_and(|s| s.role == RoleName::Leader && s.last.term == s.term)
-        })
-    })
-}
-
-fn agree(members: &[&Member]) {
-    eventually("agreement", || {
-        let first = members[0].machine.content();
-        let same = members.iter().all(|m| m.machine.content() == first);
-        same.then_some(())
-    });
+    fn start(self, me: Sender, inbound: Inbound) -> Result<Arc<dyn Transport>, StartError> {
+        Ok(self.start(me, inbound)?)
+    }
 }
 
 #[test]
 fn three_nodes_commit_and_a_fourth_that_knows_nobody_is_found_by_a_snapshot() {
-    let listeners: Vec<_> = (0..3).map(|_| bind()).collect();
-    let first = membership(&listeners);
-    let members: Vec<_> = (1..)
-        .zip(listeners)
-        .map(|(id, listener)| start(id, listener, Some(first.clone()), 0))
-        .collect();
-    let at = leader(&members);
-    let handle = members[at].node.handle();
-    let big = "x".repeat(300_000);
-    for n in 0..10 {
-        handle.propose(format!("k{n}={big}")).unwrap();
-    }
-    agree(&members.iter().collect::<Vec<_>>());
-    handle.checkpoint().unwrap();
-    eventually("compaction", || {
-        (handle.status()?.base.index.0 >= 10).then_some(())
-    });
-    let listener = bind();
-    let address = listener.endpoint().to_owned();
-    let fourth = start(4, listener, None, 0);
-    eventually("a learner", || {
-        handle.add_voter(NodeId(4), &About::at(&address, "")).ok()
-    });
-    eventually("a voter", || {
-        let membership = handle.status()?.membership;
-        (membership.voters.contains(&NodeId(4)) && !membership.is_joint()).then_some(())
-    });
-    let fourth_handle = fourth.node.handle();
-    eventually("a write through it", || {
-        fourth_handle.propose_anywhere("last=1").ok()
-    });
-    eventually("a read", || {
-        fourth_handle.read_barrier(Duration::from_secs(5)).ok()
-    });
-    assert_eq!(fourth.machine.get(b"last"), Some(Bytes::from_static(b"1")));
-    assert_eq!(fourth.machine.get(b"k9").unwrap().len(), big.len());
-}
-
-fn cluster() -> (Vec<String>, Vec<Member>) {
-    let listeners: Vec<_> = (0..3).map(|_| bind()).collect();
-    let endpoints = listeners.iter().map(|l| l.endpoint().to_owned()).collect();
-    let first = membership(&listeners);
-    let members = (1..)
-        .zip(listeners)
-        .map(|(id, listener)| start(id, listener, Some(first.clone()), 100))
-        .collect();
-    (endpoints, members)
+    loopback::commits_and_takes_in_a_fourth::<PlainListener>();
 }
 
 /// E2, TP2: whoever reaches the port can send what they like; the cluster goes on.
 #[test]
 fn e2_garbage_on_the_port_is_ignored() {
-    let (endpoints, members) = cluster();
+    let (endpoints, members) = three::<PlainListener>(100);
     let at = leader(&members);
     let mut open = Vec::new();
     for endpoint in &endpoints {
@@ -164,7 +57,7 @@ fn e2_garbage_on_the_port_is_ignored() {
     for n in 0..50 {
         members[at].node.handle().propose(format!("a={n}")).unwrap();
     }
-    agree(&members.iter().collect::<Vec<_>>());
+    agree(&members);
     // A length that may not be, and a packet that is none, end their connections.
     for at in [1, 3, 5] {
         let stream = &mut open[at];
@@ -181,7 +74,7 @@ fn e2_garbage_on_the_port_is_ignored() {
 
 #[test]
 fn a_member_that_restarts_on_its_port_is_found_again() {
-    let (endpoints, mut members) = cluster();
+    let (endpoints, mut members) = three::<PlainListener>(100);
     let at = leader(&members);
     members[at].node.handle().propose("a=1").unwrap();
     let gone = (at + 1) % 3;
@@ -198,7 +91,7 @@ fn a_member_that_restarts_on_its_port_is_found_again() {
         handle.add_voter(NodeId(4), &About::at(&address, "")).ok()
     });
     handle.propose("a=3").unwrap();
-    agree(&members.iter().collect::<Vec<_>>());
+    agree(&members);
 }
 
 fn packet(to: u64, bytes: usize) -> Packet {
