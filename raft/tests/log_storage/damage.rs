@@ -1,10 +1,10 @@
 //! Damage to what was synced: noticed, never cut, and healed by entries that come again.
 
+use crate::seeds::Seen;
 use crate::world::{Content, World, content};
 use esker_raft::core::{Abstain, Entry, Index, Write};
 use esker_raft::log::{LogStore, Recovered};
 use esker_wal::{Log, LogOptions, OnDamage, ReadLimit, Workers};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +90,7 @@ fn open(world: &mut World) -> (Recovered, Content) {
 }
 
 /// Runs one seed.
-pub fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+pub fn run(seed: u64) -> Seen {
     let mut world = World::new(seed);
     world.media.write_back_one_in(0);
     world.try_open().unwrap();

@@ -1,5 +1,6 @@
 //! A log store on the simulated medium beside a model of it: the content behind each call, and how many calls are synced.
 
+use crate::seeds::Seen;
 use bytes::Bytes;
 use esker_raft::core::{
     Abstain, Entry, EntryKind, HardState, Index, LogId, Membership, NodeId, SnapshotMeta, Term,
@@ -139,7 +140,7 @@ pub struct World {
     faulty: bool,
     /// Every entry that was ever written, and what it was put behind.
     pub history: BTreeMap<LogId, (LogId, Entry)>,
-    pub seen: BTreeMap<&'static str, u64>,
+    pub seen: Seen,
 }
 
 impl World {
@@ -159,7 +160,7 @@ impl World {
             counter: 0,
             faulty: false,
             history: BTreeMap::new(),
-            seen: BTreeMap::new(),
+            seen: Seen::new(),
         }
     }
 
@@ -499,7 +500,7 @@ impl World {
 }
 
 /// Runs one seed; gives what it saw.
-pub fn run(seed: u64, turns: u64) -> BTreeMap<&'static str, u64> {
+pub fn run(seed: u64, turns: u64) -> Seen {
     let mut world = World::new(seed);
     world.open();
     for _ in 0..turns {

@@ -9,6 +9,8 @@ mod cluster;
 mod killed;
 #[path = "../support/nodes.rs"]
 mod nodes;
+#[path = "../support/seeds.rs"]
+mod seeds;
 mod world;
 
 use bytes::Bytes;
@@ -21,38 +23,9 @@ use esker_raft::runtime::{Command, StateMachine};
 use esker_raft::transport::SnapshotFile;
 use esker_wal::Workers;
 use esker_wal::media::sim::SimMedia;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use seeds::all;
 use std::path::Path;
-use world::{App, DIR, ID, Map, Seen, Todo, World, arrive, content, meta, options, transfer};
-
-fn all(default: u64, run: impl Fn(u64) -> Seen, paths: &[&str]) {
-    let number = |name| std::env::var(name).ok().and_then(|v| v.parse().ok());
-    let one: Option<u64> = number("ESKER_SEED");
-    let seeds = match one {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("ESKER_SEEDS").unwrap_or(default),
-    };
-    let mut seen = Seen::new();
-    let mut failed = Vec::new();
-    for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            Ok(more) => {
-                for (what, n) in more {
-                    *seen.entry(what).or_insert(0) += n;
-                }
-            }
-            Err(_) => {
-                eprintln!("seed {seed}: ESKER_SEED={seed} replays it");
-                failed.push(seed);
-            }
-        }
-    }
-    eprintln!("{seen:?}");
-    assert!(failed.is_empty(), "seeds {failed:?}");
-    for path in paths.iter().filter(|_| one.is_none()) {
-        assert!(seen.contains_key(path), "never seen: {path}");
-    }
-}
+use world::{App, DIR, ID, Map, Todo, World, arrive, content, meta, options, transfer};
 
 #[test]
 fn after_a_crash_the_state_is_as_of_a_commit_and_commands_take_effect_once() {
@@ -92,23 +65,10 @@ fn a_power_cut_at_any_call_of_an_installation_leaves_the_old_state_or_the_new() 
 #[cfg(feature = "sabotage")]
 #[test]
 fn broken_builds_are_each_caught_within_200_seeds() {
-    use esker_raft::sabotage::{MACHINE, Sabotage};
-    std::panic::set_hook(Box::new(|_| {}));
-    let mut missed = Vec::new();
-    for sabotage in MACHINE {
-        let caught = (0..200).find(|seed| {
-            Sabotage::set(Some(*sabotage));
-            let run = || (world::run(*seed), world::run_transfers(*seed));
-            let caught = catch_unwind(AssertUnwindSafe(run)).is_err();
-            Sabotage::set(None);
-            caught
-        });
-        match caught {
-            Some(seed) => eprintln!("{sabotage:?}: caught after {} seeds", seed + 1),
-            None => missed.push(sabotage),
-        }
-    }
-    assert!(missed.is_empty(), "not caught: {missed:?}");
+    seeds::catch(esker_raft::sabotage::MACHINE, 200, |seed| {
+        world::run(seed);
+        world::run_transfers(seed);
+    });
 }
 
 #[test]

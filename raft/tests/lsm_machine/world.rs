@@ -1,5 +1,6 @@
 //! A machine on the simulated medium beside a model: the commands of a log, and the state behind each.
 
+use crate::seeds::Seen;
 use bytes::Bytes;
 use esker_lsm::{StoreError, StoreOptions};
 use esker_raft::core::{Index, LogId, Membership, NodeId, SnapshotMeta, Term};
@@ -15,7 +16,6 @@ use std::sync::Arc;
 pub const DIR: &str = "state";
 pub const ID: esker_wal::LogId = esker_wal::LogId(5);
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
-pub type Seen = BTreeMap<&'static str, u64>;
 
 /// Commands that must not take effect twice.
 #[derive(Clone, Debug)]
