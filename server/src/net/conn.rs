@@ -1,47 +1,31 @@
-//! One client's connection: bytes in, requests, replies in order, bytes out.
+//! One client's connection: bytes in, requests, and what is asked of the audit about them. What leaves is the `outbox`'s.
 //!
-//! - C1: replies leave in the order of their requests. `out[written..released]` may be sent; what follows is
-//!   behind the first gate.
-//! - C2: a gate's reply is not released before the safe position has reached what it touched, unless it was
-//!   replaced by an error.
-//! - C3: memory is bounded: a client that does not read is not read from once `output_soft` bytes wait for it,
+//! - CN1: requests are run in the order in which they came. While one is held (for room, a count, another thread or a record) none behind it is run.
+//! - CN2: a reply that touched what is not safe yet is gated before the outbox is settled, so that it can't leave ungated.
+//! - CN3: memory is bounded: a client that does not read is not read from once `output_soft` bytes wait for it,
 //!   and is cut off at `output_hard`; input is bounded by the parser's limits. One that has not authenticated has much
 //!   smaller ones.
 
+use super::outbox::Outbox;
 use super::{NetLimits, registry::Entry};
 use crate::acl::{Acl, NOAUTH, Passes};
 use crate::audit::{Audit, Due, Ended, Ticket, Verdict};
 use crate::commands;
 use crate::control::{Flow, WaitKind, WaitRequest};
 use crate::node::{Node, Peers};
-use crate::resp::{Limits, Parsed, Parser, Reply};
+use crate::resp::{Limits, Parsed, Parser};
 use crate::session::{Ctx, Session};
 use crate::{ServerControl, engine::Engine};
 use esker_wal::Lsn;
 use mio::net::TcpStream;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of replies waiting for a client that has not authenticated above which it is not read from; Redis cuts it off there.
 const UNAUTHENTICATED_OUTPUT: usize = 1024;
-
-/// A reply that must wait.
-#[derive(Debug)]
-struct Gate {
-    /// Where its bytes are in `out`.
-    start: usize,
-    end: usize,
-    /// The position that must be safe.
-    lsn: Lsn,
-    /// Whether the command wrote.
-    wrote: bool,
-    /// When it becomes an error.
-    deadline: Instant,
-}
 
 /// Why no further request of a client is run.
 #[derive(Debug)]
@@ -163,10 +147,7 @@ pub(super) struct Conn {
     ahead: Parser,
     input: Vec<u8>,
     input_at: usize,
-    out: Reply,
-    written: usize,
-    released: usize,
-    gates: VecDeque<Gate>,
+    outbox: Outbox,
     hold: Option<Hold>,
     decided: Option<Decided>,
     /// Records that are to be written; see `Asked::Audit`.
@@ -199,10 +180,7 @@ impl Conn {
             ahead: Parser::default(),
             input: Vec::new(),
             input_at: 0,
-            out: Reply::default(),
-            written: 0,
-            released: 0,
-            gates: VecDeque::new(),
+            outbox: Outbox::default(),
             hold: None,
             decided: None,
             asking: Vec::new(),
@@ -233,25 +211,25 @@ impl Conn {
 
     /// Bytes of memory that wait for this client or came from it.
     pub(super) fn memory(&self) -> usize {
-        self.input.capacity() + self.out.capacity() + self.parser.memory() + self.ahead.memory()
+        self.input.capacity() + self.outbox.memory() + self.parser.memory() + self.ahead.memory()
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.dead || (self.closing && self.written == self.out.len() && self.hold.is_none())
+        self.dead || (self.closing && self.outbox.waiting() == 0 && self.hold.is_none())
     }
 
     /// Whether it waits for a position, for room or for a count.
     pub(super) fn is_held(&self) -> bool {
-        !self.gates.is_empty() || matches!(self.hold, Some(Hold::Room | Hold::Wait { .. }))
+        self.outbox.held() > 0 || matches!(self.hold, Some(Hold::Room | Hold::Wait { .. }))
     }
 
     /// Whether something is yet to be answered or sent.
     pub(super) fn is_busy(&self) -> bool {
-        !self.gates.is_empty() || self.written < self.out.len() || self.hold.is_some()
+        self.outbox.waiting() > 0 || self.hold.is_some()
     }
 
     pub(super) fn has_output(&self) -> bool {
-        self.written < self.released
+        self.outbox.has_released()
     }
 
     pub(super) fn kill(&mut self) {
@@ -395,7 +373,7 @@ impl Conn {
                 Err(error) => {
                     turn.tally.protocol_errors += 1;
                     tracing::debug!(client = self.session.id, addr = %self.session.addr, %error, "closing a client");
-                    self.out.error(&format!("ERR {error}"));
+                    self.outbox.reply().error(&format!("ERR {error}"));
                     if let Some(audit) = turn.audit {
                         audit.tell(audit.malformed(&self.session));
                     }
@@ -428,7 +406,7 @@ impl Conn {
 
     /// Runs one request. `None`: it was not done and must be given again.
     fn execute(&mut self, frame: &[u8], turn: &mut Turn<'_>) -> Option<Asked> {
-        let start = self.out.len();
+        let start = self.outbox.end();
         let argv: SmallVec<[&[u8]; 8]> = self.parser.args(frame).collect();
         if let Some(acl) = turn.acl {
             let passes = acl.passes(&mut self.session.login, &argv);
@@ -450,7 +428,7 @@ impl Conn {
                 turn.tally.commands += 1;
                 match passes {
                     Passes::Gone => self.closing = true,
-                    _ => self.out.raw(reply.as_bytes()),
+                    _ => self.outbox.reply().raw(reply.as_bytes()),
                 }
                 self.settle(turn);
                 return Some(Asked::Nothing);
@@ -483,14 +461,14 @@ impl Conn {
                 engine: turn.engine,
                 server: turn.server,
             };
-            commands::execute(&mut ctx, &argv, &mut self.out)
+            commands::execute(&mut ctx, &argv, self.outbox.reply())
         };
         turn.tally.commands += 1;
         let touched = self.session.touched;
         match flow {
             Flow::Done | Flow::Close => {}
             Flow::NeedRoom => {
-                self.out.truncate(start);
+                self.outbox.take_back(start);
                 turn.tally.commands -= 1;
                 self.decided = ticket.map(Decided::Goes);
                 self.hold = Some(Hold::Room);
@@ -543,12 +521,11 @@ impl Conn {
         }
         if let Some(audit) = turn.audit {
             let slow = audit.slow_since(begun);
-            let failed = self.out.as_bytes().get(start) == Some(&b'-');
+            let failed = self.outbox.since(start).first() == Some(&b'-');
             if ticket.is_some() || failed || slow.is_some() {
                 let effect = ticket.as_ref().and_then(|_| self.effect(turn));
-                let reply = &self.out.as_bytes()[start..];
                 let ended = Ended {
-                    reply,
+                    reply: self.outbox.since(start),
                     slow,
                     effect,
                     entry: None,
@@ -568,18 +545,13 @@ impl Conn {
         Some(Asked::Nothing)
     }
 
-    /// Holds the reply from `start` on until what it touched is safe.
+    /// Holds the reply from `start` on until what it touched is safe (CN2).
     fn gate(&mut self, start: usize, touched: Lsn, wrote: bool, turn: &mut Turn<'_>) {
         if touched > turn.safe {
             turn.wanted = turn.wanted.max(touched);
             turn.tally.held += 1;
-            self.gates.push_back(Gate {
-                start,
-                end: self.out.len(),
-                lsn: touched,
-                wrote,
-                deadline: turn.now + turn.limits.ack_timeout,
-            });
+            let deadline = turn.now + turn.limits.ack_timeout;
+            self.outbox.hold(start, touched, wrote, deadline);
         }
     }
 
@@ -593,7 +565,7 @@ impl Conn {
                 server: turn.server,
             });
         }
-        self.out.error(why);
+        self.outbox.reply().error(why);
         self.settle(turn);
     }
 
@@ -607,11 +579,11 @@ impl Conn {
     /// Takes the reply from `start` on back until the records about it are written.
     fn keep_reply(&mut self, start: usize) {
         self.hold = Some(Hold::Audit(Stage::Reply {
-            encoded: self.out.as_bytes()[start..].to_vec(),
+            encoded: self.outbox.since(start).to_vec(),
             touched: self.session.touched,
             wrote: self.session.wrote,
         }));
-        self.out.truncate(start);
+        self.outbox.take_back(start);
     }
 
     /// A client that has connected: whether it is served may have to be asked.
@@ -627,8 +599,9 @@ impl Conn {
     }
 
     fn turn_away(&mut self, why: &str) {
-        self.out.error(why);
-        self.released = self.out.len();
+        self.outbox.reply().error(why);
+        // It has asked nothing yet: nothing before this is held.
+        self.outbox.settle(Lsn::ZERO);
         self.closing = true;
     }
 
@@ -664,8 +637,8 @@ impl Conn {
                 },
                 _,
             ) => {
-                let start = self.out.len();
-                self.out.raw(&encoded);
+                let start = self.outbox.end();
+                self.outbox.reply().raw(&encoded);
                 self.gate(start, touched, wrote, turn);
             }
         }
@@ -674,25 +647,18 @@ impl Conn {
 
     /// Releases what the safe position allows.
     pub(super) fn settle(&mut self, turn: &Turn<'_>) {
-        while let Some(gate) = self.gates.front() {
-            if gate.lsn > turn.safe {
-                self.released = gate.start;
-                return;
-            }
-            self.gates.pop_front();
-        }
-        self.released = self.out.len();
+        self.outbox.settle(turn.safe);
     }
 
     /// Answers what was held and can be, or has waited too long: `failure` says why nothing will come.
     /// True when requests may run again.
     pub(super) fn revisit(&mut self, turn: &mut Turn<'_>, failure: Option<&str>) -> bool {
         self.settle(turn);
-        if let Some(gate) = self.gates.front()
-            && (failure.is_some() || turn.now >= gate.deadline)
-        {
-            self.expire(turn, failure);
-        }
+        self.outbox.expire(turn.now, failure, |error| {
+            if let Some(audit) = turn.audit {
+                audit.tell(audit.undone(&self.session, error));
+            }
+        });
         match &self.hold {
             Some(Hold::Room) => {
                 if turn.room {
@@ -704,12 +670,13 @@ impl Conn {
                 let Some(answer) = wait_answer(request, turn) else {
                     return false;
                 };
+                let reply = self.outbox.reply();
                 match answer {
-                    (None, replicas) => self.out.integer(replicas as i64),
+                    (None, replicas) => reply.integer(replicas as i64),
                     (Some(local), replicas) => {
-                        self.out.array(2);
-                        self.out.integer(local as i64);
-                        self.out.integer(replicas as i64);
+                        reply.array(2);
+                        reply.integer(local as i64);
+                        reply.integer(replicas as i64);
                     }
                 }
                 self.hold = None;
@@ -721,60 +688,18 @@ impl Conn {
         }
     }
 
-    /// Replaces held replies, all for a failure and those past their deadline otherwise, by errors (C2).
-    fn expire(&mut self, turn: &Turn<'_>, failure: Option<&str>) {
-        let old = std::mem::take(self.out.buf_mut());
-        let gates = std::mem::take(&mut self.gates);
-        self.out
-            .buf_mut()
-            .extend_from_slice(&old[self.written..self.released]);
-        let mut copied = self.released;
-        self.written = 0;
-        for mut gate in gates {
-            self.out.raw(&old[copied..gate.start]);
-            copied = gate.end;
-            let start = self.out.len();
-            if failure.is_some() || turn.now >= gate.deadline {
-                match (failure, gate.wrote) {
-                    (Some(why), true) => self.out.error(&format!(
-                        "MISCONF the log failed behind this write, which may or may not be found after a restart: {why}"
-                    )),
-                    (Some(why), false) => self.out.error(&format!(
-                        "MISCONF this read saw a write whose outcome is unknown since the log failed: {why}"
-                    )),
-                    (None, true) => self.out.error(
-                        "UNKNOWNOUTCOME this write is in the log but was not acknowledged as the durability asks within ack-timeout; it may survive or not",
-                    ),
-                    (None, false) => self.out.error(
-                        "UNKNOWNOUTCOME this read saw a write that was not acknowledged as the durability asks within ack-timeout",
-                    ),
-                }
-                if let Some(audit) = turn.audit {
-                    audit.tell(audit.undone(&self.session, &self.out.as_bytes()[start..]));
-                }
-            } else {
-                self.out.raw(&old[gate.start..gate.end]);
-                gate.start = start;
-                gate.end = self.out.len();
-                self.gates.push_back(gate);
-            }
-        }
-        self.out.raw(&old[copied..]);
-        self.released = self.gates.front().map_or(self.out.len(), |gate| gate.start);
-    }
-
     /// Another thread's answer to what was `Asked`.
     pub(super) fn answer(&mut self, result: Result<(), String>, turn: &Turn<'_>) {
         if matches!(self.hold, Some(Hold::Elsewhere)) {
             self.hold = None;
-            let start = self.out.len();
+            let start = self.outbox.end();
             match result {
-                Ok(()) => self.out.ok(),
-                Err(text) => self.out.error(&text),
+                Ok(()) => self.outbox.reply().ok(),
+                Err(text) => self.outbox.reply().error(&text),
             }
             if let (Some(audit), Some(ticket)) = (turn.audit, self.promoting.take()) {
                 let ended = Ended {
-                    reply: &self.out.as_bytes()[start..],
+                    reply: self.outbox.since(start),
                     ..Ended::default()
                 };
                 self.asking = audit.finish(&self.session, Some(ticket), &[], ended);
@@ -789,54 +714,29 @@ impl Conn {
 
     /// Sends what may leave, in one call if the socket takes it.
     pub(super) fn flush(&mut self, tally: &mut Tally, limits: &NetLimits) {
-        while self.written < self.released && self.writable && !self.dead {
-            match self
-                .stream
-                .write(&self.out.as_bytes()[self.written..self.released])
-            {
-                Ok(0) => self.dead = true,
-                Ok(n) => {
-                    self.written += n;
-                    tally.bytes_out += n as u64;
-                }
+        if self.writable && !self.dead {
+            match self.outbox.send(&mut self.stream, &mut tally.bytes_out) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.dead = true,
             }
         }
-        if self.written == self.out.len() {
-            self.out.truncate(0);
-            self.written = 0;
-            self.released = 0;
-            if self.out.capacity() > limits.keep_bytes {
-                *self.out.buf_mut() = Vec::new();
-            }
-        } else if self.written > limits.output_soft {
-            // The front was sent, the rest waits: give the sent part back.
-            self.out.buf_mut().drain(..self.written);
-            let gone = self.written;
-            self.written = 0;
-            self.released -= gone;
-            for gate in &mut self.gates {
-                gate.start -= gone;
-                gate.end -= gone;
-            }
-        }
-        if self.out.len() - self.written > limits.output_hard {
+        self.outbox.trim(limits);
+        if self.outbox.waiting() > limits.output_hard {
             tracing::warn!(client = self.session.id, addr = %self.session.addr,
-                bytes = self.out.len() - self.written, "closing a client that does not read its replies");
+                bytes = self.outbox.waiting(), "closing a client that does not read its replies");
             self.dead = true;
         }
     }
 
-    /// Whether it must first take replies before more requests are run (C3).
+    /// Whether it must first take replies before more requests are run (CN3).
     fn is_clogged(&self, limits: &NetLimits) -> bool {
         // Of who has not authenticated nothing waits but short errors.
         let soft = match self.session.login.is_open() {
             true => limits.output_soft,
             false => limits.output_soft.min(UNAUTHENTICATED_OUTPUT),
         };
-        self.out.len() - self.written > soft || self.gates.len() >= limits.gates_max
+        self.outbox.waiting() > soft || self.outbox.held() >= limits.gates_max
     }
 
     /// Whether there is work that no event will announce.

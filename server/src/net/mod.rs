@@ -8,6 +8,7 @@
 pub mod bell;
 mod conn;
 mod event_loop;
+mod outbox;
 pub(crate) mod registry;
 
 pub(crate) use conn::Tally;
