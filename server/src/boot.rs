@@ -5,12 +5,15 @@
 
 use crate::acl::Acl;
 use crate::audit::{Audit, Program};
-use crate::config::{self, AuditArgs, Common, Exit, LogFormat, PrimaryArgs, ReplicaArgs};
+use crate::config::{
+    self, AuditArgs, Common, Exit, LogFormat, PrimaryArgs, ReplicaArgs, ServerArgs,
+};
 use crate::control::RoleView;
 use crate::metrics::Metrics;
 use crate::node::{Durability, Node};
 use crate::roles::{Following, ReplicationSide};
 use crate::server::{Server, ServerOptions};
+use clap::{CommandFactory, FromArgMatches};
 use crossbeam_channel::{Receiver, select};
 use esker_lsm::{OpenError, Store, StoreRecovered};
 use esker_replication::datadir::{DataDir, DataDirError, Role, RoleRecord};
@@ -80,30 +83,40 @@ fn remedy(error: &io::Error) -> &'static str {
 /// The program `primary`.
 #[must_use]
 pub fn primary() -> ExitCode {
-    let args: PrimaryArgs = match config::load(std::env::args_os().collect()) {
-        Ok(args) => args,
-        Err(exit) => return leave(&exit),
-    };
-    if args.version {
-        return print_version("primary");
-    }
-    finish(run_primary(&args))
+    program(
+        "primary",
+        |args: &PrimaryArgs| &args.common.server,
+        run_primary,
+    )
 }
 
 /// The program `replica`.
 #[must_use]
 pub fn replica() -> ExitCode {
-    let args: ReplicaArgs = match config::load(std::env::args_os().collect()) {
+    program(
+        "replica",
+        |args: &ReplicaArgs| &args.common.server,
+        run_replica,
+    )
+}
+
+/// A program of this name: takes its arguments and runs.
+pub(crate) fn program<A: FromArgMatches + CommandFactory>(
+    name: &str,
+    server: impl FnOnce(&A) -> &ServerArgs,
+    run: impl FnOnce(&A) -> Result<(), Failure>,
+) -> ExitCode {
+    let args = match config::load(std::env::args_os().collect()) {
         Ok(args) => args,
         Err(exit) => return leave(&exit),
     };
-    if args.version {
-        return print_version("replica");
+    match server(&args).version {
+        true => print_version(name),
+        false => finish(run(&args)),
     }
-    finish(run_replica(&args))
 }
 
-pub(crate) fn leave(exit: &Exit) -> ExitCode {
+fn leave(exit: &Exit) -> ExitCode {
     if exit.code == 0 {
         say(exit.text.trim_end());
     } else {
@@ -112,7 +125,7 @@ pub(crate) fn leave(exit: &Exit) -> ExitCode {
     ExitCode::from(exit.code)
 }
 
-pub(crate) fn finish(result: Result<(), Failure>) -> ExitCode {
+fn finish(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(text)) => {
@@ -122,7 +135,7 @@ pub(crate) fn finish(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-pub(crate) fn print_version(program: &str) -> ExitCode {
+fn print_version(program: &str) -> ExitCode {
     say(&format!(
         "{program} {} ({})",
         env!("CARGO_PKG_VERSION"),
@@ -140,19 +153,19 @@ pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-pub(crate) fn start_tracing(level: &str, format: LogFormat) -> Result<(), Failure> {
+pub(crate) fn start_tracing(args: &ServerArgs) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let filter = EnvFilter::try_new(&args.log_level).map_err(|error| {
         Failure(format!(
             "--log-level {}: {error}; use error, warn, info, debug or trace",
-            level
+            args.log_level
         ))
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
     // It fails only where a subscriber is set already, which then serves.
-    let _ = match format {
+    let _ = match args.log_format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder
             .with_ansi(io::stderr().is_terminal())
@@ -275,7 +288,7 @@ impl Running {
             shown: vec![
                 ("io-threads".into(), common.io_threads.to_string()),
                 ("log-keep".into(), common.log_keep.to_string()),
-                ("segment-size".into(), common.segment_size.to_string()),
+                ("segment-size".into(), common.sizes.segment_size.to_string()),
                 (
                     "min-sync-replicas".into(),
                     common.min_sync_replicas.to_string(),
@@ -517,9 +530,9 @@ fn close_store(store: &Store) -> Result<(), Failure> {
 
 fn run_primary(args: &PrimaryArgs) -> Result<(), Failure> {
     let common = &args.common;
-    start_tracing(&common.log_level, common.log_format)?;
-    let signals = SignalThread::start(common.hears_hangups())?;
-    let acl = common.acl.load()?;
+    start_tracing(&common.server)?;
+    let signals = SignalThread::start(common.server.hears_hangups())?;
+    let acl = common.server.acl.load()?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
     let data = DataDir::open(&common.data_dir)?;
@@ -545,7 +558,12 @@ fn serve_as_primary(
     common: &Common,
     acl: &Arc<Acl>,
 ) -> Result<(), Failure> {
-    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store, acl)?;
+    let audit = open_audit(
+        &common.server.audit,
+        data.node().to_string(),
+        Program::Store,
+        acl,
+    )?;
     let begin = Instant::now();
     let mut options = common.store_options();
     if !data.has_store()? {
@@ -589,9 +607,9 @@ fn serve_as_primary(
 
 fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
     let common = &args.common;
-    start_tracing(&common.log_level, common.log_format)?;
-    let signals = SignalThread::start(common.hears_hangups())?;
-    let acl = common.acl.load()?;
+    start_tracing(&common.server)?;
+    let signals = SignalThread::start(common.server.hears_hangups())?;
+    let acl = common.server.acl.load()?;
     let ports = Ports::bind(args.listen, args.metrics_listen.0)?;
     let side = ReplicationSide::new(&args.replication_listen, common)?;
     let data = Arc::new(DataDir::open(&common.data_dir)?);
@@ -625,7 +643,12 @@ fn run_replica(args: &ReplicaArgs) -> Result<(), Failure> {
             ));
         }
     };
-    let audit = open_audit(&common.audit, data.node().to_string(), Program::Store, &acl)?;
+    let audit = open_audit(
+        &common.server.audit,
+        data.node().to_string(),
+        Program::Store,
+        &acl,
+    )?;
     let node = Node::replica(common.promise());
     let mut options = ReplicaOptions::new(Arc::clone(&data), &args.primary);
     options.name.clone_from(&args.name);

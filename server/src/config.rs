@@ -101,7 +101,70 @@ impl AclArgs {
     }
 }
 
-/// What both programs take.
+/// How large the store's files are, and what it keeps in memory.
+#[derive(Args, Clone, Debug)]
+pub struct SizeArgs {
+    /// Bytes of a segment file of the log
+    #[arg(long, env = "ESKER_SEGMENT_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub segment_size: u64,
+
+    /// Bytes of a memtable
+    #[arg(long, env = "ESKER_MEMTABLE_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub memtable_size: u64,
+
+    /// Bytes of block cache
+    #[arg(long, env = "ESKER_CACHE_SIZE", value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub cache_size: u64,
+}
+
+/// What every server takes: who may come, what is recorded, what it says of itself.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub acl: AclArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub audit: AuditArgs,
+
+    /// How log lines look
+    #[arg(
+        long,
+        env = "ESKER_LOG_FORMAT",
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+
+    /// Which log lines: error, warn, info, debug, trace, or a filter of tracing-subscriber
+    #[arg(
+        long,
+        env = "ESKER_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log_level: String,
+
+    /// TOML file with any of these names as keys; flags and environment outrank it
+    #[arg(long, env = "ESKER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print version
+    #[arg(long, short = 'V')]
+    pub version: bool,
+}
+
+impl ServerArgs {
+    /// Whether SIGHUP asks for anything.
+    #[must_use]
+    pub fn hears_hangups(&self) -> bool {
+        self.audit.audit_dir.is_some() || self.acl.acl_file.is_some()
+    }
+}
+
+/// What `primary` and `replica` take.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Directory of the data; made where there is none
@@ -159,17 +222,9 @@ pub struct Common {
     #[arg(long, env = "ESKER_LOG_KEEP_MAX", value_name = "SIZE", default_value = "64GiB", value_parser = parse_size)]
     pub log_keep_max: u64,
 
-    /// Bytes of a segment file of the log
-    #[arg(long, env = "ESKER_SEGMENT_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
-    pub segment_size: u64,
-
-    /// Bytes of a memtable
-    #[arg(long, env = "ESKER_MEMTABLE_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
-    pub memtable_size: u64,
-
-    /// Bytes of block cache
-    #[arg(long, env = "ESKER_CACHE_SIZE", value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
-    pub cache_size: u64,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub sizes: SizeArgs,
 
     /// Threads that serve clients
     #[arg(long, env = "ESKER_IO_THREADS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -198,34 +253,7 @@ pub struct Common {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "doc comments become help text")]
-    pub acl: AclArgs,
-
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "doc comments become help text")]
-    pub audit: AuditArgs,
-
-    /// How log lines look
-    #[arg(
-        long,
-        env = "ESKER_LOG_FORMAT",
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
-    pub log_format: LogFormat,
-
-    /// Which log lines: error, warn, info, debug, trace, or a filter of tracing-subscriber
-    #[arg(
-        long,
-        env = "ESKER_LOG_LEVEL",
-        value_name = "FILTER",
-        default_value = "info"
-    )]
-    pub log_level: String,
-
-    /// TOML file with any of these names as keys; flags and environment outrank it
-    #[arg(long, env = "ESKER_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub server: ServerArgs,
 }
 
 /// Serves a durable store to Redis clients, and streams its log to replicas.
@@ -247,10 +275,6 @@ pub struct PrimaryArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "doc comments become help text")]
     pub common: Common,
-
-    /// Print version
-    #[arg(long, short = 'V')]
-    pub version: bool,
 }
 
 /// Follows a primary: holds the same data and serves reads.
@@ -293,10 +317,6 @@ pub struct ReplicaArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "doc comments become help text")]
     pub common: Common,
-
-    /// Print version
-    #[arg(long, short = 'V')]
-    pub version: bool,
 }
 
 /// An address, or `off`.
@@ -308,12 +328,6 @@ pub struct AddrOrOff(pub Option<SocketAddr>);
 pub struct Endpoint(pub Option<String>);
 
 impl Common {
-    /// Whether SIGHUP asks for anything.
-    #[must_use]
-    pub fn hears_hangups(&self) -> bool {
-        self.audit.audit_dir.is_some() || self.acl.acl_file.is_some()
-    }
-
     /// What a reply waits for.
     #[must_use]
     pub fn promise(&self) -> Promise {
@@ -339,14 +353,14 @@ impl Common {
     pub fn store_options(&self) -> esker_lsm::StoreOptions {
         esker_lsm::StoreOptions {
             log: esker_wal::LogOptions {
-                segment_bytes: self.segment_size,
+                segment_bytes: self.sizes.segment_size,
                 sync_policy: self.durability.sync_policy(self.sync_interval),
                 keep_bytes: self.log_keep,
                 slot_bytes_max: self.log_keep_max,
                 ..esker_wal::LogOptions::default()
             },
-            memtable_bytes: usize::try_from(self.memtable_size).unwrap_or(usize::MAX),
-            cache_bytes: self.cache_size,
+            memtable_bytes: usize::try_from(self.sizes.memtable_size).unwrap_or(usize::MAX),
+            cache_bytes: self.sizes.cache_size,
             ..esker_lsm::StoreOptions::default()
         }
     }

@@ -3,11 +3,11 @@
 use super::{Begin, MembersOver, OnFollower, RaftOptions, RaftServer, ReadMode};
 use crate::audit::Program;
 use crate::boot::{
-    Failure, SignalThread, bind, close_audit, finish, hang_up, leave, open_audit, print_version,
-    say, start_tracing, warn_open,
+    Failure, SignalThread, bind, close_audit, hang_up, open_audit, program, say, start_tracing,
+    warn_open,
 };
 use crate::config::{
-    self, AclArgs, AddrOrOff, AuditArgs, LogFormat, parse_addr, parse_addr_or_off, parse_duration,
+    self, AddrOrOff, ServerArgs, SizeArgs, parse_addr, parse_addr_or_off, parse_duration,
     parse_size,
 };
 use clap::Parser;
@@ -139,17 +139,9 @@ pub struct RaftNodeArgs {
     #[arg(long, env = "ESKER_MAX_CLIENTS", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_clients: u32,
 
-    /// Bytes of a segment file of the log
-    #[arg(long, env = "ESKER_SEGMENT_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
-    pub segment_size: u64,
-
-    /// Bytes of a memtable
-    #[arg(long, env = "ESKER_MEMTABLE_SIZE", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
-    pub memtable_size: u64,
-
-    /// Bytes of block cache
-    #[arg(long, env = "ESKER_CACHE_SIZE", value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
-    pub cache_size: u64,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "doc comments become help text")]
+    pub sizes: SizeArgs,
 
     /// Bytes of snapshots that this node sends in a second, to all new members together, at most; from 1MiB on
     #[arg(long, env = "ESKER_SNAPSHOT_RATE_MAX", value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
@@ -157,38 +149,7 @@ pub struct RaftNodeArgs {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "doc comments become help text")]
-    pub acl: AclArgs,
-
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "doc comments become help text")]
-    pub audit: AuditArgs,
-
-    /// How log lines look
-    #[arg(
-        long,
-        env = "ESKER_LOG_FORMAT",
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
-    pub log_format: LogFormat,
-
-    /// Which log lines: error, warn, info, debug, trace, or a filter of tracing-subscriber
-    #[arg(
-        long,
-        env = "ESKER_LOG_LEVEL",
-        value_name = "FILTER",
-        default_value = "info"
-    )]
-    pub log_level: String,
-
-    /// TOML file with any of these names as keys; flags and environment outrank it
-    #[arg(long, env = "ESKER_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// Print version
-    #[arg(long, short = 'V')]
-    pub version: bool,
+    pub server: ServerArgs,
 }
 
 /// `1=tcp://127.0.0.1:5571`
@@ -269,12 +230,12 @@ impl RaftNodeArgs {
             members_over: self.members_over,
             allow_remote_plaintext: self.allow_remote_plaintext,
             clients_max: self.max_clients as usize,
-            segment_bytes: self.segment_size,
-            memtable_bytes: usize::try_from(self.memtable_size).unwrap_or(usize::MAX),
-            cache_bytes: self.cache_size,
+            segment_bytes: self.sizes.segment_size,
+            memtable_bytes: usize::try_from(self.sizes.memtable_size).unwrap_or(usize::MAX),
+            cache_bytes: self.sizes.cache_size,
             snapshot_rate_max: self.snapshot_rate_max,
             audit: None,
-            acl: self.acl.load()?,
+            acl: self.server.acl.load()?,
         })
     }
 }
@@ -282,14 +243,7 @@ impl RaftNodeArgs {
 /// The program `raft-node`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args: RaftNodeArgs = match config::load(std::env::args_os().collect()) {
-        Ok(args) => args,
-        Err(exit) => return leave(&exit),
-    };
-    if args.version {
-        return print_version("raft-node");
-    }
-    finish(run(&args))
+    program("raft-node", |args: &RaftNodeArgs| &args.server, run)
 }
 
 /// An address that was asked for has to be free. The default one goes to the first of several nodes on a machine; the others say that they
@@ -310,14 +264,19 @@ fn bind_metrics(asked: Option<AddrOrOff>) -> Result<Option<TcpListener>, Failure
 }
 
 fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
-    start_tracing(&args.log_level, args.log_format)?;
+    start_tracing(&args.server)?;
     let mut options = args.options()?;
     let acl = options.acl.clone();
-    let signals = SignalThread::start(args.audit.audit_dir.is_some() || acl.enforced().is_some())?;
+    let signals = SignalThread::start(args.server.hears_hangups())?;
     let listener = bind("clients", "--listen", args.listen)?;
     let metrics = bind_metrics(args.metrics_listen)?;
     let begin = options.begin;
-    let audit = open_audit(&args.audit, options.id.to_string(), Program::Raft, &acl)?;
+    let audit = open_audit(
+        &args.server.audit,
+        options.id.to_string(),
+        Program::Raft,
+        &acl,
+    )?;
     options.audit.clone_from(&audit);
     let mut server =
         RaftServer::start(listener, options).map_err(|error| Failure(error.to_string()))?;
