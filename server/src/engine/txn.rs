@@ -98,35 +98,28 @@ impl<'a> Txn<'a> {
         held: Held<'a>,
         holds_all: bool,
     ) -> Self {
-        Txn {
-            base: Base::Engine(engine),
-            view,
-            held,
-            holds_all,
-            batch: None,
-            overlay: None,
-            now: None,
-            newest: 0,
-            expired: i64::MIN,
-            dirty: Vec::new(),
-            walks: usize::MAX,
-            walked_too_far: false,
-        }
+        Txn::over(Base::Engine(engine), view, held, holds_all)
     }
 
     /// A transaction on state that somebody else keeps. Its end is [`Txn::into_changes`].
     #[must_use]
     pub fn on_state(state: &'a mut dyn State, cursors: &'a Cursors) -> Self {
+        let base = Base::State {
+            state,
+            cursors,
+            changes: Vec::new(),
+            bytes: 0,
+        };
+        Txn::over(base, None, Held::None, true)
+    }
+
+    #[inline]
+    fn over(base: Base<'a>, view: Option<Snapshot>, held: Held<'a>, holds_all: bool) -> Self {
         Txn {
-            base: Base::State {
-                state,
-                cursors,
-                changes: Vec::new(),
-                bytes: 0,
-            },
-            view: None,
-            held: Held::None,
-            holds_all: true,
+            base,
+            view,
+            held,
+            holds_all,
             batch: None,
             overlay: None,
             now: None,
