@@ -1,11 +1,15 @@
 //! `esker audit` as an operator meets it: on a trail, on a damaged copy, on a trail that is being written, with values that mean harm.
 
 use esker_audit::{Keyring, Options, Record, Severity, Trail};
+use said::{json, said};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+#[path = "support/said.rs"]
+mod said;
 
 struct Place {
     scratch: tempfile::TempDir,
@@ -46,19 +50,6 @@ fn command() -> Command {
 
 fn esker(args: &[&str], last: &Path) -> Output {
     command().args(args).arg(last).output().unwrap()
-}
-
-#[track_caller]
-fn said(output: &Output, code: i32) -> String {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}\n{err}");
-    text
-}
-
-#[track_caller]
-fn json(output: &Output, code: i32) -> Value {
-    serde_json::from_str(&said(output, code)).unwrap()
 }
 
 fn login(n: usize) -> Record {

@@ -17,6 +17,24 @@ fn set(node: &Node, key: &str, value: &[u8]) -> Reply {
         .unwrap()
 }
 
+fn get(node: &Node, key: &str) -> Reply {
+    node.client().unwrap().line(&format!("GET {key}")).unwrap()
+}
+
+/// Writes `k{written}` and so on until that is refused for want of room.
+fn write_until_refused(node: &Node, value: &[u8], written: &mut usize) {
+    let refusal = loop {
+        match set(node, &format!("k{written}"), value) {
+            Reply::Error(error) => break error,
+            reply => assert!(reply.is_ok(), "{}", reply.text()),
+        }
+        *written += 1;
+        assert!(*written < 4000, "a gigabyte went into a full disk");
+    };
+    assert!(refusal.starts_with("MISCONF"), "{refusal}");
+    assert!(refusal.to_lowercase().contains("space"), "{refusal}");
+}
+
 /// Fills the disk until not one block is left, with one file more each time.
 fn fill(disk: &Disk) {
     let path = |n: usize| disk.path().join(format!("filler-{n}"));
@@ -70,17 +88,7 @@ fn writes_fail_clearly_reads_go_on_and_writes_resume() {
     // What is prepared is used up; then the answer is an error, not silence.
     let value = vec![b'v'; 256 << 10];
     let mut written = 0;
-    let refusal = loop {
-        match set(&node, &format!("k{written}"), &value) {
-            Reply::Error(error) => break error,
-            reply => assert!(reply.is_ok(), "{}", reply.text()),
-        }
-        written += 1;
-        assert!(written < 4000, "a gigabyte went into a full disk");
-    };
-    assert!(refusal.starts_with("MISCONF"), "{refusal}");
-    assert!(refusal.to_lowercase().contains("space"), "{refusal}");
-    let get = |node: &Node, key: &str| node.client().unwrap().line(&format!("GET {key}")).unwrap();
+    write_until_refused(&node, &value, &mut written);
     assert_eq!(get(&node, "before").text(), "there");
     assert_eq!(
         get(&node, &format!("k{}", written - 1)).bytes(),
@@ -100,16 +108,7 @@ fn writes_fail_clearly_reads_go_on_and_writes_resume() {
             get(&node, &format!("k{}", written - 1)).bytes(),
             Some(value.as_slice())
         );
-        let refusal = loop {
-            match set(&node, &format!("k{written}"), &value) {
-                Reply::Error(error) => break error,
-                reply => assert!(reply.is_ok(), "{}", reply.text()),
-            }
-            written += 1;
-            assert!(written < 4000, "a gigabyte went into a full disk");
-        };
-        assert!(refusal.starts_with("MISCONF"), "{refusal}");
-        assert!(refusal.to_lowercase().contains("space"), "{refusal}");
+        write_until_refused(&node, &value, &mut written);
     }
     empty(&disk);
 

@@ -1,10 +1,14 @@
 //! `esker log` as an operator meets it: on a copy, on a damaged copy, on a directory that is being written.
 
 use esker_wal::{Create, Log, LogId, LogOptions, Lsn, NodeId, SyncPolicy};
+use said::{json, said};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+#[path = "support/said.rs"]
+mod said;
 
 fn dir() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -44,19 +48,6 @@ fn esker(args: &[&str], dir: &Path) -> Output {
         .arg(dir)
         .output()
         .unwrap()
-}
-
-#[track_caller]
-fn said(output: &Output, code: i32) -> String {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}\n{err}");
-    text
-}
-
-#[track_caller]
-fn json(output: &Output, code: i32) -> Value {
-    serde_json::from_str(&said(output, code)).unwrap()
 }
 
 /// The files of `dir` but for the lock.

@@ -1,37 +1,13 @@
 //! The network side without a store: order, bounds and fairness.
 
-use esker_server::{NetLimits, Node, Promise, Server, ServerOptions};
+use bare::{connect, read_exactly, start};
+use esker_server::NetLimits;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-fn start(limits: NetLimits, io_threads: usize) -> Server {
-    let node = Node::replica(Promise::default());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = ServerOptions {
-        limits,
-        io_threads,
-        ..ServerOptions::default()
-    };
-    Server::start(node, listener, options).unwrap()
-}
-
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.addr()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    stream
-}
-
-fn read_exactly(stream: &mut TcpStream, expected: &[u8]) {
-    let mut found = vec![0; expected.len()];
-    stream.read_exact(&mut found).unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&found),
-        String::from_utf8_lossy(expected)
-    );
-}
+#[path = "support/bare.rs"]
+mod bare;
 
 #[test]
 fn pipelined_requests_are_answered_in_order_on_any_number_of_threads() {

@@ -1,43 +1,19 @@
 //! What clients may make the server hold: each test looks at the memory of the whole process, so they run one
 //! at a time and apart from the others.
 
-use esker_server::{NetLimits, Node, Promise, Server, ServerOptions};
+use bare::{connect, read_exactly, start};
+use esker_server::NetLimits;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
+#[path = "support/bare.rs"]
+mod bare;
+
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn start(limits: NetLimits, io_threads: usize) -> Server {
-    let node = Node::replica(Promise::default());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = ServerOptions {
-        limits,
-        io_threads,
-        ..ServerOptions::default()
-    };
-    Server::start(node, listener, options).unwrap()
-}
-
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.addr()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    stream
-}
-
-fn read_exactly(stream: &mut TcpStream, expected: &[u8]) {
-    let mut found = vec![0; expected.len()];
-    stream.read_exact(&mut found).unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&found),
-        String::from_utf8_lossy(expected)
-    );
-}
 
 fn seeds(default: u64) -> u64 {
     std::env::var("ESKER_SEEDS")

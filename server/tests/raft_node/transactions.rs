@@ -2,17 +2,6 @@
 
 use super::{Client, Cluster, eventually};
 
-impl Client {
-    /// Queues these and executes them.
-    fn exec(&mut self, lines: &[&str]) -> String {
-        self.says("MULTI", "+OK");
-        for line in lines {
-            self.says(line, "+QUEUED");
-        }
-        self.ask("EXEC")
-    }
-}
-
 fn three(more: &[&str]) -> Cluster {
     let mut cluster = Cluster::new(3);
     for at in 0..3 {

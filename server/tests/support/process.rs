@@ -135,6 +135,17 @@ impl Client {
         self.reply()
     }
 
+    /// Queues these in a transaction; the reply to its end.
+    #[track_caller]
+    pub(crate) fn exec(&mut self, lines: &[&str]) -> String {
+        assert_eq!(self.ask("MULTI"), "+OK");
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            assert_eq!(self.ask_words(&words), "+QUEUED", "{line:.100}");
+        }
+        self.ask("EXEC")
+    }
+
     /// Asks until the reply is that one.
     #[track_caller]
     pub(crate) fn until(&mut self, line: &str, expected: &str) {
