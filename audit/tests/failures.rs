@@ -3,21 +3,18 @@
 mod support;
 
 use esker_audit::{
-    Error, Key, Keyring, Kind, OnFailure, OnTamper, Options, Policies, Policy, Query, Reader,
-    Record, Severity, Trail, Write, Written,
+    Error, Key, Keyring, Kind, OnFailure, OnTamper, Options, Policies, Query, Reader, Record,
+    Severity, Trail, Write, Written,
 };
 use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{DIR, closed, copy, keys, login, report, stepped, written};
+use support::{DIR, closed, copy, keys, login, policy, report, stepped, written};
 
 fn with(media: &SimMedia, on_failure: OnFailure) -> Options {
     Options {
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure,
-        }),
+        policies: Policies::all(policy(Write::Sync, on_failure)),
         ..stepped(media)
     }
 }
@@ -317,10 +314,7 @@ fn a2_a_full_queue_refuses_or_drops_with_a_gap() {
         let media = SimMedia::new(1);
         let options = Options {
             queue: 10,
-            policies: Policies::all(Policy {
-                write: Write::Async,
-                on_failure,
-            }),
+            policies: Policies::all(policy(Write::Async, on_failure)),
             ..stepped(&media)
         };
         let trail = open_with(options);

@@ -3,8 +3,8 @@
 mod support;
 
 use esker_audit::{
-    Error, FindingKind, Key, Limits, OnFailure, OnTamper, Options, Order, Policies, Policy, Query,
-    Reader, Record, Severity, Trail, Write, Written,
+    Error, FindingKind, Key, Limits, OnFailure, OnTamper, Options, Order, Policies, Query, Reader,
+    Record, Severity, Trail, Write, Written,
 };
 use esker_wal::media::Media as _;
 use esker_wal::media::clock::ManualClock;
@@ -14,17 +14,14 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use support::hooked::{Hooked, Hooks};
-use support::{DIR, closed, copy, keys, login, open, report, stepped, written};
+use support::{DIR, closed, copy, keys, login, open, policy, report, stepped, written};
 
 fn open_with(options: Options) -> Trail {
     Trail::open(Path::new(DIR), keys(), options).unwrap().0
 }
 
 fn interval() -> Policies {
-    Policies::all(Policy {
-        write: Write::Interval,
-        on_failure: OnFailure::Refuse,
-    })
+    Policies::all(policy(Write::Interval, OnFailure::Refuse))
 }
 
 /// The actions of all records, the trail's own among them.
@@ -124,10 +121,7 @@ fn a_trail_is_not_opened_without_the_key_that_its_last_entry_began() {
 fn t2_drops_outlive_a_second_kill_while_the_trail_is_opened() {
     let media = SimMedia::new(1);
     let options = || Options {
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure: OnFailure::Drop,
-        }),
+        policies: Policies::all(policy(Write::Sync, OnFailure::Drop)),
         ..stepped(&media)
     };
     let trail = open_with(options());
@@ -364,13 +358,7 @@ fn t2_a_drop_while_head_is_written_outlives_a_kill() {
     let hooked = Hooked::new(&media);
     let options = Options {
         queue: 1,
-        policies: Policies::default().with(
-            Severity::Info,
-            Policy {
-                write: Write::Async,
-                on_failure: OnFailure::Drop,
-            },
-        ),
+        policies: Policies::default().with(Severity::Info, policy(Write::Async, OnFailure::Drop)),
         media: Arc::new(hooked.clone()),
         ..stepped(&media)
     };

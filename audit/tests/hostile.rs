@@ -3,7 +3,7 @@
 mod support;
 
 use esker_audit::{
-    Error, Key, OnFailure, OnTamper, Options, Order, Policies, Policy, Query, Severity, Trail,
+    Error, Key, OnFailure, OnTamper, Options, Order, Policies, Query, Severity, Trail,
     VerifyOptions, Write, verify,
 };
 use esker_wal::Workers;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use support::forge::{payloads, with_live};
-use support::{DIR, answers, closed, copy, keys, login, open, report, stepped, written};
+use support::{DIR, answers, closed, copy, keys, login, open, policy, report, stepped, written};
 
 fn in_order(order: Order) -> Query {
     Query {
@@ -207,10 +207,7 @@ fn u3_a_live_log_that_was_removed_is_renewed_though_nothing_more_fits_in_it() {
     let clock = Arc::new(ManualClock::default());
     let options = Options {
         clock: clock.clone(),
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure: OnFailure::Refuse,
-        }),
+        policies: Policies::all(policy(Write::Sync, OnFailure::Refuse)),
         media: Arc::new(RealMedia::default()),
         ..stepped(&SimMedia::new(1))
     };
@@ -265,24 +262,9 @@ fn e1_a_full_disk_does_not_hold_up_closing_record_by_record() {
     let options = Options {
         workers: Workers::Threads,
         clock: Arc::new(RealClock::default()),
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure: OnFailure::Refuse,
-        })
-        .with(
-            Severity::Info,
-            Policy {
-                write: Write::Async,
-                on_failure: forever,
-            },
-        )
-        .with(
-            Severity::Warning,
-            Policy {
-                write: Write::Sync,
-                on_failure: forever,
-            },
-        ),
+        policies: Policies::all(policy(Write::Sync, OnFailure::Refuse))
+            .with(Severity::Info, policy(Write::Async, forever))
+            .with(Severity::Warning, policy(Write::Sync, forever)),
         ..stepped(&media)
     };
     let trail = Arc::new(Trail::open(Path::new(DIR), keys(), options).unwrap().0);

@@ -5,13 +5,13 @@
 mod support;
 
 use esker_audit::{
-    Anchor, OnFailure, Options, Policies, Policy, Query, Reader, Severity, Trail, VerifyOptions,
-    Write, verify,
+    Anchor, OnFailure, Options, Policies, Query, Reader, Severity, Trail, VerifyOptions, Write,
+    verify,
 };
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{keys, login};
+use support::{keys, login, policy};
 
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
@@ -47,10 +47,7 @@ fn rotated_while_it_is_written(dir: &Path) {
         checkpoint_entries: 500,
         policies: Policies::default().with(
             Severity::Notice,
-            Policy {
-                write: Write::Interval,
-                on_failure: OnFailure::Block(Duration::from_secs(60)),
-            },
+            policy(Write::Interval, OnFailure::Block(Duration::from_secs(60))),
         ),
         anchor: Anchor {
             file: Some(dir.with_extension("anchors")),

@@ -2,10 +2,10 @@
 
 mod support;
 
-use esker_audit::{Error, OnFailure, Options, Policies, Policy, Record, Severity, Trail, Write};
+use esker_audit::{Error, OnFailure, Options, Policies, Record, Severity, Trail, Write};
 use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
 use std::path::Path;
-use support::{DIR, keys, login, open, report, stepped};
+use support::{DIR, keys, login, open, policy, report, stepped};
 
 fn some() -> Vec<Record> {
     (0..10).map(login).collect()
@@ -42,17 +42,8 @@ fn se1_a_failed_sync_acknowledges_none_of_them() {
     for on_failure in [OnFailure::Refuse, OnFailure::Drop] {
         let media = SimMedia::new(1);
         let options = Options {
-            policies: Policies::all(Policy {
-                write: Write::Sync,
-                on_failure,
-            })
-            .with(
-                Severity::Info,
-                Policy {
-                    write: Write::Async,
-                    on_failure: OnFailure::Drop,
-                },
-            ),
+            policies: Policies::all(policy(Write::Sync, on_failure))
+                .with(Severity::Info, policy(Write::Async, OnFailure::Drop)),
             ..stepped(&media)
         };
         let trail = Trail::open(Path::new(DIR), keys(), options).unwrap().0;
@@ -77,10 +68,7 @@ fn se1_a_failed_sync_acknowledges_none_of_them() {
 fn se1_a_refused_record_ends_it() {
     let media = SimMedia::new(1);
     let options = Options {
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure: OnFailure::Refuse,
-        }),
+        policies: Policies::all(policy(Write::Sync, OnFailure::Refuse)),
         ..stepped(&media)
     };
     let trail = Trail::open(Path::new(DIR), keys(), options).unwrap().0;

@@ -1,9 +1,9 @@
 //! Lives of a trail, by seed: it writes, closes, removes, begins keys, until the power goes or the process is killed at some call of the disk; then what was
 //! acknowledged must be there, and the trail be whole.
 
-use super::{DIR, stepped};
+use super::{DIR, policy, stepped};
 use esker_audit::{
-    Key, Keyring, OnFailure, Options, Policies, Policy, Query, Reader, Record, Severity, Trail,
+    Key, Keyring, OnFailure, Options, Policies, Query, Reader, Record, Severity, Trail,
     VerifyOptions, Write, Written, verify,
 };
 use esker_wal::media::sim::{CallKind, EIO, Fault, SimMedia};
@@ -15,17 +15,8 @@ use std::sync::Arc;
 fn options(media: &SimMedia, rng: &mut StdRng) -> Options {
     Options {
         keep_bytes: rng.random_bool(0.3).then_some(1 << 10),
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure: OnFailure::Refuse,
-        })
-        .with(
-            Severity::Info,
-            Policy {
-                write: Write::Interval,
-                on_failure: OnFailure::Drop,
-            },
-        ),
+        policies: Policies::all(policy(Write::Sync, OnFailure::Refuse))
+            .with(Severity::Info, policy(Write::Interval, OnFailure::Drop)),
         ..stepped(media)
     }
 }

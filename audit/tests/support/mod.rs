@@ -7,8 +7,8 @@ pub(crate) mod lives;
 pub(crate) mod writers;
 
 use esker_audit::{
-    Error, Key, Keyring, Options, Query, Reader, Record, Report, Severity, Trail, VerifyOptions,
-    verify,
+    Error, Key, Keyring, OnFailure, Options, Policy, Query, Reader, Record, Report, Severity,
+    Trail, VerifyOptions, Write, verify,
 };
 use esker_wal::Workers;
 use esker_wal::media::clock::ManualClock;
@@ -33,6 +33,10 @@ pub(crate) fn stepped(media: &SimMedia) -> Options {
         reserve_bytes: 0,
         ..Options::default()
     }
+}
+
+pub(crate) fn policy(write: Write, on_failure: OnFailure) -> Policy {
+    Policy { write, on_failure }
 }
 
 pub(crate) fn open(media: &SimMedia) -> Trail {

@@ -1,8 +1,8 @@
 //! Rounds of many writers, one of whom syncs for all, by seed: syncs fail, the live log is taken away, the power goes; what was acknowledged must be there then.
 
 use super::lives::{Told, check};
-use super::{DIR, keys, stepped};
-use esker_audit::{Error, OnFailure, Options, Policies, Policy, Record, Trail, Write, Written};
+use super::{DIR, keys, policy, stepped};
+use esker_audit::{Error, OnFailure, Options, Policies, Record, Trail, Write, Written};
 use esker_wal::Workers;
 use esker_wal::media::Media as _;
 use esker_wal::media::clock::RealClock;
@@ -20,10 +20,7 @@ fn open(media: &SimMedia) -> Trail {
         workers: Workers::Threads,
         clock: Arc::new(RealClock::default()),
         interval: Duration::from_millis(20),
-        policies: Policies::all(Policy {
-            write: Write::Sync,
-            on_failure: OnFailure::Refuse,
-        }),
+        policies: Policies::all(policy(Write::Sync, OnFailure::Refuse)),
         ..stepped(media)
     };
     let opened = Trail::open(Path::new(DIR), keys(), options);
