@@ -270,12 +270,13 @@ fn a_reload_takes_the_whole_file_or_nothing(place: &Place, program: &Program) {
         );
         assert_eq!(by_ann.ask("PING"), "+PONG");
     }
-    // bob goes, and so does one of ann's passwords. The one who asked is answered first.
+    // bob goes, and so does one of ann's passwords. The one who asked is answered first; what it has sent behind that does not run.
     place.users(
         "user default off\nuser ann on >pw-two >pw-new ~* &* +@all\n",
         0o600,
     );
-    assert_eq!(bob.ask("ACL LOAD"), "+OK");
+    bob.send("ACL LOAD\r\nECHO behind");
+    assert_eq!(bob.reply(), "+OK");
     bob.is_closed();
     by_ann.is_closed();
     assert_eq!(by_two.ask("ACL WHOAMI"), "ann");

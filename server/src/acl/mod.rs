@@ -330,8 +330,12 @@ impl Acl {
         if !login.is_open() {
             *login = self.arrives();
         }
-        login.generation = generation;
-        self.keeps(login)
+        let stays = self.keeps(login);
+        // Who is gone is met as that again, however often it is asked.
+        if stays {
+            login.generation = generation;
+        }
+        stays
     }
 
     /// The login that a name and a password give.
@@ -517,6 +521,18 @@ mod tests {
         );
         acl.reload().unwrap();
         assert_eq!(acl.passes(&mut waiting, &[b"GET"]), Passes::Yes);
+    }
+
+    /// Some ask twice before a command runs.
+    #[test]
+    fn au3_who_is_gone_stays_gone_however_often_it_is_asked() {
+        let (acl, mut file) = acl("user default off\nuser bob on >b ~* +@all\n");
+        let mut bob = acl.check(b"bob", b"b").unwrap();
+        write(&mut file, "user default off\n");
+        acl.reload().unwrap();
+        for _ in 0..3 {
+            assert_eq!(acl.passes(&mut bob, &[b"SET"]), Passes::Gone);
+        }
     }
 
     /// A file that is being written, or was when the power went.
