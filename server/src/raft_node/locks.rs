@@ -12,7 +12,8 @@ use crate::Reply;
 use crate::commands::glob_matches;
 use bytes::Bytes;
 use esker_raft::lock::{
-    AcquireError, Guard, LockAnswer, LockCommand, LockError, LockInfo, LockService, WaiterInfo,
+    AcquireError, Guard, LockAnswer, LockCommand, LockError, LockInfo, LockService, NAME_MAX,
+    WaiterInfo,
 };
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "ERR use LOCK.ACQUIRE lock id ttl-ms [WAIT ms] [PRIORITY 0-255], LOCK.RENEW lock token [ttl-ms], LOCK.RELEASE lock token [FORCE], \
                      LOCK.RELEASE lock ID id, LOCK.IF lock token command [arg ...], LOCK.INFO lock, LOCK.LIST [AFTER lock] [COUNT n] [MATCH pattern], \
                      LOCK.WATCH lock [token] [WAIT ms]";
+const _: () = assert!(NAME_MAX == 255, "an error says so");
 /// Locks that one LIST answers, at most.
 const LIST_MAX: usize = 1000;
 /// How long a WATCH waits if it does not say.
@@ -56,6 +58,9 @@ pub(super) enum Conditional<'a> {
 pub(super) fn conditional<'a>(argv: &'a [&'a [u8]]) -> Conditional<'a> {
     match argv {
         [first, rest @ ..] if first.eq_ignore_ascii_case(b"LOCK.IF") => match rest {
+            [name, ..] if !(1..=NAME_MAX).contains(&name.len()) => {
+                Conditional::Bad("ERR the name of a lock has from 1 to 255 bytes")
+            }
             [name, token, command @ ..] if !command.is_empty() => match number(token) {
                 Some(token @ 1..) => {
                     let name = Bytes::copy_from_slice(name);

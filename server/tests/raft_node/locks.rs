@@ -47,6 +47,11 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
         (format!("LOCK.IF door {token} GET k"), "writes a key"),
         (format!("LOCK.IF door {token} LOCK.LIST"), "unknown command"),
         (format!("LOCK.IF door {token}"), "ERR use LOCK.IF"),
+        // No lock has such a name; an answer would repeat it.
+        (
+            format!("LOCK.IF {} 1 SET k v", "n".repeat(256)),
+            "ERR the name of a lock has from 1 to 255 bytes",
+        ),
         ("LOCK.ACQUIRE door".into(), "ERR use LOCK.ACQUIRE"),
         ("LOCK.ACQUIRE door r9 1".into(), "time to live"),
         ("LOCK.RELEASE door 0".into(), "ERR use"),
