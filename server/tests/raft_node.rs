@@ -419,3 +419,60 @@ fn what_is_sent_at_once_is_answered_in_order_also_to_one_that_hangs_up() {
         assert!(rest.is_empty(), "{rest:?}");
     }
 }
+
+/// JN2, JN3, RF1: what many clients write at once may stand in one entry of the log; each is answered what it asked.
+#[test]
+fn clients_that_write_at_once_are_answered_their_own() {
+    const CLIENTS: usize = 24;
+    const ROUNDS: usize = 60;
+    let mut cluster = Cluster::new(1);
+    cluster.start(0, 1, &["--bootstrap"]);
+    cluster.leader(0);
+    let won = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|me| {
+                let mut client = cluster.client(0);
+                scope.spawn(move || {
+                    let none = match me % 2 {
+                        0 => "nil",
+                        _ => {
+                            let hello = client.ask("HELLO 3");
+                            assert!(hello.contains("proto\n:3"), "{hello}");
+                            "_"
+                        }
+                    };
+                    let mut won = 0;
+                    for round in 1..=ROUNDS {
+                        let turn = format!("turn-{round}");
+                        client.send(&format!("INCR n-{me}"));
+                        client.send_words(&["SET", &turn, "x", "NX"]);
+                        client.send(&format!("INCR {turn}"));
+                        client.send(&format!("DEL {me}-a {me}-b"));
+                        client.send(&format!("MSET {me}-a 1 {me}-b 2"));
+                        assert_eq!(client.reply(), format!(":{round}"));
+                        match client.reply() {
+                            first if first == "+OK" => won += 1,
+                            other => assert_eq!(other, none),
+                        }
+                        let error = client.reply();
+                        assert!(error.starts_with("-ERR value is not an integer"), "{error}");
+                        assert_eq!(client.reply(), if round == 1 { ":0" } else { ":2" });
+                        assert_eq!(client.reply(), "+OK");
+                        if round % 7 == 0 {
+                            // What writes a value anew goes alone.
+                            client.send(&format!("EXPIRE n-{me} 1000"));
+                            client.send(&format!("SETEX {me}-c 100 1"));
+                            assert_eq!(client.reply(), ":1");
+                            assert_eq!(client.reply(), "+OK");
+                        }
+                    }
+                    won
+                })
+            })
+            .collect();
+        (clients.into_iter())
+            .map(|client| client.join().unwrap())
+            .sum::<usize>()
+    });
+    assert_eq!(won, ROUNDS);
+}

@@ -43,6 +43,8 @@ pub enum Class {
     Write {
         /// Its reply or its effect may be much longer than the command: a batch of its own.
         alone: bool,
+        /// It writes no more than it is long, but for some bytes: its batch may be joined with those of others.
+        joins: bool,
     },
     /// It reads the state.
     Read,
@@ -75,7 +77,25 @@ pub fn classify(argv: &[&[u8]], out: &mut Reply) -> Class {
                     "set" => argv[3..].iter().any(|arg| args::is(arg, "get")),
                     _ => false,
                 };
-                Class::Write { alone }
+                // Others may write a value anew that is there already.
+                let joins = !alone
+                    && matches!(
+                        spec.name,
+                        "set"
+                            | "setnx"
+                            | "setex"
+                            | "psetex"
+                            | "mset"
+                            | "msetnx"
+                            | "del"
+                            | "unlink"
+                            | "incr"
+                            | "incrby"
+                            | "incrbyfloat"
+                            | "decr"
+                            | "decrby"
+                    );
+                Class::Write { alone, joins }
             }
         },
         Handler::Data(_) if spec.name != "randomkey" => Class::Read,
@@ -120,6 +140,8 @@ fn too_many(argv: &[&[u8]]) -> Option<String> {
 pub struct Batch {
     bytes: Vec<u8>,
     commands: u32,
+    /// All of them do.
+    joins: bool,
 }
 
 const COMMANDS_AT: usize = 2;
@@ -130,11 +152,16 @@ impl Batch {
     pub fn new(protocol: Protocol) -> Batch {
         let mut bytes = vec![VERSION, protocol.number()];
         bytes.extend_from_slice(&0_u32.to_le_bytes());
-        Batch { bytes, commands: 0 }
+        Batch {
+            bytes,
+            commands: 0,
+            joins: true,
+        }
     }
 
-    /// Takes a command.
-    pub fn push(&mut self, argv: &[&[u8]]) {
+    /// Takes a command, of which [`classify`] has said whether it `joins`.
+    pub fn push(&mut self, argv: &[&[u8]], joins: bool) {
+        self.joins &= joins;
         self.commands += 1;
         let bytes: usize = argv.iter().map(|arg| 4 + arg.len()).sum();
         match self.commands {
@@ -151,6 +178,40 @@ impl Batch {
         self.commands as usize
     }
 
+    /// Whether it may be joined with others.
+    #[must_use]
+    pub fn joins(&self) -> bool {
+        self.joins
+    }
+
+    /// Of what protocol its replies are.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        protocol_of(self.bytes[1])
+    }
+
+    /// Finished batches of one protocol as one, with all their commands in order.
+    pub(crate) fn joined<'a>(batches: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
+        const HEAD: usize = COMMANDS_AT + 4;
+        let len: usize = batches.clone().map(|batch| batch.len() - HEAD).sum();
+        let mut bytes = Vec::with_capacity(HEAD + len);
+        let mut commands = 0;
+        for batch in batches {
+            let (head, rest) = batch.split_at(HEAD);
+            if bytes.is_empty() {
+                bytes.extend_from_slice(head);
+            }
+            commands += head.last_chunk().map_or(0, |n| u32::from_le_bytes(*n));
+            bytes.extend_from_slice(rest);
+        }
+        let all = Batch {
+            bytes,
+            commands,
+            joins: true,
+        };
+        all.finish()
+    }
+
     /// Whether it is to take no more.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -164,7 +225,7 @@ impl Batch {
         let mut rest = batch.get(COMMANDS_AT..).unwrap_or_default();
         for at in 0..number(&mut rest).unwrap_or(0) {
             match command(&mut rest) {
-                Some(argv) if !goes(at) => left.push(&argv),
+                Some(argv) if !goes(at) => left.push(&argv, false),
                 Some(_) => {}
                 None => break,
             }
@@ -417,7 +478,7 @@ mod tests {
         let mut batch = Batch::new(Protocol::Resp2);
         for line in lines {
             let argv: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-            batch.push(&argv);
+            batch.push(&argv, false);
         }
         batch.finish()
     }

@@ -307,16 +307,23 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Whether it can stand in a batch with others, and is to be executed through this node.
-    pub(super) fn gathers(&self, argv: &[&[u8]]) -> bool {
+    /// Whether it can stand in a batch with others, and is to be executed through this node; then whether that batch can be joined with other clients'.
+    pub(super) fn gathers(&self, argv: &[&[u8]]) -> Option<bool> {
         if self.session.tx.queueing() {
-            return false;
+            return None;
         }
         let mut error = Reply::new(self.session.protocol);
-        let class = replicated::classify(argv, &mut error);
-        matches!(class, Class::Write { alone: false })
-            && (self.shared.on_follower == OnFollower::Forward
-                || slots::away(self.shared, argv).is_none())
+        match replicated::classify(argv, &mut error) {
+            Class::Write {
+                alone: false,
+                joins,
+            } if self.shared.on_follower == OnFollower::Forward
+                || slots::away(self.shared, argv).is_none() =>
+            {
+                Some(joins)
+            }
+            _ => None,
+        }
     }
 
     /// Whether running it may wait for the cluster.
@@ -390,12 +397,12 @@ impl<'a> Serving<'a> {
     }
 
     /// Gathers one that [`Serving::gathers`], and that does not wait. False where it comes again once what was gathered is answered.
-    pub(super) fn gather(&mut self, argv: &[&[u8]]) -> bool {
+    pub(super) fn gather(&mut self, argv: &[&[u8]], joins: bool) -> bool {
         match self.audit_begin(argv, false) {
             Ok(ticket) => {
                 let at = self.batch.commands();
                 self.audited.extend(ticket.map(|ticket| (at, ticket)));
-                self.batch.push(argv);
+                self.batch.push(argv, joins);
                 true
             }
             Err(_) if self.batch.commands() > 0 => false,
@@ -569,7 +576,7 @@ impl<'a> Serving<'a> {
                 );
                 false
             }
-            Class::Write { alone } => {
+            Class::Write { alone, joins } => {
                 if alone || guard != self.guard {
                     self.flush();
                 }
@@ -577,7 +584,7 @@ impl<'a> Serving<'a> {
                 if let Some(ticket) = self.ticket.take() {
                     self.audited.push((self.batch.commands(), ticket));
                 }
-                self.batch.push(argv);
+                self.batch.push(argv, joins);
                 if alone || self.batch.is_full() {
                     self.flush();
                 }

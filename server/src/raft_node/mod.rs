@@ -15,6 +15,7 @@ mod admin;
 mod app;
 mod boot;
 mod front;
+mod joined;
 mod locks;
 mod members;
 mod metrics;

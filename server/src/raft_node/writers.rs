@@ -3,19 +3,21 @@
 //! - WR1: it never waits for the cluster. A client whose next command would have it wait (a read behind a barrier, an order to the cluster, a batch
 //!   that is to be tried again) gets a thread of its own, with what it has sent so far, and keeps it (`front`).
 //! - WR2 (RF1): of one client, one batch is under way; what it sends meanwhile is read up to a bound and runs behind it.
-//! - WR3: what came from all clients in one look at the sockets is proposed at once, so that many clients share what a proposal costs.
+//! - WR3: what came from all clients in one look at the sockets is proposed at once, small writes of several as one entry (`joined`), so that many
+//!   clients share what a proposal costs.
 
 use super::front::{
     Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, entry_of, error_text,
     join, limits,
 };
+use super::joined::{self, Part, Parts};
 use crate::acl::Passes;
-use crate::audit::{Due, Ticket, Verdict};
+use crate::audit::{Due, InRaft, Ticket, Verdict};
 use crate::commands::replicated::Batch;
 use crate::resp::{Parsed, Parser};
-use crate::{Reply, Session};
+use crate::{Protocol, Reply, Session};
 use bytes::Bytes;
-use esker_raft::runtime::{Outcome, PendingReply, Proposal, ProposeError};
+use esker_raft::runtime::{PendingReply, Proposal, ProposeError};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
@@ -36,9 +38,9 @@ pub(super) const WAKE: Token = Token(1);
 /// How often clients that take no replies are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Whose batch was answered.
+/// Which proposals were answered.
 pub(super) struct Answered {
-    tokens: Mutex<Vec<Token>>,
+    proposals: Mutex<Vec<u64>>,
     rung: AtomicBool,
     pub(super) waker: mio::Waker,
 }
@@ -46,25 +48,25 @@ pub(super) struct Answered {
 impl Answered {
     pub(super) fn new(waker: mio::Waker) -> Answered {
         Answered {
-            tokens: Mutex::default(),
+            proposals: Mutex::default(),
             rung: AtomicBool::new(false),
             waker,
         }
     }
 
-    fn take(&self) -> Vec<Token> {
+    fn take(&self) -> Vec<u64> {
         // Before the look: who comes behind it rings again.
         self.rung.swap(false, Ordering::AcqRel);
-        std::mem::take(&mut *self.tokens.lock())
+        std::mem::take(&mut *self.proposals.lock())
     }
 }
 
-/// Wakes the loop for one client.
-struct Ring(Token, Arc<Answered>);
+/// Wakes the loop for one proposal.
+struct Ring(u64, Arc<Answered>);
 
 impl Wake for Ring {
     fn wake(self: Arc<Self>) {
-        self.1.tokens.lock().push(self.0);
+        self.1.proposals.lock().push(self.0);
         if !self.1.rung.swap(true, Ordering::AcqRel) {
             // It fails only when the eventfd is gone, and with it the loop.
             let _ = self.1.waker.wake();
@@ -72,17 +74,31 @@ impl Wake for Ring {
     }
 }
 
-/// A batch under way.
+/// A proposal under way.
 struct Pending {
     reply: PendingReply,
-    gathered: Gathered,
+    parts: Parts,
 }
 
-/// A batch of a client's, its number of commands, and what is to be recorded of some of them.
-struct Gathered {
-    batch: Bytes,
-    commands: usize,
+/// A batch of a client's, and what is to be recorded of some of its commands.
+pub(super) struct Gathered {
+    pub(super) batch: Bytes,
+    pub(super) commands: usize,
+    pub(super) joins: bool,
+    pub(super) protocol: Protocol,
     audited: Vec<(usize, Ticket)>,
+}
+
+impl Gathered {
+    pub(super) fn new(batch: Batch, audited: Vec<(usize, Ticket)>) -> Gathered {
+        Gathered {
+            commands: batch.commands(),
+            joins: batch.joins(),
+            protocol: batch.protocol(),
+            batch: batch.finish(),
+            audited,
+        }
+    }
 }
 
 struct Writer {
@@ -100,10 +116,8 @@ struct Writer {
     sent: usize,
     /// Since when the client takes nothing.
     stuck: Option<Instant>,
-    pending: Option<Pending>,
     /// A batch of it is gathered, or pending (WR2).
     busy: bool,
-    waker: Waker,
     closing: bool,
     /// Records that must be written before it is served.
     opening: Vec<Due>,
@@ -114,6 +128,13 @@ enum Pace {
     Goes,
     Waits,
     Ends,
+}
+
+/// What became of a batch.
+enum Told<'a> {
+    /// With the replies, where they are such.
+    Executed(Option<&'a [u8]>, InRaft),
+    Unknown(String),
 }
 
 /// What becomes of a client next.
@@ -134,7 +155,10 @@ pub(super) struct Writers {
     /// Of clients that have left.
     threads: Vec<JoinHandle<()>>,
     /// To be proposed at the end of this look (WR3).
-    gathered: Vec<(Token, Gathered)>,
+    gathered: Vec<Part>,
+    /// Under way, by their names.
+    pending: HashMap<u64, Pending>,
+    next_proposal: u64,
     scratch: Vec<u8>,
 }
 
@@ -154,6 +178,8 @@ impl Writers {
             next_id: 0,
             threads: Vec::new(),
             gathered: Vec::new(),
+            pending: HashMap::new(),
+            next_proposal: 0,
             scratch: vec![0; READ_BYTES],
         }
     }
@@ -177,8 +203,8 @@ impl Writers {
                     token => self.ready(token, event),
                 }
             }
-            for token in self.answered.take() {
-                self.answer(token);
+            for proposal in self.answered.take() {
+                self.answer(proposal);
             }
             self.propose();
             if swept.elapsed() >= SWEEP {
@@ -258,9 +284,7 @@ impl Writers {
             out: Reply::default(),
             sent: 0,
             stuck: None,
-            pending: None,
             busy: false,
-            waker: Arc::new(Ring(token, self.answered.clone())).into(),
             closing: false,
             opening,
         };
@@ -300,40 +324,62 @@ impl Writers {
         }
     }
 
-    /// A batch was answered.
-    fn answer(&mut self, token: Token) {
-        let Some(writer) = self.clients.get_mut(&token) else {
+    /// A proposal was answered, or is to be looked at for the first time.
+    fn answer(&mut self, proposal: u64) {
+        let Some(pending) = self.pending.get_mut(&proposal) else {
             return;
         };
-        let Some(pending) = &mut writer.pending else {
-            return;
-        };
-        let mut context = Context::from_waker(&writer.waker);
+        let waker: Waker = Arc::new(Ring(proposal, self.answered.clone())).into();
+        let mut context = Context::from_waker(&waker);
         let Polled::Ready(outcome) = Pin::new(&mut pending.reply).poll(&mut context) else {
             return;
         };
-        let pending = writer.pending.take().expect("just seen");
-        match writer.told(&self.shared, pending, outcome) {
-            Some(again) => self.then(token, Next::Leaves(Some(again))),
-            None => self.advance(token),
+        let pending = self.pending.remove(&proposal).expect("just seen");
+        let answer = match &outcome {
+            Err(error) => Err(error),
+            Ok(reply) => Ok((
+                joined::shares(&pending.parts, &reply.payload),
+                entry_of(reply),
+            )),
+        };
+        for (at, (token, gathered)) in pending.parts.into_iter().enumerate() {
+            // Who has gone meanwhile is told nothing.
+            let Some(writer) = self.clients.get_mut(&token) else {
+                continue;
+            };
+            let told = match &answer {
+                Ok((shares, entry)) => {
+                    let share = shares.as_ref().map(|shares| shares[at]);
+                    Told::Executed(share, *entry)
+                }
+                Err(ProposeError::NotAppended { .. }) => {
+                    // What is certainly not executed is tried again.
+                    writer.busy = false;
+                    self.then(token, Next::Leaves(Some(gathered)));
+                    continue;
+                }
+                Err(error) => Told::Unknown(error_text(error)),
+            };
+            writer.told(&self.shared, gathered, told);
+            self.advance(token);
         }
     }
 
     /// WR3.
     fn propose(&mut self) {
         while !self.gathered.is_empty() {
-            let gathered = std::mem::take(&mut self.gathered);
-            let proposals = gathered.iter().map(|(_, gathered)| Proposal {
+            let joined = joined::join(std::mem::take(&mut self.gathered));
+            let proposals = joined.iter().map(|parts| Proposal {
                 forward: true,
-                ..Proposal::new(gathered.batch.clone())
+                ..Proposal::new(joined::command(parts))
             });
             let replies = self.shared.handle.submit_all(proposals);
-            for ((token, gathered), reply) in gathered.into_iter().zip(replies) {
-                if let Some(writer) = self.clients.get_mut(&token) {
-                    writer.pending = Some(Pending { reply, gathered });
-                    // Where it is answered already what follows may be gathered in turn.
-                    self.answer(token);
-                }
+            for (parts, reply) in joined.into_iter().zip(replies) {
+                self.next_proposal += 1;
+                let proposal = self.next_proposal;
+                self.pending.insert(proposal, Pending { reply, parts });
+                // Where it is answered already what follows may be gathered in turn.
+                self.answer(proposal);
             }
         }
     }
@@ -406,27 +452,29 @@ impl Writer {
         ended
     }
 
-    /// Takes an answer. What is certainly not executed is to be tried again.
-    fn told(&mut self, shared: &Shared, pending: Pending, outcome: Outcome) -> Option<Gathered> {
+    /// Takes an answer.
+    fn told(&mut self, shared: &Shared, gathered: Gathered, told: Told<'_>) {
         self.busy = false;
-        let (gathered, mark) = (pending.gathered, self.out.len());
-        let entry = outcome.as_ref().ok().map(entry_of);
-        match outcome {
-            Ok(reply) => self.out.raw(&reply.payload),
-            Err(ProposeError::NotAppended { .. }) => return Some(gathered),
-            Err(error) => {
-                let text = error_text(&error);
-                for _ in 0..gathered.commands {
-                    self.out.error(&text);
-                }
+        let mark = self.out.len();
+        let (text, entry) = match told {
+            Told::Executed(Some(replies), entry) => {
+                self.out.raw(replies);
+                (None, Some(entry))
             }
+            Told::Executed(None, entry) => {
+                let text = "ERR the cluster's answer is none about these commands".to_owned();
+                (Some(text), Some(entry))
+            }
+            Told::Unknown(text) => (Some(text), None),
+        };
+        for text in text.iter().cycle().take(gathered.commands) {
+            self.out.error(text);
         }
         if let (Some(audit), Some(session)) = (&shared.audit, &self.session) {
             let replies = &self.out.as_bytes()[mark..];
             // This thread waits for nothing; what has to is written by another.
             audit.tell(audit.finish_batch(session, gathered.audited, replies, entry));
         }
-        None
     }
 
     /// Reads, runs and answers as far as that goes without waiting. A batch that is to be proposed.
@@ -474,12 +522,7 @@ impl Writer {
                 let commands = batch.commands();
                 // Relaxed: a count. The others are counted where they run.
                 (shared.commands).fetch_add(commands as u64, Ordering::Relaxed);
-                let gathered = Gathered {
-                    batch: batch.finish(),
-                    commands,
-                    audited,
-                };
-                return Ok((Some(gathered), Next::Stays));
+                return Ok((Some(Gathered::new(batch, audited)), Next::Stays));
             }
             let next = match pace {
                 Pace::Waits => Next::Leaves(None),
@@ -519,8 +562,11 @@ impl Writer {
                     let argv: SmallVec<[&[u8]; 8]> = self.parser.args(input).collect();
                     let may = serving.passes(&argv) == Passes::Yes;
                     let waits = may && serving.audit_waits(&argv);
-                    if may && !waits && serving.gathers(&argv) {
-                        if !serving.gather(&argv) {
+                    if may
+                        && !waits
+                        && let Some(joins) = serving.gathers(&argv)
+                    {
+                        if !serving.gather(&argv, joins) {
                             break;
                         }
                     } else if serving.batch.commands() > 0 {

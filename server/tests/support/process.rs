@@ -74,7 +74,7 @@ impl Program {
     }
 }
 
-/// Speaks RESP2.
+/// Speaks RESP2, and of RESP3 what a map is.
 pub(crate) struct Client(pub(crate) BufReader<TcpStream>);
 
 impl Client {
@@ -117,8 +117,10 @@ impl Client {
                 bytes.truncate(bytes.len() - 2);
                 String::from_utf8(bytes).unwrap()
             }
-            ("*", len) => {
-                let parts: Vec<String> = (0..len.parse().unwrap()).map(|_| self.reply()).collect();
+            (kind @ ("*" | "%"), len) => {
+                let each = if kind == "%" { 2 } else { 1 };
+                let len = each * len.parse::<usize>().unwrap();
+                let parts: Vec<String> = (0..len).map(|_| self.reply()).collect();
                 parts.join("\n")
             }
             _ => line.to_owned(),
