@@ -1,4 +1,4 @@
-//! A snapshot that takes longer to arrive than the leader's log to be compacted.
+//! A snapshot that takes longer to arrive than the leader's log to be compacted, or long to be installed.
 
 use crate::common::{Cluster, eventually, options, put};
 use bytes::Bytes;
@@ -14,11 +14,13 @@ struct State {
     open: bool,
     /// Somebody stood before it.
     reached: bool,
+    /// Went through though it was shut, after a long time.
+    gave_up: bool,
     /// Snapshots that were taken.
     taken: usize,
 }
 
-/// Nothing of a snapshot is read while it is shut.
+/// Nothing of a snapshot is read, or installed, while it is shut.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<State>, Condvar)>);
 
@@ -32,6 +34,7 @@ impl Gate {
                 .wait_for(&mut state, Duration::from_secs(20))
                 .timed_out()
             {
+                state.gave_up = true;
                 return;
             }
         }
@@ -43,7 +46,17 @@ impl Gate {
     }
 }
 
-struct Gated(MemoryMachine, Gate);
+/// With a gate before what is read of its snapshots, and one before what it installs.
+struct Gated(MemoryMachine, Gate, Gate);
+
+impl Gate {
+    fn opened() -> Gate {
+        let gate = Gate::default();
+        gate.open();
+        gate
+    }
+}
+
 struct Source(Box<dyn SnapshotSource>, Gate);
 
 impl SnapshotSource for Source {
@@ -81,6 +94,7 @@ impl StateMachine for Gated {
         arrived: Box<dyn Arriving>,
         meta: &SnapshotMeta,
     ) -> Result<(), MachineError> {
+        self.2.pass();
         self.0.install(arrived, meta)
     }
 }
@@ -94,7 +108,8 @@ fn one_snapshot_serves_however_much_is_written_and_compacted_while_it_is_sent() 
     let mut cluster = Cluster::new(1, few);
     cluster.stop(1);
     let gate = Gate::default();
-    let machine = Gated(cluster.members[&1].machine.clone(), gate.clone());
+    let machine = cluster.members[&1].machine.clone();
+    let machine = Gated(machine, gate.clone(), Gate::opened());
     cluster.start_with(1, Box::new(machine));
     cluster.leader();
     let compacted = |cluster: &Cluster| {
@@ -136,4 +151,52 @@ fn one_snapshot_serves_however_much_is_written_and_compacted_while_it_is_sent() 
         let status = compacted(&cluster);
         (status.base.index > meanwhile.durable).then_some(())
     });
+}
+
+/// DR1, DK4: a node whose state machine takes long to install a snapshot goes on with whatever else there is, though a write waits for that, and what
+/// it promises meanwhile stands behind it.
+#[test]
+fn a_node_that_installs_a_snapshot_goes_on() {
+    for volatile in [false, true] {
+        let mut few = options();
+        few.log_entries_kept = 0;
+        few.compact_entries_min = 1;
+        let mut cluster = Cluster::of(3, few, volatile);
+        let leader = cluster.leader();
+        for n in 0..20 {
+            put(&cluster, leader, &format!("k{n}=1"));
+        }
+        cluster.handle(leader).checkpoint().expect("a snapshot");
+        cluster.add(4);
+        cluster.stop(4);
+        let gate = Gate::default();
+        let machine = cluster.members[&4].machine.clone();
+        cluster.start_with(4, Box::new(Gated(machine, Gate::opened(), gate.clone())));
+        let about = Cluster::about(4);
+        eventually("added", || {
+            let leader = cluster.leader_of(&[1, 2, 3]);
+            cluster.handle(leader).add_learner(NodeId(4), &about).ok()
+        });
+        eventually("a snapshot to be installed", || {
+            gate.0.0.lock().reached.then_some(())
+        });
+        let term = cluster.handle(4).status().expect("it is up").term;
+        // A new term is a promise, and has to be written.
+        let to = leader % 3 + 1;
+        eventually("another leader", || {
+            let _ = cluster
+                .handle(cluster.leader_of(&[1, 2, 3]))
+                .transfer(NodeId(to));
+            let status = cluster.handle(to).status()?;
+            (status.term > term).then_some(())
+        });
+        eventually("it hears of it", || {
+            let status = cluster.handle(4).status()?;
+            (status.term > term).then_some(())
+        });
+        assert!(!gate.0.0.lock().gave_up, "it waited for the installation");
+        gate.open();
+        put(&cluster, to, "last=1");
+        cluster.agree();
+    }
 }
