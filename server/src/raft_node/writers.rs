@@ -462,7 +462,7 @@ impl Writer {
                 (None, Some(entry))
             }
             Told::Executed(None, entry) => {
-                let text = "ERR the cluster's answer is none about these commands".to_owned();
+                let text = "UNKNOWNOUTCOME the cluster's answer is none about these commands, which were executed".to_owned();
                 (Some(text), Some(entry))
             }
             Told::Unknown(text) => (Some(text), None),
