@@ -171,7 +171,10 @@ impl Cluster {
                 false => self.crash_and_restart(node),
             },
             Event::VoteForgotten { elected } => {
-                self.forget_vote(elected);
+                // It cuts links, and nothing would heal them.
+                if !self.calm {
+                    self.forget_vote(elected);
+                }
                 Ok(())
             }
             Event::GiveUp { node, life } => {
