@@ -52,6 +52,8 @@ pub enum Sabotage {
     LearnersCount,
     /// An acknowledgement of an older term counts.
     OlderTermCounts,
+    /// Who is no voter by its own log never campaigns, whoever needs its vote.
+    OnlyVotersCampaign,
     /// Log storage: a sync does nothing and succeeds.
     LogNotSynced,
     /// Log storage: entries that supersede others are dropped, and the others kept.
@@ -151,6 +153,7 @@ pub const ALL: &[Sabotage] = &[
     Sabotage::LeaseAfterTransfer,
     Sabotage::LearnersCount,
     Sabotage::OlderTermCounts,
+    Sabotage::OnlyVotersCampaign,
 ];
 
 #[cfg(feature = "sabotage")]

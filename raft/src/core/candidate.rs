@@ -7,6 +7,10 @@
 //! - EL5: votes are counted in the campaign they were given in, and pre-votes are no votes.
 //! - EL6: who campaigns, or has voted, gives the election its time from when that is synced and has been said: a disk that takes a timeout for two
 //!   syncs would else let nobody win.
+//! - EL7: who has the newest log of those whose votes are needed may campaign, a voter or not: a membership that is not committed may make it a voter
+//!   in the log of one that needs its vote, and its own log does not say so. It refuses that vote (EL2), and would nobody else's; so it
+//!   campaigns itself, as who is on its way out does (thesis 4.2.2). Its own vote counts for nothing (the membership in its log decides), and
+//!   it leads until an entry of its term is committed (LE5), which takes its log to those that vote.
 
 use super::leader::Leader;
 use super::types::{LogId, NodeId, Term};
@@ -34,7 +38,8 @@ impl Core {
         // Until the change that drops it is committed its log may be the only one that the others can follow (thesis 4.2.2).
         let votes = membership.is_voter(self.id)
             || (at > self.committed && self.log.membership_at(at.before()).is_voter(self.id));
-        !abstains && votes
+        let newest = self.outranks && !sabotage::on(Sabotage::OnlyVotersCampaign);
+        !abstains && (votes || newest)
     }
 
     /// Asks whether a campaign would be heard; by order of the leader campaigns at once.
@@ -128,10 +133,10 @@ impl Core {
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
-        let granted = term > self.hard.term
-            && !self.is_loyal()
-            && !self.abstains_now()
-            && self.is_up_to_date(last);
+        let up_to_date = self.is_up_to_date(last);
+        let granted =
+            term > self.hard.term && !self.is_loyal() && !self.abstains_now() && up_to_date;
+        self.outranks |= !self.is_loyal() && !up_to_date;
         // Granted it answers in the term that was asked about; refused in one's own, so that the asker can catch up.
         let in_term = if granted { term } else { self.hard.term };
         self.send_in(in_term, from, Body::PreVoted { granted });

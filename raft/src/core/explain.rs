@@ -74,9 +74,15 @@ impl Core {
                 None => {
                     let left = self.timeout.saturating_sub(self.elapsed);
                     let _ = write!(out, "knows no leader");
-                    if !self.membership().is_voter(self.id) {
+                    let votes = self.membership().is_voter(self.id);
+                    if !votes && !self.outranks {
                         out.push_str("; it is no voter and waits to be found");
                     } else if !self.abstains() {
+                        if !votes {
+                            out.push_str(
+                                "; it is no voter, but its log is newer than that of who asked for its vote",
+                            );
+                        }
                         let _ = write!(out, "; campaigns in {left} ticks");
                     }
                 }

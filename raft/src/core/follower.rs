@@ -21,6 +21,7 @@ impl Core {
         }
         self.reset_timer();
         self.quiet = 0;
+        self.outranks = false;
         true
     }
 

@@ -236,6 +236,8 @@ pub struct Core {
     quiet: u32,
     now: u64,
     abstain: Abstain,
+    /// Since a leader was heard from it was asked for its vote for a log that is older than its own (EL7).
+    outranks: bool,
     /// The number of the latest step that wrote, and of the latest that is stable.
     written: u64,
     stable: u64,
@@ -273,6 +275,7 @@ impl Core {
             quiet: 0,
             now: 0,
             abstain: restored.abstain,
+            outranks: false,
             written: 0,
             stable: 0,
             unstable: VecDeque::new(),

@@ -96,7 +96,11 @@ impl Cluster {
                 last.id
             ));
         }
+        let votes = core.membership().is_voter(core.id());
         self.saw("path: a leader");
+        if !votes {
+            self.saw("path: a leader that is no voter");
+        }
         if !self.calm && self.rng.one_in(self.swarm.crash_elected) {
             let soon = self.rng.below(40_000);
             self.at(soon, Event::Crash { node: id });

@@ -161,6 +161,45 @@ fn a_change_while_another_is_under_way_is_refused() -> Outcome {
     )
 }
 
+/// Who votes is decided by the candidate's log, and so who may campaign (thesis 4.2.2): the one voter in whose log the learner is a voter needs its vote,
+/// which the learner refuses to the older log.
+fn a_learner_whose_log_is_the_newest_campaigns() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.step(
+        1,
+        Input::Change(1, Change::AddLearner(NodeId(4), Bytes::new())),
+    )?;
+    play.run(4, |_, _| true)?;
+    // 2 makes it a voter, and 2 alone knows.
+    play.elect(2, &[1, 3])?;
+    play.settle(&[1, 2, 3, 4])?;
+    let with = Change::SetVoters([1, 2, 3, 4].map(NodeId).into());
+    play.step(2, Input::Change(2, with))?;
+    play.cluster.synced(2)?;
+    play.drop_mail();
+    // 1 leads by 3, and goes after the learner alone heard of its term.
+    play.elect(1, &[3])?;
+    play.settle(&[1, 4])?;
+    play.cluster.power_cut(1);
+    play.drop_mail();
+    let core = |id| play.cluster.core(id);
+    let newest = core(4).last() > core(2).last() && core(2).last() > core(3).last();
+    let voters = [2, 3, 4].map(|id| core(id).membership().voters.len());
+    claim(
+        newest && voters == [3 + 1, 3, 3],
+        &format!("{SET_UP} {newest} {voters:?}"),
+    )?;
+    play.run(400, |_, _| true)?;
+    let leader = play.leader().ok_or("nobody leads")?;
+    claim(leader != 4, "who does not vote still leads")?;
+    play.commits(leader, &[2, 3])?;
+    let voters = &play.cluster.core(leader).membership().voters;
+    claim(
+        *voters == [1, 2, 3].map(NodeId).into(),
+        &format!("what was not committed is in force: {voters:?}"),
+    )
+}
+
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
     ("a membership is rolled back", a_membership_is_rolled_back),
@@ -181,5 +220,9 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
     (
         "a change while another is under way is refused",
         a_change_while_another_is_under_way_is_refused,
+    ),
+    (
+        "a learner whose log is the newest campaigns",
+        a_learner_whose_log_is_the_newest_campaigns,
     ),
 ];
