@@ -653,8 +653,7 @@ impl Conn {
     /// Answers what was held and can be, or has waited too long: `failure` says why nothing will come.
     /// True when requests may run again.
     pub(super) fn revisit(&mut self, turn: &mut Turn<'_>, failure: Option<&str>) -> bool {
-        self.settle(turn);
-        self.outbox.expire(turn.now, failure, |error| {
+        self.outbox.expire(turn.safe, turn.now, failure, |error| {
             if let Some(audit) = turn.audit {
                 audit.tell(audit.undone(&self.session, error));
             }

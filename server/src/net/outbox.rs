@@ -110,15 +110,17 @@ impl Outbox {
         self.released = self.bytes.len();
     }
 
-    /// Where the first gate has waited too long, or `failure` says why nothing will come: puts errors in the place of held replies, of all for a
-    /// failure and of those past their deadline otherwise (OB2). `told` is shown each.
+    /// Releases what the safe position allows. Where the first gate has then waited too long, or `failure` says why nothing will come, puts
+    /// errors in the place of held replies that are not safe: of all for a failure, else of those past their deadline (OB2). `told` is shown each.
     pub(super) fn expire(
         &mut self,
+        safe: Lsn,
         now: Instant,
         failure: Option<&str>,
         mut told: impl FnMut(&[u8]),
     ) {
-        let is_over = |gate: &Gate| failure.is_some() || now >= gate.deadline;
+        self.settle(safe);
+        let is_over = |gate: &Gate| gate.lsn > safe && (failure.is_some() || now >= gate.deadline);
         if !self.gates.front().is_some_and(is_over) {
             return;
         }
@@ -142,7 +144,7 @@ impl Outbox {
             }
         }
         self.bytes.raw(&old[copied..]);
-        self.released = (self.gates.front()).map_or(self.bytes.len(), |gate| gate.start);
+        self.settle(safe);
     }
 
     /// Sends what is released, in one call if the other side takes it, and counts it in `sent`.
@@ -307,7 +309,7 @@ mod tests {
         outbox.settle(Lsn(0));
         assert_eq!(sent(&mut outbox, 2), "+a", "the rest of it stays");
         let mut told = Vec::new();
-        outbox.expire(now, None, |error| {
+        outbox.expire(Lsn(0), now, None, |error| {
             told.push(String::from_utf8_lossy(error).into_owned())
         });
         assert!(told[0].starts_with("-UNKNOWNOUTCOME this write "));
@@ -322,6 +324,23 @@ mod tests {
     }
 
     #[test]
+    fn ob2_a_reply_that_is_safe_behind_one_that_is_late_is_no_error() {
+        let now = Instant::now();
+        for failure in [None, Some("EIO")] {
+            let mut outbox = Outbox::default();
+            held(&mut outbox, "late", 10, true, now);
+            held(&mut outbox, "safe", 5, false, now);
+            let mut told = String::new();
+            outbox.expire(Lsn(7), now, failure, |error| {
+                told += &String::from_utf8_lossy(error)
+            });
+            assert!(told.lines().count() == 1 && told.contains("this write "));
+            assert_eq!(sent(&mut outbox, 999), format!("{told}+safe\r\n"));
+            assert_eq!(outbox.held(), 0);
+        }
+    }
+
+    #[test]
     fn ob2_a_failure_ends_every_held_reply_whatever_its_deadline() {
         let now = Instant::now();
         let late = now + Duration::from_secs(9);
@@ -329,11 +348,10 @@ mod tests {
         held(&mut outbox, "a", 10, true, late);
         held(&mut outbox, "b", 20, false, late);
         free(&mut outbox, "c");
-        outbox.settle(Lsn(0));
-        outbox.expire(now, None, |_| panic!("nothing is late"));
+        outbox.expire(Lsn(0), now, None, |_| panic!("nothing is late"));
         assert_eq!(outbox.held(), 2);
         let mut told = 0;
-        outbox.expire(now, Some("EIO"), |_| told += 1);
+        outbox.expire(Lsn(0), now, Some("EIO"), |_| told += 1);
         let text = sent(&mut outbox, 999);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("-MISCONF the log failed behind this write"));
@@ -367,7 +385,7 @@ mod tests {
         assert_eq!((outbox.end(), outbox.waiting()), (12, 12));
         // Both ends of a gate moved: its reply is replaced whole, and its neighbours stay.
         let mut told = String::new();
-        outbox.expire(now, None, |error| {
+        outbox.expire(Lsn(0), now, None, |error| {
             told = String::from_utf8_lossy(error).into_owned()
         });
         assert_eq!(sent(&mut outbox, 999), format!("{told}+b\r\n"));
@@ -463,14 +481,13 @@ mod tests {
                     8 => outbox.trim(&limits),
                     _ => {
                         now += Duration::from_secs(rng.random_range(0..3));
-                        outbox.settle(Lsn(safe));
                         let mut errors = Vec::new();
-                        outbox.expire(now, None, |error| errors.push(error.to_vec()));
+                        outbox.expire(Lsn(safe), now, None, |error| errors.push(error.to_vec()));
                         let mut errors = errors.into_iter();
                         let free = |e: &Expected| e.gate.is_none_or(|(lsn, _)| lsn <= safe);
                         released += expected[released..].iter().take_while(|e| free(e)).count();
                         for late in &mut expected[released..] {
-                            if late.gate.is_some_and(|(_, deadline)| deadline <= now) {
+                            if late.gate.is_some_and(|(lsn, by)| lsn > safe && by <= now) {
                                 late.bytes = errors.next().expect(&at);
                                 late.gate = None;
                             }

@@ -90,7 +90,7 @@ pub(super) struct Shared {
     pub(super) asked: Sender<bool>,
     pub(super) commands: AtomicU64,
     pub(super) connections: AtomicU64,
-    /// No other lock is taken under it.
+    /// Under it none is taken but that of the users, to look.
     pub(super) clients: Mutex<BTreeMap<u64, Client>>,
 }
 
