@@ -4,7 +4,7 @@
 //! - U2: before a closed file is removed, a tombstone's entry says so, signed and synced. The newest closed file is never removed: the chain begins there. On a full disk some
 //!   of what is prepared is held back for tombstones, so that removal can make room.
 //!   Age is counted by a time that no leap of the wall clock moves (AG1).
-//! - U3: a live file that is removed or renamed under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
+//! - U3: a live file that is removed, renamed or replaced under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
 
 use crate::chain::Walk;
 use crate::closed::{Bad, ClosedFile, Writer};
@@ -343,14 +343,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Begins a fresh live log where a file of it was removed or renamed (U3).
+    /// Begins a fresh live log where a file of it was removed, renamed or replaced (U3).
     pub(crate) fn look_after_live(&self) {
         let log = self.state.lock().log.clone();
         let Some(Ok(Some(path))) = log.map(|log| log.missing_file()) else {
             return;
         };
-        let why = format!("{} is not where it was made", path.display());
-        tracing::error!(dir = %self.dir.display(), why, "the live log of the audit trail was removed or renamed");
+        let why = format!("{} is not the file that was made there", path.display());
+        tracing::error!(dir = %self.dir.display(), why, "the live log of the audit trail was removed, renamed or replaced");
         if let Err(e) = self.renew_live(&why) {
             tracing::error!(dir = %self.dir.display(), error = %e, "no fresh live log of the audit trail was begun");
         }

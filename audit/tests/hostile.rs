@@ -230,6 +230,40 @@ fn u3_a_live_log_that_was_removed_is_renewed_though_nothing_more_fits_in_it() {
     assert_eq!((found.entries, found.dropped), (written + 4, 0));
 }
 
+/// Another file under the name of a live one was taken for it: what was written from then on went with the process.
+#[test]
+fn u3_a_live_log_that_was_replaced_by_a_copy_is_renewed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("audit");
+    let clock = Arc::new(ManualClock::default());
+    let options = Options {
+        clock: clock.clone(),
+        media: Arc::new(RealMedia::default()),
+        ..stepped(&SimMedia::new(1))
+    };
+    let trail = Trail::open(&dir, keys(), options).unwrap().0;
+    trail.record(login(0)).unwrap();
+    let (live, taken) = (dir.join("live"), dir.join("taken"));
+    std::fs::rename(&live, &taken).unwrap();
+    std::fs::create_dir(&live).unwrap();
+    for file in std::fs::read_dir(&taken).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), live.join(file.file_name())).unwrap();
+    }
+    trail.record(login(1)).unwrap();
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(2));
+        while trail.step() {}
+    }
+    trail.record(login(2)).unwrap();
+    trail.close().unwrap();
+    drop(trail);
+    let found = verify(&dir, &keys(), &VerifyOptions::default()).unwrap();
+    assert_eq!(found.findings, []);
+    // That it was opened, replaced, and closed.
+    assert_eq!((found.entries, found.dropped), (6, 0));
+}
+
 /// Who has a key that was rotated away cut the trail back behind the change of it. Nothing there tells; the report says under which key it ends.
 #[test]
 fn a_trail_that_was_cut_back_to_an_older_key_says_so() {

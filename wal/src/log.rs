@@ -339,13 +339,13 @@ impl Log {
         self.shared().poison.get().cloned()
     }
 
-    /// The first of its segments' files that is not where it was made, if any: somebody removed or renamed it. What is in it can be
+    /// The first of its segments' files that is not where it was made, if any: somebody removed, renamed or replaced it. What is in it can be
     /// read as long as this log is open, and is gone afterwards.
     pub fn missing_file(&self) -> io::Result<Option<PathBuf>> {
         let shared = self.shared();
         let segments = shared.table.read().clone();
         for segment in segments {
-            if shared.options.media.exists(&segment.path)? {
+            if segment.file.is_at(&segment.path)? {
                 continue;
             }
             // Not one that was released meanwhile.

@@ -191,6 +191,10 @@ impl MediaFile for Forgiving {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.0.is_at(path)
+    }
+
     fn punch(&self, _: u64, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

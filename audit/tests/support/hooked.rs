@@ -144,6 +144,9 @@ impl MediaFile for HookedFile {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.file.is_at(path)
+    }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.hooks.meet("read", &self.path);
         self.file.read_at(buf, offset)

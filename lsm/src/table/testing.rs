@@ -130,6 +130,9 @@ impl MediaFile for MemFile {
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
+    fn is_at(&self, _: &Path) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     fn punch(&self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }

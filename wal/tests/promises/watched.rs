@@ -165,6 +165,10 @@ impl MediaFile for WatchedFile {
         self.medium.call(CallKind::Len, &self.path)?;
         self.inner.len()
     }
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.medium.call(CallKind::Exists, path)?;
+        self.inner.is_at(path)
+    }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.medium.call(CallKind::Read, &self.path)?;
         self.inner.read_at(buf, offset)

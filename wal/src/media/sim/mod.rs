@@ -89,7 +89,7 @@ pub enum CallKind {
     Remove,
     /// `list`.
     List,
-    /// `exists`.
+    /// `exists`, and `is_at` of a file; the path is the one that is asked for.
     Exists,
     /// `sync_dir`.
     SyncDir,
@@ -607,6 +607,13 @@ impl Drop for SimFile {
 }
 
 impl MediaFile for SimFile {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let path = normal(path)?;
+        let mut state = self.media.state.lock();
+        state.arrive_plain(self.boot, call(CallKind::Exists, &path))?;
+        Ok(state.volatile.get(&path) == Some(&Node::File(self.inode)))
+    }
+
     fn len(&self) -> io::Result<u64> {
         let mut state = self.media.state.lock();
         state.arrive_plain(self.boot, self.call(CallKind::Len, 0, 0))?;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::media::real::RealMedia;
 use std::collections::BTreeSet;
 
 const SEEDS: u64 = 300;
@@ -642,4 +643,30 @@ fn a_hard_link_is_a_second_name_that_outlives_the_first_once_its_directory_is_sy
     media.fail(Fault::nth(1).of(CallKind::Link));
     media.hard_link(p("d/a"), p("d/c")).unwrap_err();
     assert!(!exists(&media, "d/c"));
+}
+
+#[test]
+fn a_file_is_where_its_name_leads_to_it_and_not_to_another() {
+    fn goes(media: &dyn Media, dir: &Path) {
+        let (a, b) = (dir.join("a"), dir.join("b"));
+        let file = media.create(&a, 10).unwrap();
+        assert!(file.is_at(&a).unwrap());
+        media.rename(&a, &b).unwrap();
+        assert!(!file.is_at(&a).unwrap(), "renamed");
+        assert!(!file.is_at(&a.join("c")).unwrap(), "no directory");
+        assert!(file.is_at(&b).unwrap());
+        assert!(media.open(&b).unwrap().is_at(&b).unwrap());
+        let other = media.create(&a, 10).unwrap();
+        assert!(!file.is_at(&a).unwrap(), "another took its place");
+        assert!(!file.is_at(dir).unwrap(), "a directory");
+        media.rename(&a, &b).unwrap();
+        assert!(!file.is_at(&b).unwrap() && other.is_at(&b).unwrap());
+        media.remove(&b).unwrap();
+        assert!(!other.is_at(&b).unwrap());
+    }
+    let media = SimMedia::new(1);
+    media.create_dir_all(p("d")).unwrap();
+    goes(&media, p("d"));
+    let dir = tempfile::tempdir().unwrap();
+    goes(&RealMedia::default(), dir.path());
 }
