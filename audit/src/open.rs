@@ -402,6 +402,7 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         gate: RwLock::new(()),
         buried: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
+        anchoring: Mutex::new(()),
         anchored: Mutex::new(None),
         options,
     };

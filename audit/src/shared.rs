@@ -181,6 +181,8 @@ pub(crate) struct Shared {
     pub(crate) buried: AtomicU64,
     /// One process at a time writes; free when it is closed.
     pub(crate) lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// Held while a checkpoint is made and kept (U4). Before `state` and `anchored`.
+    pub(crate) anchoring: Mutex<()>,
     /// The newest checkpoint.
     pub(crate) anchored: Mutex<Option<Checkpoint>>,
 }

@@ -5,6 +5,7 @@
 //!   of what is prepared is held back for tombstones, so that removal can make room.
 //!   Age is counted by a time that no leap of the wall clock moves (AG1).
 //! - U3: a live file that is removed, renamed or replaced under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
+//! - U4: checkpoints are made one after the other, by whoever asks: each is kept whole, and none takes the place of a newer one.
 
 use crate::chain::Walk;
 use crate::closed::{Bad, ClosedFile, Writer};
@@ -280,8 +281,9 @@ impl Shared {
                 || by_time > Duration::ZERO && waited >= by_time)
     }
 
-    /// Makes a checkpoint of what is synced, and sends it where it is to go.
+    /// Makes a checkpoint of what is synced, and sends it where it is to go (U4).
     pub(crate) fn checkpoint(&self) -> Result<Checkpoint, Error> {
+        let _anchoring = self.anchoring.lock();
         {
             let mut state = self.state.lock();
             state.unanchored = 0;

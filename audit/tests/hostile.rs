@@ -3,7 +3,7 @@
 mod support;
 
 use esker_audit::{
-    Error, Key, OnFailure, OnTamper, Options, Order, Policies, Query, Severity, Trail,
+    Checkpoint, Error, Key, OnFailure, OnTamper, Options, Order, Policies, Query, Severity, Trail,
     VerifyOptions, Write, verify,
 };
 use esker_wal::Workers;
@@ -262,6 +262,29 @@ fn u3_a_live_log_that_was_replaced_by_a_copy_is_renewed() {
     assert_eq!(found.findings, []);
     // That it was opened, replaced, and closed.
     assert_eq!((found.entries, found.dropped), (6, 0));
+}
+
+/// Two that were made at once wrote one file aside: one took it away under the other, or put the older one in the place of the newer.
+#[test]
+fn u4_checkpoints_that_are_asked_for_at_once_are_all_kept() {
+    let media = SimMedia::new(1);
+    let (trail, _) = Trail::open(Path::new(DIR), keys(), stepped(&media)).unwrap();
+    let asked = || {
+        let made = (0..100).map(|n| {
+            trail.record(login(n)).unwrap();
+            trail.checkpoint().unwrap().sequence
+        });
+        made.max().unwrap()
+    };
+    let newest = std::thread::scope(|scope| {
+        let all = [(); 4].map(|()| scope.spawn(asked));
+        all.into_iter().map(|t| t.join().unwrap()).max().unwrap()
+    });
+    let kept = media.read(&Path::new(DIR).join("CHECKPOINT")).unwrap();
+    let kept = Checkpoint::parse(&String::from_utf8(kept).unwrap(), &keys()).unwrap();
+    assert_eq!(kept.sequence, newest);
+    assert_eq!(trail.stats().checkpoints, 400);
+    trail.close().unwrap();
 }
 
 /// Who has a key that was rotated away cut the trail back behind the change of it. Nothing there tells; the report says under which key it ends.
