@@ -52,6 +52,8 @@ pub enum Sabotage {
     LearnersCount,
     /// An acknowledgement of an older term counts.
     OlderTermCounts,
+    /// A lone voter leads before its vote is synced.
+    LeadsUnsynced,
     /// Who is no voter by its own log never campaigns, whoever needs its vote.
     OnlyVotersCampaign,
     /// Log storage: a sync does nothing and succeeds.
@@ -153,6 +155,7 @@ pub const ALL: &[Sabotage] = &[
     Sabotage::LeaseAfterTransfer,
     Sabotage::LearnersCount,
     Sabotage::OlderTermCounts,
+    Sabotage::LeadsUnsynced,
     Sabotage::OnlyVotersCampaign,
 ];
 

@@ -11,6 +11,8 @@
 //!   in the log of one that needs its vote, and its own log does not say so. It refuses that vote (EL2), and would nobody else's; so it
 //!   campaigns itself, as who is on its way out does (thesis 4.2.2). Its own vote counts for nothing (the membership in its log decides), and
 //!   it leads until an entry of its term is committed (LE5), which takes its log to those that vote.
+//! - EL8: nobody leads before its own vote is synced. Who has to ask others asks behind that sync (EL1); a lone voter asks nobody, and what it sent to a
+//!   learner in a term that the power took would stand there under the names of what it appends in that term again.
 
 use super::leader::Leader;
 use super::types::{LogId, NodeId, Term};
@@ -22,9 +24,16 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(super) struct Campaign {
     votes: BTreeMap<NodeId, bool>,
+    /// The write of its own vote; zero of a pre-candidate, who gives none.
+    written: u64,
 }
 
 impl Campaign {
+    /// EL8.
+    pub(super) fn is_synced(&self, stable: u64) -> bool {
+        stable >= self.written || sabotage::on(Sabotage::LeadsUnsynced)
+    }
+
     /// What `voter` has answered.
     pub(super) fn vote_of(&self, voter: NodeId) -> Option<bool> {
         self.votes.get(&voter).copied()
@@ -79,6 +88,7 @@ impl Core {
                 }
                 _ => BTreeMap::new(),
             },
+            written: self.written,
         };
         campaign.votes.insert(self.id, true);
         self.role = Role::Candidate(campaign);
@@ -98,7 +108,7 @@ impl Core {
             .collect()
     }
 
-    fn count_votes(&mut self) {
+    pub(super) fn count_votes(&mut self) {
         let (Role::PreCandidate(campaign) | Role::Candidate(campaign)) = &self.role else {
             return;
         };
@@ -107,7 +117,7 @@ impl Core {
         let (won, lost) = (is(true), is(false));
         match &self.role {
             Role::PreCandidate(_) if won => self.run_for_office(false),
-            Role::Candidate(_) if won => self.lead(),
+            Role::Candidate(campaign) if won && campaign.is_synced(self.stable) => self.lead(),
             _ if lost => self.follow(self.hard.term, None),
             _ => {}
         }
@@ -117,6 +127,7 @@ impl Core {
         let last = self.log.last().index;
         let members = self.membership().members();
         self.role = Role::Leader(Box::new(Leader::new(self.id, members, last)));
+        self.outranks = false;
         self.leader = Some(self.id);
         self.elapsed = 0;
         self.out.changed = true;

@@ -455,6 +455,11 @@ impl Core {
 
     /// EL6.
     fn election_held(&self) -> bool {
+        if let Role::Candidate(campaign) = &self.role
+            && !campaign.is_synced(self.stable)
+        {
+            return true;
+        }
         (self.held.iter()).any(|(_, held)| {
             matches!(
                 held.message.body,
@@ -550,8 +555,10 @@ impl Core {
         {
             self.abstain = Abstain::No;
         }
-        if self.is_leader() {
-            self.leader_synced();
+        match self.role {
+            Role::Leader(_) => self.leader_synced(),
+            Role::Candidate(_) => self.count_votes(),
+            _ => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! Elections (5.2, 5.4.1; thesis 3.8, 9.6).
 
 use super::{Outcome, Play, Scenario, claim, lease};
+use bytes::Bytes;
 use esker_raft::core::*;
 
 /// C2: a vote is given, the power goes, and the node votes again (5.2; thesis 3.8).
@@ -18,6 +19,33 @@ fn a_vote_before_a_power_cut() -> Outcome {
     play.cluster.start(3);
     play.drop_mail();
     play.elect(2, &[3])
+}
+
+/// EL8: a lone voter asks nobody; it leads in a term that the power takes, and a learner has what it appended there.
+fn a_lone_voter_leads_before_its_vote_is_synced() -> Outcome {
+    let mut play = Play::led(1, Options::default())?;
+    let learner = Change::AddLearner(NodeId(2), Bytes::new());
+    play.step(1, Input::Change(1, learner))?;
+    play.run(4, |_, _| true)?;
+    play.cluster.power_cut(1);
+    play.cluster.start(1);
+    play.drop_mail();
+    let commands = |what: &'static str| Input::Propose(vec![(7, Bytes::from(what))]);
+    play.step(1, Input::Campaign)?;
+    play.step(1, commands("before"))?;
+    for _ in 0..3 {
+        play.deliver(1, 2, |_| true)?;
+        play.cluster.synced(2)?;
+        play.deliver(2, 1, |_| true)?;
+    }
+    play.cluster.power_cut(1);
+    play.cluster.start(1);
+    play.drop_mail();
+    play.elect(1, &[])?;
+    play.step(1, commands("after"))?;
+    play.settle(&[1, 2])?;
+    let (own, learned) = (play.cluster.core(1).last(), play.cluster.core(2).last());
+    claim(own == learned, "the learner does not follow")
 }
 
 /// EL6: every sync takes longer than an election timeout, and the first campaign wins all the same.
@@ -455,6 +483,10 @@ fn all_are_restarted_at_once() -> Outcome {
 
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
+    (
+        "a lone voter leads before its vote is synced",
+        a_lone_voter_leads_before_its_vote_is_synced,
+    ),
     (
         "a vote asked of loyal followers",
         a_vote_asked_of_loyal_followers,
