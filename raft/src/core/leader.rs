@@ -533,8 +533,8 @@ impl Core {
     }
 
     pub(super) fn fetched(&mut self, to: NodeId, entries: Vec<Entry>) {
-        let held = |entry: Option<&Entry>| entry.is_some_and(|e| self.log.holds(e.id));
-        let whole = held(entries.first()) && held(entries.last());
+        // What was read while some of it was replaced may be of either.
+        let whole = entries.iter().all(|entry| self.log.holds(entry.id));
         let prev = entries.first().map(|e| e.id.index.before());
         let prev = prev.and_then(|index| self.log.id(index));
         let Some(progress) = (self.role.leading()).and_then(|l| l.progress.get_mut(&to)) else {

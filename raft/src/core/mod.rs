@@ -24,6 +24,8 @@ mod message;
 mod options;
 mod progress;
 mod read;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use explain::PeerStatus;
@@ -111,7 +113,7 @@ pub enum Input {
     Read(Token),
     /// Hand leadership over.
     Transfer(NodeId),
-    /// Campaign now.
+    /// Campaign now. With leases a node that heard from a leader within an election timeout does not.
     Campaign,
     /// Stop leading (the disk hangs, say).
     StepDown,
@@ -301,6 +303,8 @@ impl Core {
             Input::AddVoter(token, node, about) => self.add_voter(token, node, about),
             Input::Read(token) => self.read(token),
             Input::Transfer(to) => self.transfer(to),
+            // Its own vote would break what the leader's lease stands on: that nobody who answered votes before a timeout (C3).
+            Input::Campaign if self.options.lease.is_some() && self.is_loyal() => {}
             Input::Campaign => self.campaign(false),
             Input::StepDown => {
                 if self.is_leader() {
@@ -498,6 +502,15 @@ impl Core {
         };
         if self.stable >= self.written || sabotage::on(early) || self.keeps_silent(&body) {
             return self.send(to, body);
+        }
+        // One acknowledgement says what those before it said: while a disk hangs the leader goes on asking (RC6).
+        if let Body::Appended { matched } = body
+            && let Some((seq, held)) = self.held.back_mut()
+            && (*seq, held.to) == (self.written, to)
+            && let Body::Appended { matched: before } = &mut held.message.body
+        {
+            *before = matched.max(*before);
+            return;
         }
         let message = Message {
             term: self.hard.term,

@@ -31,6 +31,7 @@ impl Play {
     fn led(voters: u64, options: Options) -> Result<Play, String> {
         let mut play = Play::new(voters, options);
         let all: Vec<u64> = (1..=voters).collect();
+        play.forget_leader(&[1])?;
         play.elect(1, &all[1..])?;
         play.settle(&all)?;
         Ok(play)

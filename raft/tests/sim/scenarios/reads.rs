@@ -32,12 +32,29 @@ fn a_late_answer_to_a_heartbeat_and_the_lease() -> Outcome {
     play.deliver(1, 2, |_| true)?;
     let late = std::mem::take(play.mail());
     play.cluster.pass(300_000);
+    play.forget_leader(&[2])?;
     play.elect(2, &[3])?;
     play.settle(&[2, 3])?;
     play.propose(2, 1)?;
     play.settle(&[2, 3])?;
     *play.mail() = late;
     play.deliver(2, 1, |m| matches!(m.body, Body::Heard { .. }))?;
+    play.cluster.ask(1)
+}
+
+/// C3: the leader's lease stands on the answer of one who then campaigns by order of its owner: its own vote is one too.
+fn who_just_heard_from_the_leader_campaigns() -> Outcome {
+    let mut play = Play::led(3, lease())?;
+    for _ in 0..2 {
+        play.step(1, Input::Tick)?;
+    }
+    play.deliver(1, 2, |_| true)?;
+    play.deliver(2, 1, |_| true)?;
+    match play.elect(2, &[3]) {
+        Err(error) if error.starts_with(SET_UP) => return Ok(()),
+        elected => elected?,
+    }
+    play.commits(2, &[2, 3])?;
     play.cluster.ask(1)
 }
 
@@ -203,6 +220,10 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
     (
         "a read under the lease after a transfer",
         a_read_under_the_lease_after_a_transfer,
+    ),
+    (
+        "who just heard from the leader campaigns",
+        who_just_heard_from_the_leader_campaigns,
     ),
     (
         "a late answer to a heartbeat, and the lease",
