@@ -324,7 +324,20 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         files.extend(file);
         live::put_aside(dir, &options)?;
     }
-    let log = live::open(dir, &options)?;
+    let log = match live::open(dir, &options) {
+        // A log without a single segment looks empty.
+        Err(Error::Open(error @ OpenError::Corrupt { .. })) if whole => {
+            let finding = live::damaged(dir, &error.to_string(), closed.next);
+            if options.on_tamper == OnTamper::Refuse {
+                let (dir, finding) = (dir.to_owned(), Box::new(finding));
+                return Err(Error::Tampered { dir, finding });
+            }
+            findings.push(finding);
+            live::put_aside(dir, &options)?;
+            live::open(dir, &options)?
+        }
+        other => other?,
+    };
     let found = live::scan(&log, &keys, closed)?;
     if let Some(finding) = found.finding(dir) {
         // Not what the look saw a moment ago.

@@ -29,6 +29,7 @@ use esker_wal::media::LockGuard;
 use esker_wal::{Log, LogError, Lsn, Workers};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +62,22 @@ pub(crate) struct Point {
     pub(crate) walk: Walk,
 }
 
+/// Why the live log is not there. The last try to open it anew alone: one is made each second, for as long as it takes.
+#[derive(Debug)]
+struct Failure {
+    why: String,
+    then: Option<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.then {
+            None => f.write_str(&self.why),
+            Some(then) => write!(f, "{}; then: {then}", self.why),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) log: Option<Log>,
@@ -87,7 +104,7 @@ pub(crate) struct State {
     /// Closed: the log is not opened again.
     pub(crate) ended: bool,
     /// Why the log is not there.
-    failed: Option<String>,
+    failed: Option<Failure>,
     retry_at: Duration,
     /// The disk is full but for the reserve.
     pub(crate) short: bool,
@@ -123,6 +140,28 @@ impl State {
             unanchored: 0,
             anchored_at: Duration::ZERO,
         }
+    }
+
+    /// What is in the log can't be read back: it is written no further.
+    pub(crate) fn stop(&mut self, why: String) {
+        if let Some(log) = self.log.take() {
+            let _ = log.close();
+            self.life += 1;
+        }
+        self.failed = Some(Failure { why, then: None });
+    }
+
+    /// It goes on in this log, which ends at `end`; what is there from `from` on, where that is before, is in no closed file.
+    pub(crate) fn go_on(&mut self, log: Log, from: Lsn, end: Lsn, since: Option<u64>) {
+        self.log = Some(log);
+        self.failed = None;
+        (self.from, self.end, self.since) = (from, end, since);
+        let walk = self.walk;
+        // What recovery kept is synced.
+        self.points.clear();
+        self.points.push_back(Point { end, walk });
+        // Positions are this log's: how much room there is is looked at.
+        self.look_at = Lsn::ZERO;
     }
 
     fn group(&mut self) -> &Arc<CommitGroup> {
@@ -420,7 +459,7 @@ impl Shared {
             // Opened anew at once, if it can be, so that the next finds it whole.
             let mut state = self.state.lock();
             if state.life == put.life {
-                let _ = self.reopen(&mut state, &source.to_string());
+                let _ = self.reopen(&mut state, Some(&source));
             }
             Error::Unknown { source }
         })
@@ -434,8 +473,7 @@ impl Shared {
         point: bool,
     ) -> Result<Put, Error> {
         if state.log.is_none() {
-            let why = state.failed.clone().unwrap_or_default();
-            self.reopen(state, &why)?;
+            self.reopen(state, None)?;
         }
         let bytes = draft.body.len() as u64 + ENTRY_AROUND;
         if let Some(room) = self.short(state, bytes) {
@@ -528,7 +566,7 @@ impl Shared {
             Ok(appended) => appended,
             Err(e) => {
                 if matches!(e, LogError::Poisoned(_) | LogError::Closed) {
-                    let _ = self.reopen(state, &e.to_string());
+                    let _ = self.reopen(state, Some(&e));
                 }
                 return Err(e.into());
             }
@@ -605,19 +643,24 @@ impl Shared {
         self.with_head(|head| head.now)
     }
 
-    /// Opens the live log anew after it failed, and counts what it lost (T3).
-    pub(crate) fn reopen(&self, state: &mut MutexGuard<'_, State>, why: &str) -> Result<(), Error> {
+    /// Opens the live log anew after it failed with this, or did before, and counts what it lost (T3).
+    pub(crate) fn reopen(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        failed: Option<&LogError>,
+    ) -> Result<(), Error> {
         if state.ended {
             return Err(Error::Closed);
         }
-        if let Some(log) = state.log.take() {
-            let _ = log.close();
-            state.life += 1;
+        if let Some(failed) = failed {
+            let why = failed.to_string();
             tracing::warn!(dir = %self.dir.display(), why, "the live log of the audit trail is opened anew");
+            state.stop(why);
         }
         let now = self.options.clock.now();
         if now < state.retry_at && self.threaded() {
-            let why = state.failed.get_or_insert_with(|| why.to_owned()).clone();
+            let why = state.failed.as_ref().map(Failure::to_string);
+            let why = why.unwrap_or_default();
             return Err(Error::Refused { why });
         }
         state.retry_at = now + RETRY_AFTER;
@@ -626,20 +669,21 @@ impl Shared {
         let (found, log) = match opened {
             Ok(opened) => opened,
             Err(e) => {
-                state.failed = Some(format!("{why}; then: {e}"));
+                if let Some(failed) = &mut state.failed {
+                    failed.then = Some(e.to_string());
+                }
                 return Err(e);
             }
         };
         if let Some(finding) = found.finding(&self.dir) {
             let _ = log.close();
-            state.failed = Some(finding.to_string());
+            state.stop(finding.to_string());
             return Err(Error::Tampered {
                 dir: self.dir.clone(),
                 finding: Box::new(finding),
             });
         }
-        state.failed = None;
-        state.log = Some(log);
+        let why = state.failed.as_ref().map(|failed| failed.why.clone());
         state.walk = found.walk;
         // What is lost may be that another key was begun.
         if let Some(key) = found
@@ -649,15 +693,9 @@ impl Shared {
         {
             state.key = key;
         }
-        state.end = found.end;
-        state.from = found.from;
-        state.since = found.since;
-        // What recovery kept is synced.
-        state.points.clear();
-        let (end, walk) = (found.end, found.walk);
-        state.points.push_back(Point { end, walk });
-        state.look_at = Lsn::ZERO;
+        state.go_on(log, found.from, found.end, found.since);
         let next = state.next;
+        let why = why.unwrap_or_default();
         state.lose(next, &format!("lost with a failed write: {why}"));
         self.counters.reopened.add(1);
         Ok(())
@@ -707,8 +745,7 @@ impl Shared {
         let (log, end, life) = {
             let mut state = self.state.lock();
             let Some(log) = state.log.clone() else {
-                let why = state.failed.clone().unwrap_or_default();
-                return self.reopen(&mut state, &why);
+                return self.reopen(&mut state, None);
             };
             let (end, walk) = (state.end, state.walk);
             if state.points.back().map_or(state.from, |p| p.end) < end {
@@ -719,7 +756,7 @@ impl Shared {
         if let Err(source) = log.sync_up_to(end) {
             let mut state = self.state.lock();
             if state.life == life {
-                let _ = self.reopen(&mut state, &source.to_string());
+                let _ = self.reopen(&mut state, Some(&source));
             }
             return Err(Error::Unknown { source });
         }

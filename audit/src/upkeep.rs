@@ -5,7 +5,10 @@
 //!   of what is prepared is held back for tombstones, so that removal can make room.
 //!   Age is counted by a time that no leap of the wall clock moves (AG1).
 //! - U3: a live file that is removed, renamed or replaced under the trail is noticed within two intervals; what was in it is closed out of the open descriptors, and a fresh log begun.
+//!   What can't be asked for the file (a loop of links, a directory that may not be entered) is another in its place.
 //! - U4: checkpoints are made one after the other, by whoever asks: each is kept whole, and none takes the place of a newer one.
+//! - U5: what is in the live log is read back when a file is closed. Where it is not what was written the file has what stands before, nothing more is written, and the
+//!   policies say what becomes of records; the next opening does what [`crate::OnTamper`] says.
 
 use crate::chain::Walk;
 use crate::closed::{Bad, ClosedFile, Writer};
@@ -16,10 +19,10 @@ use crate::live;
 use crate::note::{CHECKPOINT, Checkpoint};
 use crate::record::Severity;
 use crate::sabotage::{self, Sabotage};
-use crate::shared::{Point, Shared};
+use crate::shared::{Shared, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use esker_wal::{Kind as FrameKind, Log, Lsn, ReadLimit};
+use esker_wal::{Kind as FrameKind, Log, LogError, Lsn, ReadLimit};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -113,55 +116,81 @@ impl Shared {
         }
         // What came since is synced too: what a failed sync could still take back must not be in a closed file.
         log.sync_up_to(end)?;
-        let (file, walk) = self.close_range(&log, from, end, before)?;
+        let (file, walk, broken) = self.close_range(&log, from, end, before)?;
         let mut state = self.state.lock();
         state.closed = walk;
         state.from = end;
         let (now, _) = self.times();
         state.since = (state.end > end).then_some(now);
-        drop(state);
-        self.files.write().push(file.clone());
-        Ok(Some(file))
+        self.files.write().extend(file.clone());
+        match broken {
+            None => Ok(file),
+            Some(finding) => Err(self.broken(&mut state, finding)),
+        }
     }
 
+    /// What is in the live log is not what was written (U5).
+    fn broken(&self, state: &mut State, finding: Finding) -> Error {
+        let (dir, finding) = (self.dir.clone(), Box::new(finding));
+        tracing::error!(dir = %dir.display(), %finding, "the live log of the audit trail was changed: nothing more is written to it");
+        state.stop(finding.to_string());
+        Error::Tampered { dir, finding }
+    }
+
+    /// Closes a file with what follows in a range of the live log, up to what does not, if anything.
     fn close_range(
         &self,
         log: &Log,
         from: Lsn,
         end: Lsn,
         before: Walk,
-    ) -> Result<(ClosedFile, Walk), Error> {
+    ) -> Result<(Option<ClosedFile>, Walk, Option<Finding>), Error> {
         let keys = self.keys.read().clone();
         let (now, _) = self.times();
         let failed = |bad: Bad| bad_file(&self.dir, bad);
         let media = &*self.options.media;
         let key = keys.newest().clone();
         let of = (self.id, before.next, before.root);
-        let mut writer =
-            Writer::begin(media, &self.dir, &key, of, now).map_err(|e| failed(e.into()))?;
+        let mut writer: Option<Writer<'_>> = None;
         let mut walk = before;
+        let mut broken = None;
         let mut reader = log.reader(from, ReadLimit::Published)?;
-        while reader.position() < end {
-            let Some(frame) = reader.next_ref()? else {
-                break;
+        while reader.position() < end && broken.is_none() {
+            let frame = match reader.next_ref() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(e @ LogError::Corrupt { .. }) => {
+                    broken = Some(live::damaged(&self.dir, &e.to_string(), walk.next));
+                    break;
+                }
+                Err(e) => return Err(e.into()),
             };
             if frame.header.kind != FrameKind::Data {
                 continue;
             }
-            let entry = Entry::decode(frame.payload);
-            let stepped = entry.as_ref().map(|entry| walk.step(&keys, entry));
-            let (Some(entry), Some(Ok(()))) = (entry, stepped) else {
-                // It was changed since it was written.
-                let finding = live::damaged(&self.dir, "an entry that was written", walk.next);
-                return Err(Error::Tampered {
-                    dir: self.dir.clone(),
-                    finding: Box::new(finding),
-                });
+            let Some(entry) = Entry::decode(frame.payload) else {
+                let what = "what stands there is no record";
+                broken = Some(live::damaged(&self.dir, what, walk.next));
+                break;
             };
+            let next = walk.next;
+            if let Err(at) = walk.step(&keys, &entry) {
+                let (sequence, live) = (entry.head.sequence, live::dir_of(&self.dir));
+                broken = Some(Finding::of_break(at, next, Some(sequence), &live));
+                break;
+            }
+            if writer.is_none() {
+                let begun = Writer::begin(media, &self.dir, &key, of, now);
+                writer = Some(begun.map_err(|e| failed(e.into()))?);
+            }
+            let writer = writer.as_mut().expect("it was begun");
             writer.put(&entry).map_err(|e| failed(e.into()))?;
         }
-        let file = writer.finish(&keys, &walk, now).map_err(failed)?;
-        Ok((file, walk))
+        let file = match writer {
+            Some(writer) => Some(writer.finish(&keys, &walk, now).map_err(failed)?),
+            None => None,
+        };
+        Ok((file, walk, broken))
     }
 
     /// Removes closed files that are too old or too many (U2); how many.
@@ -348,8 +377,13 @@ impl Shared {
     /// Begins a fresh live log where a file of it was removed, renamed or replaced (U3).
     pub(crate) fn look_after_live(&self) {
         let log = self.state.lock().log.clone();
-        let Some(Ok(Some(path))) = log.map(|log| log.missing_file()) else {
-            return;
+        let path = match log.map(|log| log.missing_file()) {
+            None | Some(Ok(None)) => return,
+            Some(Ok(Some(path))) => path,
+            Some(Err(error)) => {
+                tracing::error!(dir = %self.dir.display(), %error, "whether the live log of the audit trail is in its place is not known");
+                return;
+            }
         };
         let why = format!("{} is not the file that was made there", path.display());
         tracing::error!(dir = %self.dir.display(), why, "the live log of the audit trail was removed, renamed or replaced");
@@ -378,22 +412,20 @@ impl Shared {
         // Nobody writes meanwhile: what is written to a file without a name is gone with the process.
         log.sync_up_to(state.end)?;
         if state.from < state.end {
-            let (file, walk) = self.close_range(&log, state.from, state.end, state.closed)?;
+            let (file, walk, broken) =
+                self.close_range(&log, state.from, state.end, state.closed)?;
             state.closed = walk;
-            self.files.write().push(file);
+            self.files.write().extend(file);
+            if let Some(finding) = broken {
+                return Err(self.broken(&mut state, finding));
+            }
         }
-        state.log = None;
-        state.life += 1;
-        let _ = log.close();
+        drop(log);
+        state.stop(why.to_owned());
         live::put_aside(&self.dir, &self.options)?;
         let log = live::open(&self.dir, &self.options)?;
-        state.from = log.published();
-        state.end = state.from;
-        state.points.clear();
-        let (end, walk) = (state.end, state.walk);
-        state.points.push_back(Point { end, walk });
-        state.since = None;
-        state.log = Some(log);
+        let begin = log.published();
+        state.go_on(log, begin, begin, None);
         drop(state);
         said.or_else(|_| say()).map(|_| ())
     }

@@ -94,7 +94,8 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
     /// Gives the space of `offset..offset + len` back; it reads as zeros (hole punch). A medium that
     /// can't may do nothing.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Whether `path` names this very file: not when it was removed or renamed, nor when another took its place.
+    /// Whether `path` names this very file: not when it was removed or renamed, another took its place, or the name leads nowhere (a loop
+    /// of links, a directory that may not be entered).
     fn is_at(&self, path: &Path) -> io::Result<bool>;
     /// Maps the first `len` bytes for reading and writing. All of them must be allocated.
     fn map(&self, len: usize) -> io::Result<Box<dyn MediaMap>>;

@@ -293,15 +293,11 @@ impl MediaFile for RealFile {
         let own = self.0.metadata()?;
         match std::fs::metadata(path) {
             Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Ok(false)
-            }
-            Err(e) => Err(e),
+            Err(e) => match Errno::from_io_error(&e) {
+                // No file, or none that can be come to by this name.
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => Ok(false),
+                _ => Err(e),
+            },
         }
     }
 
