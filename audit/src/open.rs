@@ -219,7 +219,12 @@ fn survey_closed(
 pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Shared, Opened), Error> {
     check(&options)?;
     let media = options.media.clone();
+    let there = (media.exists(dir)).map_err(io_error("looking for", dir))?;
     (media.create_dir_all(dir)).map_err(io_error("creating", dir))?;
+    if !there {
+        // Whoever makes the directory decides who may read the trail.
+        (media.keep_private(dir)).map_err(io_error("making private", dir))?;
+    }
     let lock = media.lock(&dir.join(LOCK));
     let lock = lock.map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => Error::Open(OpenError::Locked {

@@ -23,7 +23,9 @@ use crate::shared::{Shared, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use esker_wal::{Kind as FrameKind, Log, LogError, Lsn, ReadLimit};
+use rustix::fs::OFlags;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -334,8 +336,9 @@ impl Shared {
                 tracing::warn!(dir = %self.dir.display(), error = %e, "a checkpoint of the audit trail was not kept");
             }
         }
+        sent?;
         *self.anchored.lock() = Some(checkpoint.clone());
-        sent.map(|()| checkpoint)
+        Ok(checkpoint)
     }
 
     fn store_checkpoint(&self, note: &str) -> Result<(), Error> {
@@ -358,10 +361,16 @@ impl Shared {
         let anchor = &self.options.anchor;
         if let Some(path) = &anchor.file {
             let append = || {
+                // A pipe in its place would have everything wait for who reads it.
                 let mut file = std::fs::OpenOptions::new()
                     .create(true)
                     .append(true)
+                    .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
                     .open(path)?;
+                if !file.metadata()?.is_file() {
+                    let why = "it is no file; give a program for what takes checkpoints otherwise";
+                    return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+                }
                 file.write_all(note.as_bytes())?;
                 file.sync_data()
             };

@@ -3,13 +3,14 @@
 mod support;
 
 use esker_audit::{
-    Checkpoint, Error, Key, OnFailure, OnTamper, Options, Order, Policies, Query, Severity, Trail,
-    VerifyOptions, Write, verify,
+    Anchor, Checkpoint, Error, Key, OnFailure, OnTamper, Options, Order, Policies, Query, Severity,
+    Trail, VerifyOptions, Write, verify,
 };
 use esker_wal::Workers;
 use esker_wal::media::clock::{ManualClock, RealClock};
 use esker_wal::media::real::RealMedia;
 use esker_wal::media::sim::SimMedia;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -262,6 +263,55 @@ fn u3_a_live_log_that_was_replaced_by_a_copy_is_renewed() {
     assert_eq!(found.findings, []);
     // That it was opened, replaced, and closed.
     assert_eq!((found.entries, found.dropped), (6, 0));
+}
+
+/// A checkpoint's file that is a pipe had the upkeep, and the close behind it, wait for a reader for ever.
+#[test]
+fn e1_a_pipe_in_place_of_the_checkpoints_file_hangs_nobody() {
+    let scratch = tempfile::tempdir().unwrap();
+    let pipe = scratch.path().join("anchors");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let options = Options {
+        anchor: Anchor {
+            file: Some(pipe),
+            command: None,
+        },
+        ..stepped(&SimMedia::new(1))
+    };
+    let (trail, _) = Trail::open(Path::new(DIR), keys(), options).unwrap();
+    trail.record(login(1)).unwrap();
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let failed = trail.checkpoint().unwrap_err().to_string();
+        let stats = trail.stats();
+        trail.close().unwrap();
+        done.send((failed, stats)).unwrap();
+    });
+    let (failed, stats) = (ended.recv_timeout(Duration::from_secs(60))).expect("it hangs");
+    assert!(failed.contains("anchors"), "{failed}");
+    assert_eq!((stats.checkpoint_failures, stats.last_checkpoint), (1, 0));
+}
+
+/// The directory could be read by everybody, with who did what to which key in it.
+#[test]
+fn a_trail_is_made_for_its_owner_alone_and_a_directory_keeps_its_rights() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mode_of = |dir: &Path| {
+        let options = Options {
+            media: Arc::new(RealMedia::default()),
+            ..stepped(&SimMedia::new(1))
+        };
+        let (trail, _) = Trail::open(dir, keys(), options).unwrap();
+        trail.record(login(1)).unwrap();
+        trail.close().unwrap();
+        std::fs::metadata(dir).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode_of(&scratch.path().join("a/made")), 0o700);
+    let given = scratch.path().join("given");
+    std::fs::create_dir(&given).unwrap();
+    std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o750)).unwrap();
+    assert_eq!(mode_of(&given), 0o750);
 }
 
 /// Two that were made at once wrote one file aside: one took it away under the other, or put the older one in the place of the newer.

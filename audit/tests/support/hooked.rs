@@ -94,6 +94,9 @@ impl Media for Hooked {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         self.media.create_dir_all(dir)
     }
+    fn keep_private(&self, dir: &Path) -> io::Result<()> {
+        self.media.keep_private(dir)
+    }
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
         self.hooks.meet("open", path);
         Ok(self.file(path, self.media.open(path)?))

@@ -59,6 +59,9 @@ impl Media for MemMedia {
     fn create_dir_all(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
+    fn keep_private(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
         let files = self.files.lock();
         let bytes = files.get(path).ok_or(io::ErrorKind::NotFound)?;

@@ -334,7 +334,7 @@ mod tests {
             outbox.expire(Lsn(7), now, failure, |error| {
                 told += &String::from_utf8_lossy(error)
             });
-            assert!(told.lines().count() == 1 && told.contains("this write "));
+            assert!(told.lines().count() == 1 && told.contains("this write"));
             assert_eq!(sent(&mut outbox, 999), format!("{told}+safe\r\n"));
             assert_eq!(outbox.held(), 0);
         }

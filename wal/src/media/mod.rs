@@ -38,6 +38,8 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// Creates `dir` and what is missing above it. Their own entries are durable then, whoever made them; other entries of the directories above are
     /// synced by [`Media::sync_dir`] alone.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Takes everybody's rights to the directory `dir` away but its owner's.
+    fn keep_private(&self, dir: &Path) -> io::Result<()>;
     /// Opens an existing file for reading.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>>;
     /// Opens an existing file for reading and writing.

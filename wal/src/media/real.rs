@@ -18,7 +18,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -72,6 +72,10 @@ impl Media for RealMedia {
             self.sync_dir(&parent_of(dir))?;
         }
         Ok(())
+    }
+
+    fn keep_private(&self, dir: &Path) -> io::Result<()> {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {

@@ -103,6 +103,9 @@ impl Media for Watched {
         self.call(CallKind::CreateDir, dir)?;
         self.inner.create_dir_all(dir)
     }
+    fn keep_private(&self, dir: &Path) -> io::Result<()> {
+        self.inner.keep_private(dir)
+    }
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
         self.call(CallKind::Open, path)?;
         Ok(self.file(path, self.inner.open(path)?))

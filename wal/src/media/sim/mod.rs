@@ -442,6 +442,11 @@ impl Media for SimMedia {
         })
     }
 
+    /// Nobody else is there.
+    fn keep_private(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn open(&self, path: &Path) -> io::Result<Arc<dyn MediaFile>> {
         self.open_file(CallKind::Open, path)
     }
