@@ -5,7 +5,7 @@
 //! - AP2: what is applied is kept as records with its effects: the last entry, the membership, replicated time, sessions. A commit has no
 //!   more records than [`RECORDS_MAX`], and those of one entry.
 //! - AP3: a reply leaves after the commit of its batch, and only if the entry that was applied is the one that was proposed: at its
-//!   index stands its term.
+//!   index stands its term. Only an entry of another term there says that it was not appended: what a snapshot covers may be the proposal.
 //!
 //! ```text
 //! record 'a'   snapshot meta (see `codec`) of the last entry applied, then time u64
@@ -226,10 +226,14 @@ impl Applier {
                 let outcome = self.one(entry, &mut records)?;
                 self.applied.last = id;
                 while let Some(next) = waiting.next_if(|w| w.id.index <= id.index) {
-                    let outcome = match next.id == id {
-                        true => outcome.clone(),
-                        false => Err(ProposeError::NotAppended {
+                    let outcome = match (next.id == id, next.id.index == id.index) {
+                        (true, _) => outcome.clone(),
+                        (false, true) => Err(ProposeError::NotAppended {
                             why: "another leader's entry took its place".into(),
+                            leader: self.shared.hint(),
+                        }),
+                        (false, false) => Err(ProposeError::Unknown {
+                            why: "what stands in its place was not seen here".into(),
                             leader: self.shared.hint(),
                         }),
                     };
@@ -354,6 +358,7 @@ mod tests {
     use crate::core::Term;
     use crate::log::LogError;
     use crate::transport::Sender as Me;
+    use esker_sync::oneshot::oneshot;
     use parking_lot::Mutex;
 
     /// Counts the records of each commit.
@@ -404,9 +409,7 @@ mod tests {
         Entry { id, kind }
     }
 
-    /// AP2: a store has room for so many operations at one index.
-    #[test]
-    fn a_commit_has_a_bounded_number_of_records() {
+    fn applier(machine: impl StateMachine) -> Applier {
         let (events, _seen) = crossbeam_channel::unbounded();
         let (requests, _asked) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared::new(
@@ -415,10 +418,47 @@ mod tests {
             requests,
             Arc::new(NoLog),
         ));
-        let commits = Arc::default();
-        let machine = Counting(MemoryMachine::new(), Arc::clone(&commits));
         let first = SnapshotMeta::default();
-        let mut applier = Applier::new(Box::new(machine), shared, Arc::new(NoLog), &first).unwrap();
+        Applier::new(Box::new(machine), shared, Arc::new(NoLog), &first).unwrap()
+    }
+
+    /// AP3: whatever stands in its place was not seen where a snapshot covers it: it may be the proposal.
+    #[test]
+    fn of_a_proposal_below_what_is_applied_nothing_is_known() {
+        let mut applier = applier(MemoryMachine::new());
+        applier.applied.last = LogId {
+            term: Term(2),
+            index: Index(10),
+        };
+        let waiting = |term, index| {
+            let (promise, pending) = oneshot();
+            let waiting = Waiting {
+                id: LogId {
+                    term: Term(term),
+                    index: Index(index),
+                },
+                replier: Replier::Local(promise),
+                started: Instant::now(),
+            };
+            (waiting, pending)
+        };
+        let ((below, covered), (there, superseded)) = (waiting(1, 5), waiting(1, 11));
+        let mut next = entry(11, &Request::plain(Kind::Time, Bytes::new()));
+        next.id.term = Term(2);
+        applier
+            .apply(Index(11), Some(vec![next]), vec![below, there])
+            .unwrap();
+        let covered = covered.wait(None).unwrap();
+        assert!(matches!(covered, Err(ProposeError::Unknown { .. })));
+        let superseded = superseded.wait(None).unwrap();
+        assert!(matches!(superseded, Err(ProposeError::NotAppended { .. })));
+    }
+
+    /// AP2: a store has room for so many operations at one index.
+    #[test]
+    fn a_commit_has_a_bounded_number_of_records() {
+        let commits = Arc::default();
+        let mut applier = applier(Counting(MemoryMachine::new(), Arc::clone(&commits)));
         applier.records_max = 5;
         let ttl = Bytes::copy_from_slice(&1_000_000u64.to_le_bytes());
         let open = Request::plain(Kind::Open, ttl);

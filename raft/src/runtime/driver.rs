@@ -7,7 +7,7 @@
 //! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
-//!   after this node stopped leading, or at the end. One that was forwarded, an election timeout after another node is known to lead, too.
+//!   after this node stopped leading, or where a snapshot covers its place, or at the end. One that was forwarded, an election timeout after another node is known to lead, too.
 //! - DR5: a leader whose disk has not answered within `disk_hang_max` steps down, and does not campaign until it does.
 //! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
 //!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
@@ -294,6 +294,11 @@ impl Driver {
         })?;
         let arrived = self.arrived.take()?;
         let (done, after) = crossbeam_channel::bounded(1);
+        // DR4: they may be in it.
+        for covered in self.appended.take(meta.last.index) {
+            let unknown = self.unknown("a snapshot took its place in the log");
+            covered.replier.tell(&self.shared, Err(unknown));
+        }
         self.given = meta.last.index;
         self.compacted = meta.last.index;
         self.applying.clear();
@@ -822,5 +827,95 @@ impl Driver {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::{MemoryMachine, StateMachine};
+    use super::*;
+    use crate::core::{Abstain, HardState, LogId, LogView, Membership, Restored, Term};
+    use crate::log::{LogStore, VolatileLog};
+    use crate::transport::Sender as Me;
+    use crossbeam_channel::unbounded;
+    use esker_sync::oneshot::{Pending, oneshot};
+    use parking_lot::Mutex;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId {
+            term: Term(term),
+            index: Index(index),
+        }
+    }
+
+    /// A driver in `term` whose other threads do nothing, and what it gives to be applied.
+    fn driver(term: u64) -> (Driver, Receiver<apply::Job>) {
+        let (log, _) = VolatileLog::new(0);
+        let (events_out, events) = unbounded();
+        let (requests_out, requests) = unbounded();
+        let me = Me {
+            node: NodeId(1),
+            ..Me::default()
+        };
+        let shared = Arc::new(Shared::new(me, events_out, requests_out, log.reader()));
+        let options = NodeOptions::default();
+        let meta = SnapshotMeta {
+            last: LogId::default(),
+            membership: Membership::of([NodeId(1), NodeId(2)]),
+        };
+        let hard = HardState {
+            term: Term(term),
+            vote: None,
+        };
+        let restored = Restored {
+            hard,
+            log: LogView::new(meta, 0),
+            committed: Index(0),
+            abstain: Abstain::No,
+        };
+        let core = Core::new(me.node, options.core.clone(), restored, 1).unwrap();
+        let held: disk::Held = Arc::new(Mutex::new(Box::new(log)));
+        let (apply, given) = unbounded();
+        let queues = Queues {
+            events,
+            requests,
+            packets: unbounded().1,
+            disk: disk::Storage::new(&held, unbounded().0),
+            apply,
+            files: unbounded().0,
+        };
+        let driver = Driver::new(core, shared, options, queues, Index(0), Index(0), false);
+        (driver, given)
+    }
+
+    fn appended(driver: &mut Driver, id: LogId) -> Pending<super::super::Outcome> {
+        let (promise, pending) = oneshot();
+        let now = Instant::now();
+        let proposal = Proposal {
+            replier: Replier::Local(promise),
+            started: now,
+            deadline: now + Duration::from_secs(60),
+        };
+        assert!(driver.appended.insert(id, proposal).is_empty());
+        pending
+    }
+
+    /// DR4: it may be executed, by the leader whose snapshot it is.
+    #[test]
+    fn a_proposal_that_a_snapshot_covers_is_unknown() {
+        let (mut driver, _given) = driver(2);
+        let covered = appended(&mut driver, id(1, 5));
+        let behind = appended(&mut driver, id(1, 11));
+        let mut machine = MemoryMachine::new();
+        let files = machine.snapshot().unwrap().files();
+        driver.arrived = Some(machine.staging().begin(&files).unwrap());
+        let meta = SnapshotMeta {
+            last: id(2, 10),
+            membership: Membership::default(),
+        };
+        assert!(driver.installed_by(&[Write::Snapshot(meta)]).is_some());
+        let told = covered.wait(Some(Duration::ZERO));
+        assert!(matches!(told, Ok(Err(ProposeError::Unknown { .. }))));
+        assert!(behind.wait(Some(Duration::ZERO)).is_err());
     }
 }
