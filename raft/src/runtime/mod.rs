@@ -100,7 +100,7 @@ pub struct Node {
 fn restore(
     config: &NodeConfig,
     log: &mut dyn LogStore,
-    recovered: Recovered,
+    mut recovered: Recovered,
     applied: &SnapshotMeta,
     durable: Index,
 ) -> Result<Restored, StartError> {
@@ -136,6 +136,12 @@ fn restore(
         log.write(&writes)?;
         log.sync()?;
         view = LogView::new(applied.clone(), tail);
+        // What was lost is in the state, and the log says so itself from here on.
+        if let Abstain::Until(index) = recovered.abstain
+            && index <= applied.last.index
+        {
+            recovered.abstain = Abstain::No;
+        }
     }
     let abstain = match recovered.abstain {
         Abstain::No => members::is_another_disk(view.membership().1, config.node, recovered.disk),
@@ -385,5 +391,52 @@ mod tests {
         assert!(begin(9).is_ok());
         disk.lose_power();
         assert_eq!(disk.open(1 << 20).1.log.base(), applied.last);
+    }
+
+    /// What was lost is behind the state machine: nobody has to wait for it, as the log does not any more.
+    #[test]
+    fn a_log_that_begins_anew_behind_what_was_lost_abstains_no_more() {
+        let begun = |lost: u64, abstain: Option<Abstain>| {
+            let id = |index| LogId {
+                term: Term(1),
+                index: Index(index),
+            };
+            let entries = (1..=lost).map(|index| Entry {
+                id: id(index),
+                kind: crate::core::EntryKind::Noop,
+            });
+            let membership = Membership::of([NodeId(1), NodeId(2)]);
+            let first = SnapshotMeta {
+                last: LogId::default(),
+                membership: membership.clone(),
+            };
+            let disk = MemoryDisk::new();
+            let (mut log, _) = disk.open(1 << 20);
+            log.write(&[Write::Snapshot(first), Write::Append(entries.collect())])
+                .unwrap();
+            log.sync().unwrap();
+            assert!(disk.lose_entries(Index(60)));
+            let (mut log, mut recovered) = disk.open(1 << 20);
+            assert_eq!(recovered.abstain, Abstain::Until(Index(lost)));
+            recovered.abstain = abstain.unwrap_or(recovered.abstain);
+            let config = NodeConfig {
+                cluster: 1,
+                group: 1,
+                node: NodeId(1),
+                first: None,
+                options: NodeOptions::default(),
+            };
+            let applied = SnapshotMeta {
+                last: id(100),
+                membership,
+            };
+            let restored = restore(&config, &mut log, recovered, &applied, Index(100)).unwrap();
+            (restored.abstain, disk.open(1 << 20).1.abstain)
+        };
+        assert_eq!(begun(100, None), (Abstain::No, Abstain::No));
+        let until = Abstain::Until(Index(101));
+        assert_eq!(begun(101, None), (until, until));
+        // A vote may be lost.
+        assert_eq!(begun(100, Some(Abstain::Always)).0, Abstain::Always);
     }
 }
