@@ -18,7 +18,7 @@ use super::request::{Kind, Request};
 use super::session::{Sessions, Verdict};
 use super::shared::{Event, Shared};
 use crate::codec::{Decoder, Malformed, put_snapshot_meta};
-use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta};
+use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta, Term};
 use crate::log::LogReader;
 use crate::transport::Content;
 use bytes::Bytes;
@@ -82,8 +82,8 @@ pub(super) enum Job {
         meta: SnapshotMeta,
         done: Sender<()>,
     },
-    /// A snapshot of what is applied, for a peer.
-    Snapshot(NodeId),
+    /// A snapshot of what is applied, for a peer, by the leader of a term.
+    Snapshot(NodeId, Term),
     /// A snapshot so that the log can be compacted.
     Checkpoint(Promise<Result<Index, String>>),
 }
@@ -172,7 +172,7 @@ impl Applier {
                 } => self.install(arrived, meta).map(|()| {
                     let _ = done.send(());
                 }),
-                Job::Snapshot(to) => self.snapshot(to, snapshots),
+                Job::Snapshot(to, term) => self.snapshot(to, term, snapshots),
                 Job::Checkpoint(promise) => {
                     let taken = self.machine.snapshot();
                     let index = self.applied.last.index;
@@ -333,9 +333,10 @@ impl Applier {
         Ok(())
     }
 
-    fn snapshot(
+    pub(super) fn snapshot(
         &mut self,
         to: NodeId,
+        term: Term,
         snapshots: &Sender<super::files::Job>,
     ) -> Result<(), MachineError> {
         let taken = match self.machine.snapshot() {
@@ -345,7 +346,7 @@ impl Applier {
                 None
             }
         };
-        let _ = snapshots.send(super::files::Job::Offer { to, taken });
+        let _ = snapshots.send(super::files::Job::Offer { to, term, taken });
         self.report(Vec::new());
         Ok(())
     }
@@ -355,7 +356,6 @@ impl Applier {
 mod tests {
     use super::super::machine::{MemoryMachine, Staging};
     use super::*;
-    use crate::core::Term;
     use crate::log::LogError;
     use crate::transport::Sender as Me;
     use esker_sync::oneshot::oneshot;

@@ -279,7 +279,8 @@ impl Driver {
         }
         for to in snapshots {
             self.kept.sending(to, self.applied);
-            let _ = self.queues.apply.send(apply::Job::Snapshot(to));
+            let job = apply::Job::Snapshot(to, self.core.term());
+            let _ = self.queues.apply.send(job);
         }
         if let Some(event) = stored {
             self.event(event);
@@ -898,6 +899,20 @@ mod tests {
         };
         assert!(driver.appended.insert(id, proposal).is_empty());
         pending
+    }
+
+    #[test]
+    fn a_snapshot_is_ordered_in_the_term_of_who_wants_it() {
+        let (mut driver, given) = driver(2);
+        driver.carry_out(Outputs {
+            snapshots: vec![NodeId(2)],
+            ..Outputs::default()
+        });
+        let order = given.try_recv();
+        assert!(matches!(
+            order,
+            Ok(apply::Job::Snapshot(NodeId(2), Term(2)))
+        ));
     }
 
     /// DR4: it may be executed, by the leader whose snapshot it is.

@@ -7,6 +7,7 @@
 //! - FI2: nothing is waited for without an end: what is not answered is asked for again, and given up after [`IDLE_MAX`].
 //! - FI3: what is sent keeps to `snapshot_rate_max`, over all peers; what is asked for meanwhile waits, once each, and does not hold up the entries that
 //!   other peers are sent from here.
+//! - FI4 (C1): an offer bears the term whose leader ordered it, however much later it is made: a follower obeys it as that leader's.
 
 use super::apply::Taken;
 use super::machine::{Arriving, SnapshotSource, Staging};
@@ -88,7 +89,12 @@ impl Pace {
 
 pub(super) enum Job {
     Fetch(Fetch, crate::core::Index),
-    Offer { to: NodeId, taken: Option<Taken> },
+    /// By the leader of this term (FI4).
+    Offer {
+        to: NodeId,
+        term: Term,
+        taken: Option<Taken>,
+    },
     Packet(Packet),
 }
 
@@ -164,7 +170,7 @@ impl Files {
                     let to = fetch.to;
                     self.shared.report(Event::Fetched { to, entries });
                 }
-                Ok(Job::Offer { to, taken }) => self.offer(to, taken),
+                Ok(Job::Offer { to, term, taken }) => self.offer(to, term, taken),
                 Ok(Job::Packet(packet)) => self.packet(packet),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -176,7 +182,7 @@ impl Files {
         }
     }
 
-    fn offer(&mut self, to: NodeId, taken: Option<Taken>) {
+    fn offer(&mut self, to: NodeId, term: Term, taken: Option<Taken>) {
         let Some((source, meta)) = taken else {
             return self.shared.report(Event::SnapshotSent { to, last: None });
         };
@@ -185,7 +191,7 @@ impl Files {
         let now = Instant::now();
         let outgoing = Outgoing {
             id: self.next_id,
-            term: self.shared.term(),
+            term,
             source,
             meta,
             files,
@@ -445,5 +451,58 @@ impl Outgoing {
             meta: self.meta.clone(),
             files: self.files.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::apply::Applier;
+    use super::super::machine::{MemoryMachine, StateMachine};
+    use super::*;
+    use crate::core::Membership;
+    use crate::log::{LogStore, VolatileLog};
+    use crate::transport::{Sender as Me, Transport};
+    use crossbeam_channel::unbounded;
+    use parking_lot::Mutex;
+
+    #[derive(Default)]
+    struct Sent(Mutex<Vec<Content>>);
+
+    impl Transport for Sent {
+        fn send(&self, packet: Packet) {
+            self.0.lock().push(packet.content);
+        }
+        fn members(&self, _: &BTreeMap<NodeId, String>) {}
+        fn close(&self) {}
+    }
+
+    /// Taking it lasts; meanwhile another leads.
+    #[test]
+    fn fi4_an_offer_bears_the_term_of_who_ordered_it() {
+        let (log, _) = VolatileLog::new(0);
+        let (events, _seen) = unbounded();
+        let (requests, _asked) = unbounded();
+        let shared = Arc::new(Shared::new(Me::default(), events, requests, log.reader()));
+        let sent = Arc::new(Sent::default());
+        let transport: Arc<dyn Transport> = sent.clone();
+        assert!(shared.transport.set(transport).is_ok());
+        let machine = MemoryMachine::new();
+        let staging = machine.staging();
+        let first = SnapshotMeta::default();
+        let applier = Applier::new(Box::new(machine), shared.clone(), log.reader(), &first);
+        let mut files = Files::new(shared.clone(), log.reader(), staging, 1 << 20);
+        let (orders, ordered) = unbounded();
+        shared.changed(Term(3), Some(NodeId(1)), &Membership::default());
+        applier
+            .unwrap()
+            .snapshot(NodeId(2), Term(3), &orders)
+            .unwrap();
+        shared.changed(Term(5), Some(NodeId(3)), &Membership::default());
+        let Ok(Job::Offer { to, term, taken }) = ordered.try_recv() else {
+            panic!("a snapshot is taken");
+        };
+        files.offer(to, term, taken);
+        let sent = sent.0.lock();
+        assert!(matches!(sent[..], [Content::Offer { term: Term(3), .. }]));
     }
 }
