@@ -26,6 +26,8 @@ pub(super) struct Overlay {
     /// `start..end`; no end when it is empty.
     ranges: Vec<(Vec<u8>, Vec<u8>)>,
     pub entries: Vec<At>,
+    /// Bytes of all batches.
+    pub bytes: usize,
     /// Empty batches, with memory for the next entries.
     spare: Vec<WriteBatch>,
 }
@@ -46,6 +48,7 @@ impl Overlay {
     pub(super) fn clear(&mut self) {
         self.keys.clear();
         self.ranges.clear();
+        self.bytes = 0;
         for mut at in self.entries.drain(..) {
             if self.spare.len() < SPARE_MAX && at.batch.encoded_len() <= SPARE_BYTES {
                 at.batch.clear();
@@ -61,6 +64,14 @@ impl Overlay {
             self.entries.push(At { index, batch });
         }
         &mut self.entries.last_mut().expect("just pushed").batch
+    }
+
+    fn write(&mut self, index: Index, write: impl FnOnce(&mut WriteBatch)) {
+        let batch = self.batch(index);
+        let before = batch.encoded_len();
+        write(batch);
+        let added = batch.encoded_len() - before;
+        self.bytes += added;
     }
 }
 
@@ -165,7 +176,7 @@ impl Effects<'_> {
 
     fn put_in(&mut self, space: u8, key: &[u8], value: Bytes) {
         let key = key_of(space, key);
-        self.overlay.batch(self.index).put(&key, &value);
+        (self.overlay).write(self.index, |batch| batch.put(&key, &value));
         self.overlay.keys.insert(key, Some((value, self.index)));
     }
 
@@ -176,7 +187,7 @@ impl Effects<'_> {
 
     fn delete_in(&mut self, space: u8, key: &[u8]) {
         let key = key_of(space, key);
-        self.overlay.batch(self.index).delete(&key);
+        (self.overlay).write(self.index, |batch| batch.delete(&key));
         self.overlay.keys.insert(key, None);
     }
 
@@ -187,8 +198,9 @@ impl Effects<'_> {
         if start >= end {
             return;
         }
-        let batch = self.overlay.batch(self.index);
-        batch.delete_range(&start, Bound::Excluded(&end));
+        (self.overlay).write(self.index, |batch| {
+            batch.delete_range(&start, Bound::Excluded(&end));
+        });
         let keys = &mut self.overlay.keys;
         let mut behind = keys.split_off(&start);
         keys.append(&mut behind.split_off(&end));

@@ -409,6 +409,10 @@ impl<A: Application> StateMachine for LsmMachine<A> {
         Ok(())
     }
 
+    fn pending_bytes(&self) -> usize {
+        self.overlay.bytes
+    }
+
     fn durable(&self) -> Index {
         Index((self.store.load().durable().0 >> SHIFT).saturating_sub(1))
     }

@@ -3,7 +3,7 @@
 //! - AP1 (C1): entries are applied in order, each once, from the one behind what the machine's records say. An error stops the node:
 //!   the index never moves over a command that failed.
 //! - AP2: what is applied is kept as records with its effects: the last entry, the membership, replicated time, sessions. A commit has no
-//!   more records than [`RECORDS_MAX`], and those of one entry.
+//!   more records than [`RECORDS_MAX`], nor bytes than [`COMMIT_BYTES_MAX`], and those of one entry. Where commits end may differ between nodes.
 //! - AP3: a reply leaves after the commit of its batch, and only if the entry that was applied is the one that was proposed: at its
 //!   index stands its term. Only an entry of another term there says that it was not appended: what a snapshot covers may be the proposal.
 //!
@@ -39,6 +39,8 @@ pub(crate) fn time_of(record: &[u8]) -> Option<u64> {
 
 /// AP2.
 const RECORDS_MAX: usize = 100_000;
+/// AP2: short commands may each write a large value anew, and all of it is in memory until the commit. Larger ones save nothing any more.
+const COMMIT_BYTES_MAX: usize = 32 << 20;
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -86,6 +88,10 @@ pub(super) enum Job {
     Snapshot(NodeId, Term),
     /// A snapshot so that the log can be compacted.
     Checkpoint(Promise<Result<Index, String>>),
+}
+
+fn bytes_of((key, value): &Record) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len)
 }
 
 /// A snapshot and what it stands for.
@@ -215,15 +221,18 @@ impl Applier {
             let mut records = Vec::new();
             let mut told = Vec::new();
             let mut entries = entries.into_iter();
-            while records.len() < self.records_max
-                && let Some(entry) = entries.next()
-            {
+            let (mut record_bytes, mut full) = (0, false);
+            while !full && let Some(entry) = entries.next() {
+                let before = records.len();
                 let id = entry.id;
                 if id.index != self.applied.last.index.next() {
                     let why = format!("entry {} stands behind {}", id, self.applied.last);
                     return Err(MachineError::new("applying entries", why));
                 }
                 let outcome = self.one(entry, &mut records)?;
+                record_bytes += records[before..].iter().map(bytes_of).sum::<usize>();
+                full = records.len() >= self.records_max
+                    || record_bytes + self.machine.pending_bytes() >= COMMIT_BYTES_MAX;
                 self.applied.last = id;
                 while let Some(next) = waiting.next_if(|w| w.id.index <= id.index) {
                     let outcome = match (next.id == id, next.id.index == id.index) {
@@ -467,5 +476,86 @@ mod tests {
         // A session each, and what is applied.
         let places = [(5, 6), (10, 6), (15, 6), (17, 3)].map(|(at, n)| (Index(at), n));
         assert_eq!(*commits.lock(), places);
+    }
+
+    /// Each command writes 1 MiB. The bytes of each commit.
+    #[derive(Default)]
+    struct Widening {
+        inner: MemoryMachine,
+        pending: usize,
+        commits: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl StateMachine for Widening {
+        fn records(&mut self) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
+            self.inner.records()
+        }
+        fn apply(&mut self, command: Command) -> Result<Bytes, MachineError> {
+            self.pending += 1 << 20;
+            self.inner.apply(command)
+        }
+        fn pending_bytes(&self) -> usize {
+            self.pending
+        }
+        fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError> {
+            let bytes = std::mem::take(&mut self.pending);
+            self.commits.lock().push(bytes);
+            self.inner.commit(applied, records)
+        }
+        fn durable(&self) -> Index {
+            self.inner.durable()
+        }
+        fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+            self.inner.snapshot()
+        }
+        fn staging(&self) -> Arc<dyn Staging> {
+            self.inner.staging()
+        }
+        fn install(&mut self, a: Box<dyn Arriving>, m: &SnapshotMeta) -> Result<(), MachineError> {
+            self.inner.install(a, m)
+        }
+    }
+
+    /// AP2.
+    #[test]
+    fn a_commit_has_a_bounded_number_of_bytes() {
+        let machine = Widening::default();
+        let commits = machine.commits.clone();
+        let mut applier = applier(machine);
+        let command = Request::plain(Kind::Command, Bytes::from_static(b"0123456789"));
+        let entries = (1..=1000).map(|i| entry(i, &command)).collect();
+        applier
+            .apply(Index(1000), Some(entries), Vec::new())
+            .unwrap();
+        let commits = commits.lock();
+        assert_eq!(commits.iter().sum::<usize>(), 1000 << 20);
+        let most = *commits.iter().max().unwrap();
+        assert!(most < COMMIT_BYTES_MAX + (1 << 20), "{most} bytes");
+    }
+
+    /// AP2: replies that are kept for sessions count too.
+    #[test]
+    fn a_commit_has_a_bounded_number_of_bytes_of_records() {
+        let commits = Arc::default();
+        let machine = MemoryMachine::new();
+        let mut applier = applier(Counting(machine, Arc::clone(&commits)));
+        let ttl = Bytes::copy_from_slice(&1_000_000u64.to_le_bytes());
+        let mut entries = vec![entry(1, &Request::plain(Kind::Open, ttl))];
+        let large = Bytes::from([&b"a="[..], &[0; 60_000]].concat());
+        entries.extend((2..=2000).map(|index| {
+            let mut request = Request::plain(Kind::Command, large.clone());
+            (request.session, request.serial, request.floor) = (1, index - 1, index - 1);
+            entry(index, &request)
+        }));
+        applier
+            .apply(Index(2000), Some(entries), Vec::new())
+            .unwrap();
+        let (mut before, mut most) = (Index(0), 0);
+        for (at, _) in commits.lock().iter() {
+            most = most.max(at.0 - before.0);
+            before = *at;
+        }
+        // The first two write little.
+        assert!(most <= COMMIT_BYTES_MAX as u64 / 60_000 + 3, "{most}");
     }
 }

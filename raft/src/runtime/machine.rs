@@ -71,6 +71,12 @@ pub trait StateMachine: Send + 'static {
     /// Ends a batch: everything applied since the last, and `records`, as one (SM2). `applied` is the last entry in it.
     fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError>;
 
+    /// Bytes that the next [`StateMachine::commit`] will write of what was applied: beyond a bound the commit comes before the next command, so that
+    /// what short commands do to large values is not in memory all at once. Asked after each entry. 0: not known, and not bounded.
+    fn pending_bytes(&self) -> usize {
+        0
+    }
+
     /// Everything up to here survives a power cut (SM3).
     fn durable(&self) -> Index;
 

@@ -261,6 +261,41 @@ fn a_command_sees_what_the_ones_before_it_did_and_readers_do_not_before_the_comm
     assert_eq!(reader.get(b"token").unwrap().unwrap(), "8");
 }
 
+/// Short commands that write large values: what a commit will write counts, not what the commands were.
+#[test]
+fn the_machine_says_how_much_its_next_commit_writes() {
+    struct Doubling;
+    impl Application for Doubling {
+        fn apply(
+            &mut self,
+            command: Command,
+            state: &mut esker_raft::machine::Effects<'_>,
+        ) -> Result<Bytes, esker_raft::runtime::MachineError> {
+            let value = state.get(&command.payload)?.unwrap_or_default();
+            let value = [&value[..], &[0; 1000], &value[..]].concat();
+            state.put_owned(&command.payload, value.into());
+            Ok(Bytes::new())
+        }
+    }
+    let mut machine = open(&SimMedia::new(1), Doubling);
+    assert_eq!(machine.pending_bytes(), 0);
+    let (mut value, mut sum) = (0, 0);
+    for index in 1..=12 {
+        (value, sum) = (2 * value + 1000, sum + 2 * value + 1000);
+        let command = Command {
+            index: Index(index),
+            term: Term(1),
+            time: 0,
+            payload: Bytes::from_static(b"k"),
+        };
+        machine.apply(command).unwrap();
+        let beside = machine.pending_bytes() - sum;
+        assert!((1..20 * index as usize).contains(&beside), "{beside} bytes");
+    }
+    machine.commit(Index(12), Vec::new()).unwrap();
+    assert_eq!(machine.pending_bytes(), 0);
+}
+
 /// The same on files of the operating system.
 #[test]
 fn a_node_s_log_and_state_live_in_real_files() {
