@@ -169,3 +169,12 @@ fn r6_nothing_listens_beyond_loopback_unless_told() {
         assert!(PlainListener::bind(TcpOptions::new(bad)).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_node_whose_messages_are_longer_than_the_transport_takes_does_not_start() {
+    loopback::refuses_what_it_cannot_send([(); 3].map(|()| {
+        let mut options = TcpOptions::new("tcp://127.0.0.1:*");
+        options.message_bytes_max = 1 << 20;
+        PlainListener::bind(options).expect("a free port")
+    }));
+}

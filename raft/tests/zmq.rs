@@ -97,3 +97,12 @@ fn r6_with_keys_members_speak_and_others_are_turned_away() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(socket.send("hello", zmq::DONTWAIT).is_err());
 }
+
+#[test]
+fn a_node_whose_messages_are_longer_than_the_transport_takes_does_not_start() {
+    loopback::refuses_what_it_cannot_send([(); 3].map(|()| {
+        let mut options = ZmqOptions::new("tcp://127.0.0.1:*");
+        options.queue_bytes_max = 1 << 20;
+        ZmqListener::bind(options).expect("a free port")
+    }));
+}

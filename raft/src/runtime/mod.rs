@@ -224,6 +224,11 @@ impl Node {
             config.options.packet_bytes_max,
         );
         let transport = connect(me, inbound)?;
+        let fits = config.options.check_messages(transport.message_bytes_max());
+        if let Err(error) = fits {
+            transport.close();
+            return Err(error.into());
+        }
         let _ = shared.transport.set(transport);
 
         let log = Arc::new(Mutex::new(log));

@@ -2,7 +2,11 @@
 
 use super::request::CLIENT_MAX;
 use crate::core::{BadOption, Membership, NodeId, Options};
+use crate::log::ENTRY_BYTES_MAX;
 use std::time::Duration;
+
+/// Room for what stands beside a command in an entry of the log, in a message and in memory.
+const BESIDE: usize = 1 << 10;
 
 /// Who a node is.
 #[derive(Clone, Debug)]
@@ -40,11 +44,11 @@ pub struct NodeOptions {
     pub request_timeout: Duration,
     /// Requests of clients that wait for the driver, at most; more are refused, or wait with the caller. Default 65,536.
     pub requests_max: usize,
-    /// Bytes of messages that wait for the driver, at most; more are lost. Default 64 MiB.
+    /// Bytes of messages that wait for the driver, at most; more are lost. More than `command_bytes_max` and `core.append_bytes_max`. Default 64 MiB.
     pub packet_bytes_max: usize,
     /// Bytes of entries given to the state machine and not applied, at most (one entry always goes). Default 16 MiB.
     pub apply_bytes_max: usize,
-    /// Longest command. Default 16 MiB.
+    /// Longest command: less than [`ENTRY_BYTES_MAX`], and than what the transport takes. Default 16 MiB.
     pub command_bytes_max: usize,
     /// A leader whose disk has not finished a sync for so long gives up leading. Default 2 s.
     pub disk_hang_max: Duration,
@@ -115,9 +119,33 @@ impl NodeOptions {
         if self.snapshot_rate_max < 1 << 20 {
             return bad("snapshot_rate_max", "must be at least 1 MiB");
         }
-        // A frame of the log and a message hold one entry whatever its length.
-        if self.command_bytes_max > 1 << 30 {
-            return bad("command_bytes_max", "must be at most 1 GiB");
+        // What a leader has taken goes through the log and to the peers, or stops them all.
+        if self.command_bytes_max > ENTRY_BYTES_MAX - BESIDE {
+            return bad(
+                "command_bytes_max",
+                "must be 1 KiB below the 128 MiB that an entry of the log has at most",
+            );
+        }
+        let longest = self.command_bytes_max.max(self.core.append_bytes_max);
+        if self.packet_bytes_max.saturating_sub(BESIDE) < longest {
+            return bad(
+                "packet_bytes_max",
+                "must be 1 KiB above command_bytes_max and append_bytes_max",
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses what does not go through a transport whose messages have so many bytes at most.
+    pub(super) fn check_messages(&self, bytes_max: usize) -> Result<(), BadOption> {
+        let why = "must be 1 KiB below what the transport takes in a message";
+        for (option, bytes) in [
+            ("command_bytes_max", self.command_bytes_max),
+            ("append_bytes_max", self.core.append_bytes_max),
+        ] {
+            if bytes > bytes_max.saturating_sub(BESIDE) {
+                return Err(BadOption { option, why });
+            }
         }
         Ok(())
     }
@@ -126,13 +154,14 @@ impl NodeOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Lease;
+    use crate::core::{Body, Entry, EntryKind, Index, Lease, LogId, Message, Term};
+    use crate::transport::{Content, Packet, Sender, wire};
 
     #[test]
     fn impossible_options_are_refused_by_name() {
         assert_eq!(NodeOptions::default().check(), Ok(()));
         type Spoil = fn(&mut NodeOptions);
-        let spoilers: [(&str, Spoil); 11] = [
+        let spoilers: [(&str, Spoil); 14] = [
             ("client", |o| o.client = "x".repeat(256)),
             ("tick", |o| o.tick = Duration::ZERO),
             ("lease", |o| {
@@ -146,6 +175,15 @@ mod tests {
             ("packet_bytes_max", |o| o.packet_bytes_max = 0),
             ("apply_bytes_max", |o| o.apply_bytes_max = 0),
             ("command_bytes_max", |o| o.command_bytes_max = usize::MAX),
+            ("command_bytes_max", |o| {
+                o.command_bytes_max = ENTRY_BYTES_MAX;
+            }),
+            ("packet_bytes_max", |o| {
+                o.packet_bytes_max = o.command_bytes_max;
+            }),
+            ("packet_bytes_max", |o| {
+                o.core.append_bytes_max = o.packet_bytes_max;
+            }),
             ("compact_entries_min", |o| o.compact_entries_min = 0),
             ("disk_hang_max", |o| o.disk_hang_max = Duration::ZERO),
             ("snapshot_rate_max", |o| o.snapshot_rate_max = 1 << 19),
@@ -155,5 +193,36 @@ mod tests {
             spoil(&mut options);
             assert_eq!(options.check().unwrap_err().option, name);
         }
+    }
+
+    /// The longest command that may be is an entry that the log takes, and a message that the transport takes.
+    #[test]
+    fn the_longest_command_fits_with_what_stands_beside_it() {
+        let options = NodeOptions {
+            command_bytes_max: ENTRY_BYTES_MAX - BESIDE,
+            packet_bytes_max: ENTRY_BYTES_MAX,
+            ..NodeOptions::default()
+        };
+        assert_eq!(options.check(), Ok(()));
+        assert_eq!(options.check_messages(ENTRY_BYTES_MAX), Ok(()));
+        assert!(options.check_messages(ENTRY_BYTES_MAX - 1).is_err());
+        let entry = Entry {
+            id: LogId::default(),
+            kind: EntryKind::Command(vec![0; options.command_bytes_max].into()),
+        };
+        assert!(entry.weight() <= ENTRY_BYTES_MAX);
+        let body = Body::Append {
+            prev: LogId::default(),
+            entries: vec![entry],
+            commit: Index(0),
+        };
+        let term = Term(1);
+        let packet = Packet {
+            from: Sender::default(),
+            to: NodeId(1),
+            content: Content::Raft(Message { term, body }),
+        };
+        assert!(wire::encode(&packet).len() <= ENTRY_BYTES_MAX);
+        assert!(super::super::weight(&packet.content) <= options.packet_bytes_max);
     }
 }

@@ -129,6 +129,11 @@ pub trait Transport: Send + Sync {
     /// Sends, or loses it.
     fn send(&self, packet: Packet);
 
+    /// Longest message that it takes, in bytes: a node with longer ones does not start. Default: any.
+    fn message_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Where members are, by their address in the membership; those that are not named any more are let go.
     fn members(&self, addresses: &BTreeMap<NodeId, String>);
 

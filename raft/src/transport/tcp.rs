@@ -304,6 +304,10 @@ impl Transport for PlainTransport {
         }
     }
 
+    fn message_bytes_max(&self) -> usize {
+        self.shared.options.message_bytes_max
+    }
+
     fn members(&self, addresses: &BTreeMap<NodeId, String>) {
         let shared = &self.shared;
         if shared.workers.stop_token().is_stopped() {

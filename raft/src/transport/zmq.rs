@@ -233,7 +233,9 @@ impl ZmqListener {
             heard: BTreeMap::new(),
             listener: self,
         };
-        let queue_bytes_max = sockets.listener.options.queue_bytes_max;
+        let options = &sockets.listener.options;
+        let (queue_bytes_max, message_bytes_max) =
+            (options.queue_bytes_max, options.message_bytes_max);
         let workers = Workers::default();
         (workers.spawn("esker-rf-net", move |stop| sockets.run(&stop)))
             .map_err(|e| failed("starting a thread", e))?;
@@ -241,6 +243,7 @@ impl ZmqListener {
             shared,
             queue,
             queue_bytes_max,
+            message_bytes_max: message_bytes_max.min(queue_bytes_max),
             workers,
         }))
     }
@@ -276,6 +279,7 @@ pub struct ZmqTransport {
     shared: Arc<Shared>,
     queue: crossbeam_channel::Sender<Packet>,
     queue_bytes_max: usize,
+    message_bytes_max: usize,
     workers: Workers,
 }
 
@@ -299,6 +303,10 @@ impl Transport for ZmqTransport {
                 self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
         }
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
     }
 
     fn members(&self, addresses: &BTreeMap<NodeId, String>) {

@@ -47,17 +47,46 @@ pub(crate) fn start(id: u64, listener: impl Bound, first: Option<Membership>, ke
             ..NodeOptions::default()
         },
     };
-    let (log, recovered) = MemoryDisk::new().open(1 << 20);
     let machine = MemoryMachine::new();
-    let node = Node::start(
-        config,
-        Box::new(log),
-        recovered,
-        Box::new(machine.clone()),
-        |me, inbound| listener.start(me, inbound),
-    );
-    let node = node.expect("it starts");
+    let node = node(config, machine.clone(), listener).expect("it starts");
     Member { node, machine }
+}
+
+fn node(
+    config: NodeConfig,
+    machine: MemoryMachine,
+    listener: impl Bound,
+) -> Result<Node, StartError> {
+    let (log, recovered) = MemoryDisk::new().open(1 << 20);
+    let connect = |me, inbound| listener.start(me, inbound);
+    Node::start(config, Box::new(log), recovered, Box::new(machine), connect)
+}
+
+/// One proposal that does not go through the transport would stop every node. `short` takes messages of 1 MiB.
+pub(crate) fn refuses_what_it_cannot_send(short: [impl Bound; 3]) {
+    let [command, append, fits] = short;
+    let start = |command_bytes_max, append_bytes_max, listener| {
+        let mut options = NodeOptions {
+            command_bytes_max,
+            ..NodeOptions::default()
+        };
+        options.core.append_bytes_max = append_bytes_max;
+        let config = NodeConfig {
+            cluster: 5,
+            group: 1,
+            node: NodeId(1),
+            first: None,
+            options,
+        };
+        match node(config, MemoryMachine::new(), listener) {
+            Ok(_) => None,
+            Err(StartError::Option(bad)) => Some(bad.option),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(start(1 << 20, 1 << 16, command), Some("command_bytes_max"));
+    assert_eq!(start(1 << 16, 1 << 20, append), Some("append_bytes_max"));
+    assert_eq!(start(1 << 16, 1 << 16, fits), None);
 }
 
 /// Where these listen, and a cluster of a node at each.
