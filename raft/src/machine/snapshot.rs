@@ -3,7 +3,7 @@
 //! Out it is a checkpoint, read file by file. In, files gather in the directory that the store will have once it is installed.
 //!
 //! - SN1: a file is known by name, length and hash. One that is there already, from an attempt before or in the store that runs, is not
-//!   asked for; one of the store is linked.
+//!   asked for; one of the store is linked. What was hashed once is not again, unless it was found to be another since.
 //! - SN2: what was received is believed when its hash is right, checked over what is read back before the snapshot counts as whole. What fails is
 //!   removed, so that the next attempt fetches it again.
 //! - SN3: which files an attempt was about stands in `FILES`, so that a partial file of another snapshot is never continued.
@@ -233,7 +233,11 @@ impl StagingDir {
             let found = match known {
                 Some(known) => known,
                 None => match self.media.open(&path).and_then(|f| hash(&*f)) {
-                    Ok(found) => found,
+                    Ok(found) => {
+                        // This may last until the other side gives up: the next attempt goes on from here.
+                        self.hashes.lock().insert(file.name.clone(), found);
+                        found
+                    }
                     // Compacted away meanwhile.
                     Err(_) => continue,
                 },
@@ -382,6 +386,7 @@ impl Staging for StagingDir {
             before,
             open: None,
             whole: false,
+            hashes: self.hashes.clone(),
             _token: token,
         }))
     }
@@ -400,6 +405,7 @@ pub(super) struct Incoming {
     checked: Vec<bool>,
     open: Option<(usize, Arc<dyn MediaFile>)>,
     pub whole: bool,
+    hashes: Hashes,
     _token: Arc<()>,
 }
 
@@ -433,8 +439,9 @@ impl Incoming {
         Ok(())
     }
 
-    /// Removes a file, so that it is fetched again.
+    /// Removes a file, so that it is fetched again. Where it was linked, the table is not what it was hashed as.
     fn forget(&mut self, at: usize) -> io::Result<()> {
+        self.hashes.lock().remove(&self.files[at].name);
         (self.held[at], self.before[at]) = (0, 0);
         remove(&*self.media, &self.path(at))
     }

@@ -22,7 +22,7 @@ use esker_raft::machine::{
 use esker_raft::runtime::{Command, StateMachine};
 use esker_raft::transport::SnapshotFile;
 use esker_wal::Workers;
-use esker_wal::media::sim::SimMedia;
+use esker_wal::media::sim::{CallKind, SimMedia};
 use seeds::all;
 use std::path::Path;
 use world::{App, DIR, ID, Map, Todo, World, arrive, content, meta, options, transfer};
@@ -157,6 +157,43 @@ fn a_snapshot_with_files_of_other_names_is_refused() {
     let refused = world.machine().install(arriving, &meta(1));
     assert!(refused.is_err(), "not whole");
     assert_eq!(world.judge(), 0);
+}
+
+/// SN1: the other side gives up where it hears nothing for long; the next attempt goes on where this one was, or none ever ends.
+#[test]
+fn what_an_attempt_has_hashed_the_next_does_not_hash_again() {
+    let (mut from, mut to) = (World::new(1), World::new(2));
+    (from.quiet, to.quiet) = (true, true);
+    from.try_open().unwrap();
+    to.try_open().unwrap();
+    from.propose(400);
+    from.catch_up();
+    transfer(&mut from, &mut to, false);
+    from.propose(10);
+    from.catch_up();
+    let files = from.machine().snapshot().unwrap().files();
+    let staging = to.machine().staging();
+    let begin = || {
+        to.media.start_trace();
+        let arriving = staging.begin(&files).unwrap();
+        let held: u64 = (0..files.len()).map(|file| arriving.held(file)).sum();
+        let mut reads = to.media.trace();
+        reads
+            .retain(|c| c.kind == CallKind::Read && c.path.extension().is_some_and(|e| e == "tbl"));
+        (arriving, held, reads)
+    };
+    let (first, held, hashed) = begin();
+    let bytes: u64 = hashed.iter().map(|c| c.len).sum();
+    assert!(held > 0 && bytes >= held, "{bytes} of {held} bytes");
+    drop(first);
+    let (mut second, again, reads) = begin();
+    assert_eq!((again, reads), (held, Vec::new()));
+    // SN2: one that is not what it was any more is hashed again, and not taken.
+    to.media.flip(&hashed[0].path, 100, 1).unwrap();
+    assert!(second.finish().is_err());
+    drop(second);
+    let (_, left, reads) = begin();
+    assert!(left < held && !reads.is_empty(), "{left} of {held} bytes");
 }
 
 /// SN5: another leader may offer one before the first is installed; what has arrived must not go from under the installation.
