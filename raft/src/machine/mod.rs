@@ -184,7 +184,6 @@ pub struct LsmMachine<A> {
     store: Arc<ArcSwap<Store>>,
     overlay: Overlay,
     places: Arc<Mutex<Places>>,
-    hashes: Hashes,
     slots: Arc<Mutex<BTreeSet<usize>>>,
     /// What was being installed when `STORE` could not be replaced, or perhaps was (LM4).
     doubtful: Option<Box<Incoming>>,
@@ -298,9 +297,9 @@ impl<A: Application> LsmMachine<A> {
             places: Arc::new(Mutex::new(Places {
                 current,
                 staging: dir.join(other(name)),
+                hashes: Hashes::default(),
                 taken: Weak::new(),
             })),
-            hashes: Hashes::default(),
             slots: Arc::default(),
             doubtful: None,
             _lock: lock,
@@ -428,7 +427,7 @@ impl<A: Application> StateMachine for LsmMachine<A> {
             media,
             dir,
             made.files,
-            self.hashes.clone(),
+            self.places.lock().hashes.clone(),
             slot,
         )))
     }
@@ -437,7 +436,6 @@ impl<A: Application> StateMachine for LsmMachine<A> {
         Arc::new(StagingDir {
             media: self.options.log.media.clone(),
             places: self.places.clone(),
-            hashes: self.hashes.clone(),
         })
     }
 
@@ -475,8 +473,8 @@ impl<A: Application> StateMachine for LsmMachine<A> {
             let mut places = self.places.lock();
             places.current = staging;
             places.staging.clone_from(&current);
+            places.hashes = Hashes::default();
         }
-        self.hashes.lock().clear();
         // Scans that still read it keep its files open.
         if let Err(error) = before.close() {
             tracing::debug!(%error, "closing the store that a snapshot replaced");

@@ -38,7 +38,7 @@ pub(super) const TABLES: &str = "tables";
 /// Bytes read at once to hash a file.
 const READ_BYTES: usize = 256 << 10;
 
-/// Hashes of tables of the store that runs, by name: tables never change.
+/// Hashes of tables of one store, by name: tables never change, and other stores have others of these names.
 pub(super) type Hashes = Arc<Mutex<BTreeMap<String, u64>>>;
 
 fn invalid(what: impl Into<String>) -> io::Error {
@@ -199,6 +199,8 @@ impl Drop for Outgoing {
 pub(super) struct Places {
     pub current: PathBuf,
     pub staging: PathBuf,
+    /// Of the store that runs.
+    pub hashes: Hashes,
     /// SN5: held by the snapshot that gathers there.
     pub taken: Weak<()>,
 }
@@ -208,7 +210,6 @@ pub(super) struct Places {
 pub(super) struct StagingDir {
     pub media: Arc<dyn Media>,
     pub places: Arc<Mutex<Places>>,
-    pub hashes: Hashes,
 }
 
 impl StagingDir {
@@ -217,6 +218,7 @@ impl StagingDir {
     fn link_equal<'a>(
         &self,
         current: &Path,
+        hashes: &Hashes,
         to: &Path,
         files: &'a [SnapshotFile],
     ) -> io::Result<BTreeSet<&'a str>> {
@@ -229,13 +231,13 @@ impl StagingDir {
             if !listed.iter().any(|e| here(&e)) {
                 continue;
             }
-            let known = self.hashes.lock().get(&file.name).copied();
+            let known = hashes.lock().get(&file.name).copied();
             let found = match known {
                 Some(known) => known,
                 None => match self.media.open(&path).and_then(|f| hash(&*f)) {
                     Ok(found) => {
                         // This may last until the other side gives up: the next attempt goes on from here.
-                        self.hashes.lock().insert(file.name.clone(), found);
+                        hashes.lock().insert(file.name.clone(), found);
                         found
                     }
                     // Compacted away meanwhile.
@@ -333,7 +335,7 @@ impl Staging for StagingDir {
             }
         }
         let token = Arc::new(());
-        let (current, dir) = {
+        let (current, dir, hashes) = {
             let mut places = self.places.lock();
             if places.taken.strong_count() > 0 {
                 return Err(io::Error::new(
@@ -342,7 +344,11 @@ impl Staging for StagingDir {
                 ));
             }
             places.taken = Arc::downgrade(&token);
-            (places.current.clone(), places.staging.clone())
+            (
+                places.current.clone(),
+                places.staging.clone(),
+                places.hashes.clone(),
+            )
         };
         let tables = dir.join(TABLES);
         self.media.create_dir_all(&tables)?;
@@ -359,7 +365,7 @@ impl Staging for StagingDir {
         // Before a byte of a new one: what is there is of this one, or gone.
         self.media.sync_dir(&tables)?;
         self.note(&dir, files)?;
-        let linked = self.link_equal(&current, &tables, files)?;
+        let linked = self.link_equal(&current, &hashes, &tables, files)?;
         let (mut held, mut before) = (Vec::new(), Vec::new());
         for file in files {
             let path = tables.join(&file.name);
@@ -386,7 +392,7 @@ impl Staging for StagingDir {
             before,
             open: None,
             whole: false,
-            hashes: self.hashes.clone(),
+            hashes,
             _token: token,
         }))
     }
