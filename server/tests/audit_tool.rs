@@ -140,6 +140,31 @@ fn a_damaged_copy_is_not_whole_and_the_first_bad_record_is_named() {
     assert_eq!(report["findings"][0]["kind"], "missing");
 }
 
+/// AT3: nothing of a finding is lost with who reads it.
+#[test]
+fn what_verify_found_is_its_exit_code_although_nobody_reads_what_it_says() {
+    let place = filled();
+    let code = |args: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command();
+        command.arg("verify").args(args).arg(place.dir());
+        let child = command.stdout(writer).stderr(Stdio::null()).spawn();
+        child.unwrap().wait().unwrap().code()
+    };
+    assert_eq!([code(&[]), code(&["--json"])], [Some(0); 2]);
+    let second = &files(&place.dir())[1];
+    fs::remove_file(second).unwrap();
+    assert_eq!([code(&[]), code(&["--json"])], [Some(1); 2]);
+    // Nor where it can't be written for another reason.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut verify = command();
+    verify.arg("verify").arg(place.dir()).stdout(full);
+    let output = verify.stderr(Stdio::piped()).output().unwrap();
+    said(&output, 1);
+    assert!(!output.stderr.is_empty());
+}
+
 #[test]
 fn an_old_copy_shows_against_a_checkpoint_alone() {
     let place = filled();

@@ -4,7 +4,7 @@
 //!   that a server writes meanwhile.
 //! - AT2: no byte of a record, of a file's name or of an error reaches the terminal, or begins a line, that could lead it astray: such characters stand as `\u001b`,
 //!   and a value with spaces or quotes in it stands in quotes.
-//! - AT3: exit codes: 0 all is well; 1 the trail is not what was written; 2 it could not run.
+//! - AT3: exit codes: 0 all is well; 1 the trail is not what was written; 2 it could not run. Whoever stops reading what is said ends the saying, and no finding.
 //! - AT4: a secret is never printed.
 //!
 //! A reading is recorded by who has the trail open (`Trail::read_by`); this tool has not. With `--record-reading` it opens the trail for a moment, writes the record before
@@ -275,7 +275,7 @@ pub fn run(command: &AuditCommand) -> ExitCode {
         AuditCommand::Checkpoint(args) => checkpoint(&mut out, args),
     };
     let flushed = out.flush().map_err(Stop::from);
-    let (why, code) = match ran.and_then(|well| flushed.map(|()| well)) {
+    let (why, code) = match ran.and_then(|well| stands(well, flushed)) {
         Ok(true) | Err(Stop::Unread) => return ExitCode::SUCCESS,
         Ok(false) => return ExitCode::from(1),
         Err(Stop::Tampered(why)) => (why, 1),
@@ -284,6 +284,15 @@ pub fn run(command: &AuditCommand) -> ExitCode {
     // Nothing is left to do where this fails too.
     let _ = writeln!(io::stderr(), "esker: {}", printable(&why));
     ExitCode::from(code)
+}
+
+/// What was found stands, also where it could not be said (AT3).
+fn stands(well: bool, said: Result<(), Stop>) -> Ran {
+    match said {
+        Ok(()) | Err(Stop::Unread) => Ok(well),
+        Err(Stop::Failed(why)) if !well => Err(Stop::Tampered(why)),
+        Err(stop) => Err(stop),
+    }
 }
 
 /// A moment, as nanoseconds since 1970.

@@ -1,9 +1,10 @@
 //! `esker audit verify` and `stats`.
 
-use super::{Filter, Of, Ran, Recorded, Stop, progress, read_checkpoint, view};
+use super::{Filter, Of, Ran, Recorded, Stop, progress, read_checkpoint, stands, view};
 use clap::Args;
 use esker_audit::{
-    Anchored, Counts, Finding, Order, Report, Summary, VerifyOptions, printable, time_text,
+    Anchored, Checkpoint, Counts, Finding, Keyring, Order, Report, Summary, VerifyOptions,
+    printable, time_text,
 };
 use serde_json::{Value, json};
 use std::io::Write;
@@ -92,10 +93,19 @@ pub(super) fn verify(out: &mut impl Write, args: &Verify) -> Ran {
         progress::clear();
     }
     let report = report.map_err(|e| Stop::Failed(e.to_string()))?;
-    if args.of.json {
-        view::json(out, &report_json(&report))?;
-        return Ok(report.is_whole());
-    }
+    let said = match args.of.json {
+        true => view::json(out, &report_json(&report)).map_err(Stop::from),
+        false => say_report(out, &report, &keys, options.against.as_ref()),
+    };
+    stands(report.is_whole(), said)
+}
+
+fn say_report(
+    out: &mut impl Write,
+    report: &Report,
+    keys: &Keyring,
+    against: Option<&Checkpoint>,
+) -> Result<(), Stop> {
     match report.findings.first() {
         None => write!(out, "whole")?,
         Some(first) => {
@@ -142,7 +152,7 @@ pub(super) fn verify(out: &mut impl Write, args: &Verify) -> Ran {
             "CHECKPOINT in the directory is of record {beside}; it was checked, and anchors nothing: who replaces the rest can replace it too"
         )?;
     }
-    match (report.anchored, &options.against) {
+    match (report.anchored, against) {
         (Anchored::Not, _) | (_, None) => writeln!(out, "{NOT_ANCHORED}")?,
         (Anchored::Holds, Some(c)) => writeln!(
             out,
@@ -162,7 +172,7 @@ pub(super) fn verify(out: &mut impl Write, args: &Verify) -> Ran {
             c.sequence
         )?,
     }
-    Ok(report.is_whole())
+    Ok(())
 }
 
 fn counts_json(counts: &Counts<String>, top: usize) -> Value {
