@@ -768,6 +768,34 @@ fn what_exec_did_not_execute_as_a_watched_key_had_changed_is_recorded_as_that() 
     }
 }
 
+/// A record names the entry that its own command is in, and no other.
+#[test]
+fn on_a_raft_node_a_record_has_no_entry_of_an_earlier_transaction() {
+    let place = Place::new("");
+    let members = format!("1=tcp://127.0.0.1:{}", free_port());
+    let args = ["--id", "1", "--cluster", &members, "--bootstrap"];
+    let node = place.start(RAFT_NODE, &args);
+    let mut client = node.client();
+    client.until("SET ready 1", "+OK");
+    // Nothing is recorded of data.
+    assert_eq!(client.exec(&["SET a 1"]), "+OK");
+    assert!(client.ask("CONFIG SET maxclients 7").starts_with("-ERR"));
+    assert_eq!(client.exec(&["SET a 2", "FLUSHALL"]), "+OK\n+OK");
+    assert_eq!(client.exec(&["SET a 3"]), "+OK");
+    assert_eq!(client.exec(&["CONFIG GET maxclients"]), "maxclients\n1024");
+    node.terminate();
+    for record in [place.staged("config.change"), place.staged("data.flush")].concat() {
+        let within =
+            text(&record, "event.action") == "data.flush" && record.get("esker.stage").is_none();
+        assert_eq!(record.get("esker.index").is_some(), within, "{record}");
+        assert_eq!(record.get("esker.epoch").is_some(), within, "{record}");
+    }
+    let [read] = &place.of("config.read")[..] else {
+        panic!("one of a read");
+    };
+    assert!(read.get("esker.index").is_none(), "{read}");
+}
+
 #[test]
 fn a_raft_node_records_its_cluster_and_commands_in_batches() {
     let place = Place::new(BY_PREFIX);

@@ -490,6 +490,8 @@ impl<'a> Serving<'a> {
         self.flush();
         let (mark, begun) = (self.out.len(), audit.clock());
         let ends = self.run(argv, stream);
+        // Of this request, whether it is recorded or not.
+        let entry = self.entry.take();
         let reply = match self.out.len() > mark {
             true => &self.out.as_bytes()[mark..],
             // SHUTDOWN answers nothing.
@@ -500,7 +502,7 @@ impl<'a> Serving<'a> {
             let ended = Ended {
                 reply,
                 slow,
-                entry: self.entry.take(),
+                entry,
                 ..Ended::default()
             };
             self.audit_write(audit.finish(&self.session, ticket, argv, ended));
