@@ -292,6 +292,63 @@ fn a2_every_class_leaves_its_records_and_secrets_stand_in_no_byte() {
     place.verifies();
 }
 
+/// What is written wrongly may have a password anywhere.
+#[test]
+fn of_a_malformed_command_no_word_stands_in_clear_that_may_be_a_value() {
+    let members = format!("1=tcp://127.0.0.1:{}", free_port());
+    let raft = ["--id", "1", "--cluster", &members, "--bootstrap"];
+    for (program, args) in [
+        (PRIMARY, &["--replication-listen", "off"][..]),
+        (RAFT_NODE, &raft),
+    ] {
+        let place = Place::new("[[rule]]\nclass = [\"write\"]\nlevel = \"request\"\n");
+        let node = place.start(program, args);
+        let mut client = node.client();
+        client.until("SET acct:1 ready", "+OK");
+        for line in [
+            "CONFIG SET requirepass correct hunter2-horse battery",
+            "CONFIG SET requirepass correct hunter2-horse",
+            "CONFIG SET maxclients requirepass hunter2-conf",
+            "CONFIG SET hunter2-name hunter2-value",
+            "CONFIG SET hunter2-alone",
+            "EXPIRE acct:1 10 hunter2-option",
+            "EXPIRE acct:1 hunter2-time",
+            "SET acct:1 x hunter2-option",
+            "GETEX acct:1 hunter2-option",
+        ] {
+            assert!(client.ask(line).starts_with("-ERR"), "{line}");
+        }
+        assert_eq!(
+            client.ask("EXPIRE acct:1 10 hunter2-option"),
+            "-ERR Unsupported option hunter2-option"
+        );
+        // Of what CONFIG has the names are told.
+        let parameters = client.ask("CONFIG GET *");
+        let names: Vec<&str> = parameters.lines().step_by(2).collect();
+        assert!(
+            names.contains(&"maxclients") && names.len() >= 5,
+            "{names:?}"
+        );
+        for name in &names {
+            client.ask_words(&["CONFIG", "SET", name, "hunter2-new"]);
+        }
+        node.terminate();
+        place.never_says("hunter2");
+        place.never_says("battery");
+        let mut changes = place.of("config.change");
+        changes.retain(|change| change["esker.stage"] == "intent");
+        let told: Vec<_> = (changes.iter())
+            .map(|change| text(change, "esker.resource.id"))
+            .collect();
+        assert_eq!(told[told.len() - names.len()..], names[..]);
+        assert_eq!(told[..3], ["requirepass", "", ""]);
+        let failed = place.of("data.write");
+        let message = |w: &&Value| w["error.message"] == "Unsupported option";
+        assert_eq!(failed.iter().filter(message).count(), 2, "{failed:?}");
+        place.verifies();
+    }
+}
+
 #[test]
 fn refused_commands_are_bounded_and_counted() {
     let place = Place::new("refused-per-second = 3\n");

@@ -1,5 +1,6 @@
 //! Errors that are refusals: which they are, and how many of a kind are recorded.
 
+use crate::commands::UNSUPPORTED;
 use parking_lot::Mutex;
 use std::time::Instant;
 
@@ -43,7 +44,7 @@ pub(super) fn failed(reply: &[u8]) -> Option<Failed<'_>> {
         Err(error) => std::str::from_utf8(&line[..error.valid_up_to()]).unwrap_or_default(),
     };
     let (code, rest) = line.split_once(' ').unwrap_or((line, ""));
-    let message = rest.split(" '").next().unwrap_or_default();
+    let message = unquoted(rest);
     let code = match code {
         "ERR" if message.starts_with("unknown ") || line.contains("is not served by") => "UNKNOWN",
         code => code,
@@ -53,6 +54,15 @@ pub(super) fn failed(reply: &[u8]) -> Option<Failed<'_>> {
         message,
         refusal: KINDS.iter().position(|known| *known == code),
     })
+}
+
+/// An error's text up to where it quotes the client.
+fn unquoted(text: &str) -> &str {
+    if text.starts_with(UNSUPPORTED) {
+        return UNSUPPORTED;
+    }
+    let quote = text.find(" '").into_iter().chain(text.find(" \"")).min();
+    &text[..quote.unwrap_or(text.len())]
 }
 
 /// Whether an encoded reply is nil in the place of an array.
@@ -204,6 +214,18 @@ mod tests {
                 "READONLY",
                 "You can't write against a read only replica.",
                 true,
+            ),
+            (
+                "-ERR Unsupported option hunter2\r\n",
+                "ERR",
+                "Unsupported option",
+                false,
+            ),
+            (
+                "-ERR the store: the value of key \"hunter2\" is 'old'\r\n",
+                "ERR",
+                "the store: the value of key",
+                false,
             ),
             ("-WRONGPASS invalid\r\n", "WRONGPASS", "invalid", true),
             ("-ERR\r\n", "ERR", "", false),

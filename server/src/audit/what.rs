@@ -2,6 +2,8 @@
 //!
 //! - AW1: passwords are no part of what this knows: of HELLO and AUTH nothing but the name that was given goes on, which is shown where there is a user of it, and
 //!   as a keyed hash else, as it may be a password in the wrong place; of an option whose name says that its value is secret nothing but the name.
+//! - AW2: of CONFIG SET a name goes on where it is one of a parameter, and a value behind such a name: of what is no list of names and values nothing, since a
+//!   value with blanks in it, or a word too many, puts values where names belong.
 
 use super::policy::Class;
 use crate::commands::{COMMANDS, CommandSpec, Handler, credentials, place};
@@ -136,6 +138,44 @@ fn is_secret(name: &[u8]) -> bool {
         .any(|word| name.windows(word.len()).any(|part| part == word.as_bytes()))
 }
 
+/// Parameters that CONFIG knows here, and those of Redis whose values are secret.
+const PARAMETERS: [&str; 23] = [
+    "ack-timeout",
+    "aclfile",
+    "appendfsync",
+    "appendonly",
+    "bind",
+    "databases",
+    "dir",
+    "durability",
+    "io-threads",
+    "log-keep",
+    "masterauth",
+    "masteruser",
+    "maxclients",
+    "maxmemory",
+    "maxmemory-policy",
+    "min-replicas-to-write",
+    "min-sync-replicas",
+    "port",
+    "proto-max-bulk-len",
+    "requirepass",
+    "save",
+    "segment-size",
+    "timeout",
+];
+
+/// Names and values of a CONFIG SET; `None` for what is not the name of a parameter with its value (AW2).
+fn settings<'a>(args: &[&'a [u8]]) -> impl Iterator<Item = Option<(&'a [u8], &'a [u8])>> {
+    let pairs = args.len().is_multiple_of(2);
+    args.chunks(2).map(move |pair| match pair {
+        [name, value] if pairs => {
+            (PARAMETERS.iter().any(|known| is(name, known))).then_some((*name, *value))
+        }
+        _ => None,
+    })
+}
+
 /// A name that is none of a command's may be anything; it is shown if it looks like a name.
 pub(super) fn name_of(argv: &[&[u8]]) -> String {
     let name = argv.first().copied().unwrap_or_default();
@@ -171,21 +211,16 @@ impl<'a> What<'a> {
             "auth" | "hello" => what.user = Some(credentials(argv)?.0),
             name if name.starts_with("acl|") => {}
             "config|set" => {
-                for pair in argv[skip.min(argv.len())..].chunks(2) {
-                    what.args.push(Arg::Word(pair[0]));
-                    match pair.get(1) {
-                        Some(_) if is_secret(pair[0]) => what.args.push(Arg::Hidden),
-                        Some(value) => what.args.push(Arg::Value(value)),
-                        None => {}
-                    }
-                }
-                let names = argv.iter().skip(skip).step_by(2).take(8);
-                what.object = Some(
-                    names
-                        .map(|name| text(name, 64))
-                        .collect::<Vec<_>>()
-                        .join(" "),
-                );
+                let given = argv.get(skip..).unwrap_or_default();
+                let args = settings(given).flat_map(|setting| match setting {
+                    Some((name, _)) if is_secret(name) => [Arg::Word(name), Arg::Hidden],
+                    Some((name, value)) => [Arg::Word(name), Arg::Value(value)],
+                    None => [Arg::Hidden; 2],
+                });
+                what.args.extend(args.take(given.len()));
+                let names = settings(given).flatten().take(8);
+                let names: Vec<String> = names.map(|(name, _)| text(name, 64)).collect();
+                what.object = Some(names.join(" "));
             }
             _ => {
                 for at in spec.key_positions(argv.len()) {
@@ -306,6 +341,13 @@ mod tests {
             "AUTH ann hunter2",
             "CONFIG SET requirepass hunter2",
             "config set maxclients 7 masterauth hunter2",
+            "CONFIG SET requirepass correct hunter2 battery",
+            "CONFIG SET requirepass correct hunter2",
+            "CONFIG SET maxclients requirepass hunter2",
+            "CONFIG SET maxclients 7 hunter2",
+            "CONFIG SET hunter2",
+            "CONFIG SET hunter2 7",
+            "CONFIG SET nosuch hunter2",
         ] {
             let argv = split(line);
             let what = what(Program::Store, &argv).expect(line);

@@ -35,6 +35,8 @@ pub(crate) const SYNTAX: &str = "ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 /// `ERR no such key`
 pub(crate) const NO_SUCH_KEY: &str = "ERR no such key";
+/// What stands before an option that EXPIRE has not, which as in Redis has no quotes.
+pub(crate) const UNSUPPORTED: &str = "Unsupported option";
 const CLOSING: &str = "ERR the server is shutting down";
 /// `ERR string exceeds maximum allowed size (proto-max-bulk-len)`
 pub(crate) const TOO_LARGE: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";

@@ -1,7 +1,7 @@
 //! EXPIRE, TTL and their families.
 
 use super::args::{Unit, integer, is, shown};
-use super::error::CommandError;
+use super::error::{CommandError, UNSUPPORTED};
 use crate::Reply;
 use crate::engine::Txn;
 
@@ -32,7 +32,7 @@ impl Conditions {
             } else if is(arg, "lt") {
                 &mut conditions.lt
             } else {
-                return Err(format!("ERR Unsupported option {}", shown(arg)).into());
+                return Err(format!("ERR {UNSUPPORTED} {}", shown(arg)).into());
             };
             *flag = true;
         }

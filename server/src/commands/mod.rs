@@ -26,6 +26,7 @@ mod table;
 mod transactions;
 
 pub(crate) use connection::credentials;
+pub(crate) use error::UNSUPPORTED;
 pub use error::{CommandError, store_error, write_error};
 pub use glob::matches as glob_matches;
 pub use num::parse_i64;
