@@ -371,18 +371,24 @@ pub(crate) fn hang_up(audit: Option<&Audit>, acl: &Acl) {
     if acl.enforced().is_none() {
         return;
     }
-    let reloaded = acl.reload();
-    match &reloaded {
-        Ok(users) => {
+    let reloaded = match audit {
+        Some(audit) => audit.reload(|| acl.reload()),
+        None => Ok(acl.reload()),
+    };
+    match reloaded {
+        Ok(Ok(users)) => {
             tracing::info!(users, "the ACL file was read anew");
             if let Some(why) = acl.warning() {
                 tracing::warn!("{why}");
             }
         }
-        Err(error) => tracing::error!(%error, "the users are what they were"),
-    }
-    if let Some(audit) = audit {
-        audit.reloaded(&reloaded);
+        Ok(Err(error)) => tracing::error!(%error, "the users are what they were"),
+        Err(why) => {
+            tracing::error!(
+                why,
+                "the ACL file was not read anew: the users are what they were"
+            );
+        }
     }
 }
 

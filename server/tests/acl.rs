@@ -492,7 +492,7 @@ fn the_trail_names_who_has_authenticated() {
         let of = |action: &str| records(&dir, &keys, action);
         let field = |record: &Value, name: &str| record[name].as_str().unwrap_or("-").to_owned();
         eventually("the reload by a signal", || {
-            (of("user.reload").len() == 3).then_some(())
+            (of("user.reload").len() == 4).then_some(())
         });
         // By a signal too it is the whole file or nothing.
         place.users(
@@ -501,9 +501,14 @@ fn the_trail_names_who_has_authenticated() {
         );
         running.signal(Signal::HUP);
         eventually("the reload that fails", || {
-            (of("user.reload").len() == 4).then_some(())
+            (of("user.reload").len() == 6).then_some(())
         });
-        assert_eq!(field(&of("user.reload")[3], "event.outcome"), "failure");
+        let reloads = of("user.reload");
+        for (pair, outcome) in reloads.chunks(2).zip(["success", "success", "failure"]) {
+            assert_eq!(field(&pair[0], "esker.stage"), "intent");
+            assert_eq!(field(&pair[1], "event.outcome"), outcome);
+            assert_eq!(pair[0]["http.request.id"], pair[1]["http.request.id"]);
+        }
         assert_eq!(client.ask("ACL WHOAMI"), "bob");
         assert!(client.ask("ACL USERS").contains("ann"));
         assert_eq!(

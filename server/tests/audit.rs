@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -685,6 +686,72 @@ fn a2_what_can_not_be_recorded_is_refused_and_not_executed() {
         .filter(|w| w["event.outcome"] == "success")
         .count();
     assert!(done > acknowledged, "{acknowledged} {done}");
+}
+
+/// A2, AS1: also what a signal asks for.
+#[test]
+fn a2_users_are_not_read_anew_where_that_can_not_be_recorded() {
+    let write = r#"error = { mode = "sync", on-failure = "refuse" }"#;
+    let Some((_here, disk, place)) = on_a_small_disk(write) else {
+        return;
+    };
+    let users = |password: &str| {
+        let text =
+            format!("user default on nopass ~* &* +@all\nuser ann on >{password} ~* &* +@all\n");
+        std::fs::write(place.path("users.acl"), text).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(place.path("users.acl"), mode).unwrap();
+    };
+    users("one");
+    let file = place.path("users.acl");
+    let primary = place.start(
+        PRIMARY,
+        &["--replication-listen", "off", "--acl-file", &file],
+    );
+    let mut client = primary.client();
+    assert_eq!(client.ask("AUTH ann one"), "+OK");
+    fill(disk.path());
+    let long = format!("FLUSHALL {}", "x".repeat(1000));
+    for line in [&long, "FLUSHALL x"] {
+        let refused = (0..100_000).any(|_| client.ask(line).starts_with("-AUDITREFUSED"));
+        assert!(refused, "the reserve took all of it");
+    }
+    // Their records are shorter.
+    let mut hung_up = || {
+        let numbers = ["refused_operations", "records"].map(|name| client.info(name));
+        primary.signal(Signal::HUP);
+        eventually("a record that is taken or is not", || {
+            let now = ["refused_operations", "records"].map(|name| client.info(name));
+            (now != numbers).then_some(now[0] > numbers[0])
+        })
+    };
+    let refused = (0..1000).any(|_| hung_up());
+    assert!(refused, "the reserve took all of it");
+
+    users("two");
+    let refused = (0..10).any(|_| hung_up());
+    assert!(refused, "room came back");
+    assert_eq!(client.ask("AUTH ann one"), "+OK");
+    assert!(client.ask("AUTH ann two").starts_with("-WRONGPASS"));
+
+    std::fs::remove_file(disk.path().join("filler")).unwrap();
+    eventually("room", || (client.ask("FLUSHALL") == "+OK").then_some(()));
+    primary.signal(Signal::HUP);
+    let mut other = primary.client();
+    eventually("the new users", || {
+        (other.ask("AUTH ann two") == "+OK").then_some(())
+    });
+    primary.terminate();
+    place.verifies();
+    let reloads = place.of("user.reload");
+    let [.., intent, outcome] = &reloads[..] else {
+        panic!("{reloads:#?}");
+    };
+    assert_eq!(intent["esker.stage"], "intent");
+    assert_eq!(text(outcome, "event.outcome"), "success");
+    assert_eq!(outcome["http.request.id"], intent["http.request.id"]);
+    assert_eq!(text(outcome, "labels.by"), "SIGHUP");
+    assert_eq!(outcome["labels.users"], 2);
 }
 
 #[test]

@@ -754,16 +754,28 @@ impl Audit {
         }
     }
 
-    /// That an operator had the users read anew, by a signal.
-    pub(crate) fn reloaded(&self, reloaded: &Result<usize, AclError>) {
+    /// Has the users read anew, as an operator asked by a signal; on a thread that may wait. The error says why that could not be recorded: nothing was
+    /// read then (AS1).
+    pub(crate) fn reload(
+        &self,
+        reload: impl FnOnce() -> Result<usize, AclError>,
+    ) -> Result<Result<usize, AclError>, String> {
         let severity = Severity::Error;
         let record = Record::new("user.reload").severity(severity);
         let record = record.resource("users", "").with("by", "SIGHUP");
-        let record = match reloaded {
+        let record = record.request(self.request_id());
+        if let Err(why) = self.write(vec![(severity, record.clone().intent())]) {
+            self.count_refused();
+            return Err(why);
+        }
+        let reloaded = reload();
+        let record = match &reloaded {
             Ok(users) => record.with("users", *users).success(),
             Err(_) => record.failure("ERR", "the ACL file is refused; the log says why"),
         };
-        self.tell(vec![(severity, record)]);
+        // It was done, whatever becomes of the record.
+        let _ = self.write(vec![(severity, record)]);
+        Ok(reloaded)
     }
 
     /// Has a thread write records; nobody waits for them.
