@@ -4,7 +4,7 @@
 //! for the end. Threads: `esker-io-N`, `esker-control`; `close` joins them.
 
 use crate::acl::Acl;
-use crate::audit::Audit;
+use crate::audit::{Audit, STOPPING, Ticket};
 use crate::control::{Ack, ClientInfo, RoleView, ServerControl, WriteRefusal};
 use crate::net::registry::Registry;
 use crate::net::{Net, NetLimits, Request};
@@ -193,16 +193,23 @@ fn control_loop(
 ) {
     loop {
         match incoming.recv_timeout(TICK) {
-            Ok(Request::Promote { thread, client }) => {
+            Ok(Request::Promote {
+                thread,
+                client,
+                ticket,
+            }) => {
                 let result = shared.node.promote();
                 match &result {
                     Ok(()) => tracing::info!("promoted: this node is the primary now"),
                     Err(error) => tracing::warn!(%error, "promotion failed"),
                 }
                 // While the server closes, nobody waits for the answer any more.
-                if let Some(net) = net.try_lock() {
-                    net.answer(thread, client, result);
-                }
+                let mailbox = net.try_lock().map(|net| net.mailbox(thread));
+                record_promotion(shared.audit.as_deref(), ticket, result, move |result| {
+                    if let Some(mailbox) = mailbox {
+                        mailbox.answer(client, result);
+                    }
+                });
             }
             Ok(Request::Shutdown { now }) => {
                 let _ = ask.send(StopAsked { now });
@@ -210,7 +217,7 @@ fn control_loop(
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if stopped.try_recv().is_ok() {
-            return;
+            break;
         }
         shared.stats.sample(Instant::now());
         shared.node.look_behind();
@@ -224,6 +231,35 @@ fn control_loop(
                 peers.set_safe(safe);
             }
         }
+    }
+    // Whoever could ask is gone.
+    for request in incoming.try_iter() {
+        if let (Request::Promote { ticket, .. }, Some(audit)) = (request, &shared.audit)
+            && let Some(ticket) = ticket
+        {
+            audit.not_executed(&ticket, STOPPING);
+        }
+    }
+}
+
+/// Records how a promotion went, whether its client is still there or not; then has it answered.
+fn record_promotion(
+    audit: Option<&Audit>,
+    ticket: Option<Ticket>,
+    result: Result<(), String>,
+    answer: impl FnOnce(Result<(), String>) + Send + 'static,
+) {
+    let (Some(audit), Some(ticket)) = (audit, ticket) else {
+        return answer(result);
+    };
+    let reply = match &result {
+        Ok(()) => "+OK\r\n".to_owned(),
+        Err(text) => format!("-{text}\r\n"),
+    };
+    let due = audit.finish_elsewhere(ticket, reply.as_bytes());
+    match due.is_empty() {
+        true => answer(result),
+        false => audit.ask(due, move |_| answer(result)),
     }
 }
 

@@ -5,11 +5,13 @@ use esker_audit::{Keyring, Query, Reader, VerifyOptions, verify};
 use process::{Client, Program, eventually, free_port};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 use xtask::disk::Disk;
 
@@ -864,6 +866,127 @@ fn a_replica_records_its_promotion_and_what_it_refuses() {
     assert_eq!(text(readonly, "labels.command"), "set");
     replica.terminate();
     place.verifies();
+}
+
+/// Each intent of that action has an outcome; errors that those have.
+fn outcomes(place: &Place, action: &str) -> Option<Vec<String>> {
+    let (intents, outcomes): (Vec<Value>, Vec<Value>) =
+        (place.of(action).into_iter()).partition(|record| record["esker.stage"] == "intent");
+    let ids = |records: &[Value]| -> BTreeSet<String> {
+        let ids = records
+            .iter()
+            .map(|r| text(r, "http.request.id").to_owned());
+        ids.collect()
+    };
+    let error = |r: &Value| r["error.message"].as_str().unwrap_or_default().to_owned();
+    (ids(&intents) == ids(&outcomes) && intents.len() == outcomes.len())
+        .then(|| outcomes.iter().map(error).collect())
+}
+
+/// AS1: who asked for it may be gone before it is over.
+#[test]
+fn a_promotion_has_an_outcome_although_its_client_hung_up() {
+    let intervals = "[write]\nerror = { mode = \"interval\", on-failure = \"refuse\" }\n";
+    for (policy, pause) in [(intervals, 1), (intervals, 3), ("", 1), ("", 0)] {
+        let (above, place) = (Place::new(""), Place::new(policy));
+        let endpoint = format!("tcp://127.0.0.1:{}", free_port());
+        let primary = above.start(PRIMARY, &["--replication-listen", &endpoint]);
+        let replica = place.start(REPLICA, &["--primary", &endpoint]);
+        let mut client = replica.client();
+        assert_eq!(primary.client().ask("SET a 1"), "+OK");
+        client.until("GET a", "1");
+        let mut gone = replica.client();
+        gone.send("REPLICAOF NO ONE");
+        std::thread::sleep(Duration::from_millis(pause));
+        drop(gone);
+        let errors = eventually("the outcome", || {
+            outcomes(&place, "node.promote").filter(|errors| !errors.is_empty())
+        });
+        // It may have gone before its intent was there.
+        let error = match client.ask("SET a 2").as_str() {
+            "+OK" => "",
+            _ => "not executed: the client was gone",
+        };
+        assert_eq!(errors, [error], "{policy} {pause}");
+        replica.terminate();
+        place.staged("node.promote");
+        place.verifies();
+    }
+}
+
+/// AS1: what was not executed, as its client had gone while its intent was written, is said to be not executed.
+#[test]
+fn an_intent_of_a_client_that_is_gone_has_an_outcome() {
+    let place = Place::new("");
+    let primary = place.primary();
+    let mut client = primary.client();
+    let mut flushed = 0;
+    for round in 0..150_u64 {
+        let mut gone = primary.client();
+        gone.send("FLUSHALL");
+        std::thread::sleep(Duration::from_micros(round * 10));
+        drop(gone);
+        flushed += 1;
+    }
+    assert_eq!(client.ask("FLUSHALL"), "+OK");
+    let errors = eventually("all outcomes", || {
+        outcomes(&place, "data.flush").filter(|errors| errors.len() == flushed + 1)
+    });
+    let gone = |error: &&String| *error == "not executed: the client was gone";
+    assert!(errors.iter().any(|error| gone(&error)), "{errors:?}");
+    assert!(errors.iter().all(|error| error.is_empty() || gone(&error)));
+    primary.terminate();
+    place.verifies();
+}
+
+/// A2, AS1: of a transaction of which one record is refused nothing is executed, and those that are in the trail say so.
+#[test]
+fn a2_of_a_transaction_that_is_refused_no_intent_is_left_open() {
+    for (mode, program) in [
+        ("sync", PRIMARY),
+        ("interval", PRIMARY),
+        ("sync", RAFT_NODE),
+    ] {
+        let write = format!(
+            "info = {{ mode = \"interval\", on-failure = \"refuse\" }}\nerror = {{ mode = \"{mode}\", on-failure = \"refuse\" }}\n"
+        );
+        let Some((_here, disk, place)) = on_a_small_disk(&write) else {
+            return;
+        };
+        let members = format!("1=tcp://127.0.0.1:{}", free_port());
+        let node = match program {
+            PRIMARY => place.primary(),
+            _ => place.start(
+                RAFT_NODE,
+                &["--id", "1", "--cluster", &members, "--bootstrap"],
+            ),
+        };
+        let mut client = node.client();
+        client.until("SET keeps 1", "+OK");
+        fill(disk.path());
+        // Until nothing is left but the reserve, which is for what is graver.
+        for length in [200, 1] {
+            let line = format!("SET acct:1 {}", "v".repeat(length));
+            let refused = (0..100_000).any(|_| client.ask(&line).starts_with("-AUDITREFUSED"));
+            assert!(refused, "24 MiB took all of it");
+        }
+        let reply = client.exec(&["FLUSHALL", "SET acct:1 v"]);
+        assert!(reply.starts_with("-AUDITREFUSED not executed: "), "{reply}");
+        assert_eq!(client.ask("GET keeps"), "1");
+        let errors = eventually("the outcome", || {
+            outcomes(&place, "data.flush").filter(|errors| !errors.is_empty())
+        });
+        assert_eq!(
+            errors,
+            ["not executed: a record that goes with this one was refused"]
+        );
+        std::fs::remove_file(disk.path().join("filler")).unwrap();
+        eventually("room", || {
+            (client.ask("SET acct:1 v") == "+OK").then_some(())
+        });
+        node.terminate();
+        place.verifies();
+    }
 }
 
 /// AS1: nobody has to ask whether the keys were flushed.

@@ -1,7 +1,8 @@
 //! What the servers record in an audit trail: who did what, from where, and how it ended.
 //!
 //! - AS1: an administrative action, and whatever a policy does not let be dropped, has two records with one request id: the intent is in the trail before
-//!   anything is executed, else the command is answered `AUDITREFUSED` and not executed; the outcome stands behind it before the client has its answer.
+//!   anything is executed, else the command is answered `AUDITREFUSED` and not executed; the outcome stands behind it before the client has its answer. It is
+//!   recorded whether the client is still there or not; of what is not executed, as its client was gone or another record of its group was refused, it says so.
 //! - AS2: what need not wait has one record, behind the command.
 //! - AS3: a record that has to wait (for a sync, or for room) is written by a thread of this module; the client waits, its event loop does not.
 //! - AS4: a command that no rule is about costs a look-up, and two readings of a coarse clock where slow ones are recorded; without a trail, one branch.
@@ -415,8 +416,9 @@ impl Audit {
         if staged().any(|item| self.waits(item.severity)) {
             return Verdict::Wait(staged().map(intent).collect());
         }
-        for item in staged() {
+        for (before, item) in staged().enumerate() {
             if let Err(why) = self.put(intent(item).1) {
+                self.forgo(staged().take(before), NOT_ALL);
                 return Verdict::Refused(why);
             }
         }
@@ -432,7 +434,7 @@ impl Audit {
     pub(crate) fn intend_here(&self, ticket: &Ticket) -> Result<(), String> {
         match self.intend(ticket) {
             Verdict::Go => Ok(()),
-            Verdict::Wait(due) => self.write(due),
+            Verdict::Wait(due) => self.write(due).inspect_err(|_| self.unrecorded(ticket)),
             Verdict::Refused(why) => Err(why),
         }
     }
@@ -443,11 +445,46 @@ impl Audit {
         tickets: impl Iterator<Item = &'a Ticket>,
     ) -> Result<(), String> {
         let items = tickets.flat_map(|ticket| &ticket.items);
-        let due: Vec<Due> = items.filter(|item| item.staged).map(intent).collect();
-        match due.is_empty() {
-            true => Ok(()),
-            false => self.write(due),
+        let staged: Vec<&Item> = items.filter(|item| item.staged).collect();
+        if staged.is_empty() {
+            return Ok(());
         }
+        let written = self.write(staged.iter().map(|item| intent(item)).collect());
+        written.inspect_err(|_| self.forgo_group(&staged))
+    }
+
+    /// Intents of a call were asked for, and not all of them are in the trail: it is not executed.
+    pub(crate) fn unrecorded(&self, ticket: &Ticket) {
+        let staged: Vec<&Item> = ticket.items.iter().filter(|item| item.staged).collect();
+        self.forgo_group(&staged);
+    }
+
+    /// Says of a call whose intents are in the trail that it was not executed after all.
+    pub(crate) fn not_executed(&self, ticket: &Ticket, why: &'static str) {
+        self.forgo(ticket.items.iter().filter(|item| item.staged), why);
+    }
+
+    /// Of one alone nothing stands; of several the first may.
+    fn forgo_group(&self, staged: &[&Item]) {
+        if staged.len() > 1 {
+            self.forgo(staged.iter().copied(), NOT_ALL);
+        }
+    }
+
+    /// Nobody waits for it; the first that is refused ends it.
+    fn forgo<'a>(&self, items: impl Iterator<Item = &'a Item>, why: &'static str) {
+        let outcome = |item: &Item| (item.severity, item.record.clone().failure("ERR", why));
+        self.tell(items.map(outcome).collect());
+    }
+
+    /// As `finish`, of a call that another thread executed, whether its client is still there or not.
+    #[must_use]
+    pub(crate) fn finish_elsewhere(&self, ticket: Ticket, reply: &[u8]) -> Vec<Due> {
+        let mut waiting = Vec::new();
+        for item in ticket.items {
+            self.push(outcome(item, reply, &Ended::default()), &mut waiting);
+        }
+        waiting
     }
 
     /// Writes what there is to say of a call that is over. What has to wait is given back: for [`Audit::ask`] or [`Audit::write`].
@@ -812,6 +849,12 @@ impl Drop for Audit {
 
 /// What is recorded of the commands of an EXEC that is answered nil.
 const CHANGED: &[u8] = b"-EXECABORT not executed: a watched key had changed\r\n";
+/// What is recorded of a call whose client does not wait for it any more.
+pub(crate) const GONE: &str = "not executed: the client was gone";
+/// What is recorded of a call that a stop was before.
+pub(crate) const STOPPING: &str = "not executed: the server was stopping";
+/// What is recorded of a call that goes with others.
+const NOT_ALL: &str = "not executed: a record that goes with this one was refused";
 /// The kind of refusal that failed logins count as.
 const WRONGPASS: &str = "WRONGPASS";
 

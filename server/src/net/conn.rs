@@ -5,6 +5,7 @@
 //! - CN3: memory is bounded: a client that does not read is not read from once `output_soft` bytes wait for it,
 //!   and is cut off at `output_hard`; input is bounded by the parser's limits. One that has not authenticated has much
 //!   smaller ones.
+//! - CN4: of a request that stands in the trail and is not run, as its client goes, the trail is told that.
 
 use super::outbox::Outbox;
 use super::{NetLimits, registry::Entry};
@@ -152,7 +153,7 @@ pub(super) struct Conn {
     decided: Option<Decided>,
     /// Records that are to be written; see `Asked::Audit`.
     asking: Vec<Due>,
-    /// Of a promotion, until it is answered.
+    /// Of a promotion, until it is asked for.
     promoting: Option<Ticket>,
     /// `input` has bytes that were not looked at, or requests that were not run.
     runnable: bool,
@@ -605,6 +606,20 @@ impl Conn {
         self.closing = true;
     }
 
+    /// What is to be recorded of the promotion that was `Asked`.
+    pub(super) fn promoting(&mut self) -> Option<Ticket> {
+        self.promoting.take()
+    }
+
+    /// CN4. What is in the trail of the next request, which will not run; `Err` where that is being written.
+    pub(super) fn forgone(&mut self) -> Option<Result<Ticket, Ticket>> {
+        match (self.decided.take(), self.hold.take()) {
+            (Some(Decided::Goes(ticket)), _) => Some(Ok(ticket)),
+            (_, Some(Hold::Audit(Stage::Request(ticket)))) => Some(Err(ticket)),
+            _ => None,
+        }
+    }
+
     /// What `Asked::Audit` is about.
     pub(super) fn asking(&mut self) -> Vec<Due> {
         std::mem::take(&mut self.asking)
@@ -627,7 +642,12 @@ impl Conn {
                 self.turn_away(&why);
             }
             (Stage::Request(ticket), Ok(())) => self.decided = Some(Decided::Goes(ticket)),
-            (Stage::Request(_), Err(why)) => self.decided = Some(Decided::Refused(why)),
+            (Stage::Request(ticket), Err(why)) => {
+                if let Some(audit) = turn.audit {
+                    audit.unrecorded(&ticket);
+                }
+                self.decided = Some(Decided::Refused(why));
+            }
             // It was executed, whatever became of the record.
             (
                 Stage::Reply {
@@ -691,21 +711,9 @@ impl Conn {
     pub(super) fn answer(&mut self, result: Result<(), String>, turn: &Turn<'_>) {
         if matches!(self.hold, Some(Hold::Elsewhere)) {
             self.hold = None;
-            let start = self.outbox.end();
             match result {
                 Ok(()) => self.outbox.reply().ok(),
                 Err(text) => self.outbox.reply().error(&text),
-            }
-            if let (Some(audit), Some(ticket)) = (turn.audit, self.promoting.take()) {
-                let ended = Ended {
-                    reply: self.outbox.since(start),
-                    ..Ended::default()
-                };
-                self.asking = audit.finish(&self.session, Some(ticket), &[], ended);
-                if !self.asking.is_empty() {
-                    (self.session.touched, self.session.wrote) = (Lsn::ZERO, false);
-                    self.keep_reply(start);
-                }
             }
             self.settle(turn);
         }

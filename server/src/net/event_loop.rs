@@ -9,6 +9,7 @@ use super::bell::Bell;
 use super::conn::{Asked, Conn, Tally, Turn};
 use super::{Mailbox, NewClient, Request};
 use crate::acl::Acl;
+use crate::audit::{GONE, STOPPING, Ticket};
 use crate::node::Durability;
 use crate::server::Shared;
 use crate::session::{Ctx, Session};
@@ -76,6 +77,8 @@ pub(crate) struct EventLoop {
     seen_users: u64,
     /// When those who wait for room last tried.
     room_tried: Instant,
+    /// Of clients that are gone, what is being written of their next requests (CN4).
+    forgone: Vec<(u64, Ticket)>,
     /// Set by a stop: when what is left is cut off.
     stopping: Option<Instant>,
     /// Memory of this thread's clients as last counted.
@@ -117,6 +120,7 @@ impl EventLoop {
             seen_safe: Lsn::ZERO,
             seen_users: 0,
             room_tried: Instant::now(),
+            forgone: Vec::new(),
             stopping: None,
             memory: 0,
             memory_counted: Instant::now(),
@@ -355,10 +359,10 @@ impl EventLoop {
                         conn.in_ready = true;
                         self.ready.push(at);
                     }
-                    self.ask(at);
                 }
             }
             Inbox::Audited { at, client, result } => {
+                self.forgo(client, &result);
                 let found = self.conns.get_mut(at);
                 if let Some(conn) = found.filter(|conn| conn.session.id == client) {
                     conn.audited(result, turn);
@@ -413,6 +417,7 @@ impl EventLoop {
                     let _ = self.requests.send(Request::Promote {
                         thread: self.number,
                         client: conn.session.id,
+                        ticket: conn.promoting(),
                     });
                 }
                 Asked::Shutdown { now } => {
@@ -520,6 +525,11 @@ impl EventLoop {
         }
         let _ = self.poll.registry().deregister(&mut conn.stream);
         if let Some(audit) = turn.audit {
+            match conn.forgone() {
+                Some(Ok(ticket)) => audit.not_executed(&ticket, self.why_not()),
+                Some(Err(ticket)) => self.forgone.push((conn.session.id, ticket)),
+                None => {}
+            }
             audit.closed(&conn.session);
         }
         crate::commands::disconnected(&mut Ctx {
@@ -528,6 +538,27 @@ impl EventLoop {
             server: turn.server,
         });
         self.shared.registry.remove(conn.entry.id);
+    }
+
+    /// CN4: the records of a client that is gone were written, or were not.
+    fn forgo(&mut self, client: u64, result: &Result<(), String>) {
+        let Some(at) = (self.forgone.iter()).position(|(gone, _)| *gone == client) else {
+            return;
+        };
+        let (_, ticket) = self.forgone.swap_remove(at);
+        if let Some(audit) = &self.shared.audit {
+            match result {
+                Ok(()) => audit.not_executed(&ticket, self.why_not()),
+                Err(_) => audit.unrecorded(&ticket),
+            }
+        }
+    }
+
+    fn why_not(&self) -> &'static str {
+        match self.stopping {
+            Some(_) => STOPPING,
+            None => GONE,
+        }
     }
 
     /// Counts what the clients hold now and then, and cuts off the largest above the bound of all.
@@ -563,7 +594,8 @@ impl EventLoop {
     }
 
     fn is_drained(&self, deadline: Instant) -> bool {
-        Instant::now() >= deadline || !self.conns.iter().any(|(_, conn)| conn.is_busy())
+        let idle = || !self.conns.iter().any(|(_, conn)| conn.is_busy());
+        Instant::now() >= deadline || (self.forgone.is_empty() && idle())
     }
 
     fn end(&mut self) {
@@ -572,6 +604,11 @@ impl EventLoop {
         for at in at {
             let mut conn = self.conns.remove(at);
             if let Some(audit) = &shared.audit {
+                match conn.forgone() {
+                    Some(Ok(ticket)) => audit.not_executed(&ticket, STOPPING),
+                    Some(Err(ticket)) => self.forgone.push((conn.session.id, ticket)),
+                    None => {}
+                }
                 audit.closed(&conn.session);
             }
             crate::commands::disconnected(&mut Ctx {
@@ -582,8 +619,16 @@ impl EventLoop {
             shared.registry.remove(conn.entry.id);
         }
         while let Ok(message) = self.inbox.try_recv() {
-            if let Inbox::Client(_) = message {
-                shared.registry.unadmit();
+            match message {
+                Inbox::Client(_) => shared.registry.unadmit(),
+                Inbox::Audited { client, result, .. } => self.forgo(client, &result),
+                Inbox::Answer { .. } | Inbox::Stop { .. } => {}
+            }
+        }
+        // Of these the intents are written yet, or are not: what was not executed is said all the same.
+        for (_, ticket) in self.forgone.drain(..) {
+            if let Some(audit) = &shared.audit {
+                audit.not_executed(&ticket, STOPPING);
             }
         }
     }

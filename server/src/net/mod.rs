@@ -13,6 +13,7 @@ pub(crate) mod registry;
 
 pub(crate) use conn::Tally;
 
+use crate::audit::Ticket;
 use crate::resp::Limits;
 use crossbeam_channel::{Receiver, Sender};
 use event_loop::{EventLoop, Inbox};
@@ -77,8 +78,12 @@ impl Default for NetLimits {
 /// What an I/O thread asks of the server's control thread.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Promote, then give the answer to the client.
-    Promote { thread: usize, client: u64 },
+    /// Promote, record how that went, then give the answer to the client.
+    Promote {
+        thread: usize,
+        client: u64,
+        ticket: Option<Ticket>,
+    },
     /// Stop.
     Shutdown { now: bool },
 }
@@ -98,6 +103,11 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
+    /// Answers a client that waits for another thread.
+    pub(crate) fn answer(&self, client: u64, result: Result<(), String>) {
+        self.send(Inbox::Answer { client, result });
+    }
+
     fn send(&self, message: Inbox) {
         // It fails when the thread has ended; then nobody needs it.
         let _ = self.sender.send(message);
@@ -164,9 +174,9 @@ impl Net {
         Ok(net)
     }
 
-    /// Answers a client that waits for another thread.
-    pub(crate) fn answer(&self, thread: usize, client: u64, result: Result<(), String>) {
-        self.inboxes[thread].send(Inbox::Answer { client, result });
+    /// Where a thread is told things.
+    pub(crate) fn mailbox(&self, thread: usize) -> Mailbox {
+        self.inboxes[thread].clone()
     }
 
     /// Begins to stop: no new clients, no new requests; what is held is waited for unless `now`.
