@@ -174,7 +174,7 @@ fn parts() -> Vec<Part> {
             what: "real input, a kill in the middle, every key compared",
             steps: vec![
                 xtask("demo --lines 8000"),
-                xtask("demo raft --lines 8000 --every 2"),
+                xtask("demo raft --lines 8000 --kills 2"),
             ],
         });
         parts.push(Part {

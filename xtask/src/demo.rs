@@ -44,7 +44,7 @@ pub struct Options {
 /// Another demo.
 #[derive(clap::Subcommand, Clone, Debug)]
 enum Other {
-    /// A cluster of three whose leader is killed every few seconds while it loads; every key compared on every node.
+    /// A cluster of three whose leader is killed again and again while it loads; every key compared on every node.
     Raft(raft::Options),
 }
 

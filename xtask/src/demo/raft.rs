@@ -1,4 +1,4 @@
-//! `cargo xtask demo raft`: real input into a cluster of three whose leader is killed every few seconds.
+//! `cargo xtask demo raft`: real input into a cluster of three whose leader is killed again and again.
 //!
 //! The Unicode character database (key = code point, value = its line) is loaded by a few clients, each through a node of its own choosing, one
 //! line at a time; a line that was refused, or whose outcome is not known, is sent again. Meanwhile whoever leads is killed with -9 and started
@@ -31,9 +31,9 @@ pub struct Options {
     /// Clients that load.
     #[arg(long, default_value_t = 48)]
     clients: usize,
-    /// Seconds between two kills of the leader.
-    #[arg(long, default_value_t = 3.0)]
-    every: f64,
+    /// Kills of the leader, at equal parts of the load.
+    #[arg(long, default_value_t = 4)]
+    kills: usize,
     /// Shortest election timeout of the members, in milliseconds; the program's default.
     #[arg(long, default_value_t = 500)]
     election: u64,
@@ -77,6 +77,11 @@ impl Load<'_> {
     fn acknowledged(&self) -> Vec<usize> {
         let all = self.acknowledged.lock();
         all.unwrap_or_else(|p| p.into_inner()).clone()
+    }
+
+    fn count(&self) -> usize {
+        let all = self.acknowledged.lock();
+        all.unwrap_or_else(|p| p.into_inner()).len()
     }
 
     fn now(&self) -> u64 {
@@ -215,17 +220,20 @@ fn flow(options: &Options, cluster: &mut Cluster, pairs: &[Pair]) -> Outcome {
     Ok(())
 }
 
-/// Until all is loaded. How often, and how long the loading took.
+/// Each time another part is loaded, until all is. How often, and how long the loading took.
 fn kill_again_and_again(
     options: &Options,
     cluster: &mut Cluster,
     load: &Load<'_>,
     done: &dyn Fn() -> bool,
-) -> Outcome<(u32, Duration)> {
+) -> Outcome<(usize, Duration)> {
     let mut kills = 0;
     loop {
-        let next = Instant::now() + Duration::from_secs_f64(options.every.max(0.1));
-        while Instant::now() < next && !done() {
+        let due = match kills < options.kills {
+            true => load.pairs.len() * (kills + 1) / (options.kills + 1),
+            false => usize::MAX,
+        };
+        while load.count() < due && !done() {
             std::thread::sleep(Duration::from_millis(5));
         }
         if done() {
