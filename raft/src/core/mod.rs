@@ -362,6 +362,12 @@ impl Core {
         self.leader
     }
 
+    /// Whether it leads, or heard from a leader within an election timeout.
+    #[must_use]
+    pub fn hears_leader(&self) -> bool {
+        self.is_loyal()
+    }
+
     /// Everything up to here is committed.
     #[must_use]
     pub fn committed(&self) -> Index {

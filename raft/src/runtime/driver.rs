@@ -7,7 +7,8 @@
 //! - DR3: entries are given to be applied once they are committed and synced here, so that a state machine is never ahead of its own log
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
-//!   after this node stopped leading, or where a snapshot covers its place, or at the end. One that was forwarded, an election timeout after another node is known to lead, too.
+//!   after this node stopped leading, or where a snapshot covers its place, or at the end. One that was forwarded, when another node is known to lead, too: an
+//!   election timeout after that, or at once where nothing was heard of a leader for as long before.
 //! - DR5: a leader whose disk has not answered within `disk_hang_max` steps down, and does not campaign until it does.
 //! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
 //!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
@@ -87,6 +88,8 @@ pub(super) struct Driver {
     reads: Reads,
     /// At the leader.
     forwarded: HashMap<u64, Forwarded>,
+    /// Since it knows no leader it heard of none for an election timeout.
+    deserted: bool,
     /// Who puts a request in line before this says nothing (DR2).
     declined: Option<Instant>,
     /// Given to be applied up to here; applied; durable in the machine.
@@ -139,6 +142,7 @@ impl Driver {
             appended: Appended::default(),
             reads: Reads::default(),
             forwarded: HashMap::new(),
+            deserted: false,
             declined: None,
             applying: VecDeque::new(),
             applying_bytes: 0,
@@ -669,10 +673,17 @@ impl Driver {
         if self.led && !leads {
             self.grace = Some(grace);
         }
-        if let Some(leader) = self.core.leader() {
-            // Whom it was sent to may be gone.
-            for forwarded in self.forwarded.values_mut().filter(|f| f.to != leader) {
-                forwarded.deadline = forwarded.deadline.min(grace);
+        match self.core.leader() {
+            None => self.deserted |= !self.core.hears_leader(),
+            Some(leader) => {
+                // Whom it was sent to may be gone. Where it was silent for so long already, its answers would have come.
+                let grace = match std::mem::take(&mut self.deserted) {
+                    true => Instant::now(),
+                    false => grace,
+                };
+                for forwarded in self.forwarded.values_mut().filter(|f| f.to != leader) {
+                    forwarded.deadline = forwarded.deadline.min(grace);
+                }
             }
         }
         if leads {
@@ -835,7 +846,9 @@ impl Driver {
 mod tests {
     use super::super::machine::{MemoryMachine, StateMachine};
     use super::*;
-    use crate::core::{Abstain, HardState, LogId, LogView, Membership, Restored, Term};
+    use crate::core::{
+        Abstain, Body, HardState, LogId, LogView, Membership, Message, Restored, Term,
+    };
     use crate::log::{LogStore, VolatileLog};
     use crate::transport::Sender as Me;
     use crossbeam_channel::unbounded;
@@ -932,5 +945,56 @@ mod tests {
         let told = covered.wait(Some(Duration::ZERO));
         assert!(matches!(told, Ok(Err(ProposeError::Unknown { .. }))));
         assert!(behind.wait(Some(Duration::ZERO)).is_err());
+    }
+
+    fn hears(driver: &mut Driver, leader: u64, term: u64) {
+        let body = Body::Heartbeat {
+            commit: Index(0),
+            round: 1,
+        };
+        driver.step(Input::Message {
+            from: NodeId(leader),
+            message: Message {
+                term: Term(term),
+                body,
+            },
+        });
+        assert_eq!(driver.core.leader(), Some(NodeId(leader)));
+    }
+
+    fn forwarded(driver: &mut Driver, to: u64) -> Pending<super::super::Outcome> {
+        let (promise, pending) = oneshot();
+        let forwarded = Forwarded {
+            to: NodeId(to),
+            promise,
+            deadline: Instant::now() + Duration::from_secs(60),
+        };
+        let id = driver.token();
+        driver.forwarded.insert(id, forwarded);
+        pending
+    }
+
+    /// DR4: a leader that was silent for an election timeout, and that another follows, answers no more; one that was heard from until then may.
+    #[test]
+    fn what_was_forwarded_to_a_dead_leader_ends_when_another_leads() {
+        let (mut driver, _given) = driver(2);
+        hears(&mut driver, 2, 2);
+        let replaced = forwarded(&mut driver, 2);
+        hears(&mut driver, 3, 3);
+        let now = Instant::now();
+        driver.expire(now);
+        assert!(replaced.wait(Some(Duration::ZERO)).is_err());
+        let dead = forwarded(&mut driver, 3);
+        for _ in 0..2 * driver.options.core.election_ticks {
+            driver.step(Input::Tick);
+        }
+        assert_eq!(driver.core.leader(), None);
+        driver.expire(Instant::now());
+        let still = forwarded(&mut driver, 4);
+        hears(&mut driver, 4, 9);
+        driver.expire(Instant::now());
+        let told = dead.wait(Some(Duration::ZERO));
+        assert!(matches!(told, Ok(Err(ProposeError::Unknown { .. }))));
+        assert!(still.wait(Some(Duration::ZERO)).is_err());
     }
 }
