@@ -322,26 +322,29 @@ pub(crate) fn open(dir: &Path, keys: Keyring, options: Options) -> Result<(Share
         .max(said.map_or(0, |head| head.handed))
         .max(saw.map_or(0, |saw| saw.sequence));
     let mut closed = closed;
-    if !whole {
-        let (file, walk) = save_live(dir, &keys, &options, id, closed)?;
-        closed = walk;
-        seen = seen.max(looked.last);
-        files.extend(file);
-        live::put_aside(dir, &options)?;
-    }
-    let log = match live::open(dir, &options) {
-        // A log without a single segment looks empty.
-        Err(Error::Open(error @ OpenError::Corrupt { .. })) if whole => {
+    let opened = match whole.then(|| live::open(dir, &options)) {
+        // The look reads on over what the log refuses: that a file beside the segments is damaged, or that no segment is left.
+        Some(Err(Error::Open(error @ OpenError::Corrupt { .. }))) => {
             let finding = live::damaged(dir, &error.to_string(), closed.next);
             if options.on_tamper == OnTamper::Refuse {
                 let (dir, finding) = (dir.to_owned(), Box::new(finding));
                 return Err(Error::Tampered { dir, finding });
             }
             findings.push(finding);
+            None
+        }
+        opened => opened,
+    };
+    let log = match opened {
+        Some(opened) => opened?,
+        None => {
+            let (file, walk) = save_live(dir, &keys, &options, id, closed)?;
+            closed = walk;
+            seen = seen.max(looked.last);
+            files.extend(file);
             live::put_aside(dir, &options)?;
             live::open(dir, &options)?
         }
-        other => other?,
     };
     let found = live::scan(&log, &keys, closed)?;
     if let Some(finding) = found.finding(dir) {

@@ -142,7 +142,7 @@ impl State {
         }
     }
 
-    /// What is in the log can't be read back: it is written no further.
+    /// The log is closed, and not there until `go_on`: this is why.
     pub(crate) fn stop(&mut self, why: String) {
         if let Some(log) = self.log.take() {
             let _ = log.close();

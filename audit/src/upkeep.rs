@@ -157,7 +157,7 @@ impl Shared {
         let mut walk = before;
         let mut broken = None;
         let mut reader = log.reader(from, ReadLimit::Published)?;
-        while reader.position() < end && broken.is_none() {
+        while reader.position() < end {
             let frame = match reader.next_ref() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,

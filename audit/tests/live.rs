@@ -181,6 +181,33 @@ fn u5_a_changed_live_log_that_is_removed_is_saved_up_to_the_change() {
     assert_eq!(found.dropped, 6);
 }
 
+/// What the log could not open for a damaged file beside its segments was put aside with records that could be read.
+#[test]
+fn o3_records_of_a_log_that_can_be_read_and_not_opened_are_saved() {
+    let media = SimMedia::new(1);
+    let (trail, _) = begun(Path::new(DIR), &media, stepped(&media));
+    for n in 0..10 {
+        trail.record(login(n)).unwrap();
+    }
+    trail.close().unwrap();
+    drop(trail);
+    let before = report(&media).last;
+    media.flip(&Path::new(DIR).join("live/LOG"), 20, 1).unwrap();
+    let refused = Trail::open(Path::new(DIR), keys(), stepped(&media)).unwrap_err();
+    assert!(matches!(refused, Error::Tampered { .. }), "{refused}");
+    let options = Options {
+        on_tamper: OnTamper::Continue,
+        ..stepped(&media)
+    };
+    let (trail, opened) = Trail::open(Path::new(DIR), keys(), options).unwrap();
+    assert_eq!(opened.findings.len(), 1);
+    assert_eq!(trail.closed_files().last().map(|f| f.last), Some(before));
+    trail.record(login(10)).unwrap();
+    trail.close().unwrap();
+    let found = report(&media);
+    assert_eq!((found.findings, found.dropped), (vec![], 0));
+}
+
 /// Each try to open it again put its error behind those before.
 #[test]
 fn what_a_trail_that_is_down_says_does_not_grow() {
