@@ -94,6 +94,9 @@ impl Core {
             Role::Candidate(campaign) => {
                 out.push_str("campaigns");
                 self.explain_votes(campaign, &mut out);
+                if !campaign.is_synced(self.stable) {
+                    out.push_str("; its own vote is not on its disk yet");
+                }
             }
         }
         match self.abstain {

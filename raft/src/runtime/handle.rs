@@ -346,7 +346,7 @@ impl NodeHandle {
         self.ask(Request::Transfer(to))
     }
 
-    /// Campaigns now, if the others would have it.
+    /// Campaigns now, if the others would have it; with leases not within an election timeout of hearing from a leader, whose lease its own vote would break.
     pub fn campaign(&self) -> Result<(), ProposeError> {
         self.ask(Request::Campaign)
     }

@@ -44,6 +44,17 @@ impl Cluster {
         Ok(())
     }
 
+    pub(super) fn is_led(&self) -> bool {
+        let mut cores = self.nodes.values().filter_map(|n| n.core.as_ref());
+        cores.any(|core| core.role() == RoleName::Leader)
+    }
+
+    /// Entries that all nodes together hold.
+    pub(super) fn held(&self) -> u64 {
+        let cores = self.nodes.values().filter_map(|n| n.core.as_ref());
+        cores.map(|core| core.last().index.0).sum()
+    }
+
     fn explain(&self) -> String {
         let nodes = self.nodes.values().filter_map(|n| n.core.as_ref());
         nodes.map(|c| format!("\n  {}", c.explain())).collect()

@@ -71,14 +71,17 @@ impl Cluster {
             }
         }
         let before = self.truth.len();
-        // Who is far behind, and gets an entry or two at a time, needs longer.
-        let mut until = STORM + CALM;
+        // A leader is there in time; who is far behind, and gets an entry or two at a time, may need longer, as long as it gets them.
+        let (mut until, mut held) = (STORM + CALM, 0);
         loop {
             while self.now < until {
                 self.one()?;
             }
+            let before_this = std::mem::replace(&mut held, self.held());
             match self.settled(before) {
-                Err(_) if until < STORM + 6 * CALM => until += CALM,
+                Err(_) if self.is_led() && held > before_this && until < STORM + 6 * CALM => {
+                    until += CALM;
+                }
                 settled => return settled,
             }
         }
