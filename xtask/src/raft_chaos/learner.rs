@@ -60,6 +60,12 @@ pub struct Options {
 const REFUSED: Duration = Duration::from_secs(1);
 /// From probe to probe of the disk.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// Seconds without work, one after another, that count as rest, and ticks of a node in each of them, at most.
+const SETTLED: u32 = 3;
+const QUIET: u64 = 5;
+const SETTLE_MAX: Duration = Duration::from_secs(300);
+/// What a thread sleeps that measures how late it wakes.
+const SLEEP: Duration = Duration::from_millis(1);
 /// Values of the clients.
 const PUT_BYTES: usize = 256;
 const LOADERS: u64 = 4;
@@ -95,6 +101,38 @@ fn memory(pid: u32) -> Option<(u64, u64)> {
         line.trim().strip_suffix(" kB")?.parse().ok()
     };
     Some((kib("VmRSS:")? << 10, kib("RssAnon:")? << 10))
+}
+
+/// Waits until the nodes have nothing to do but to stay together: what the load left to be compacted is.
+fn settle(cluster: &Cluster) -> Outcome {
+    let began = Instant::now();
+    let used = || -> u64 {
+        let running = cluster.children.iter().flatten();
+        running.filter_map(|child| processor(child.id())).sum()
+    };
+    let (mut before, mut still) = (used(), 0);
+    while still < SETTLED {
+        if began.elapsed() > SETTLE_MAX {
+            return Err("the nodes are busy though nobody asks them for anything".into());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let now = used();
+        still = match now - before < QUIET * cluster.first as u64 {
+            true => still + 1,
+            false => 0,
+        };
+        before = now;
+    }
+    println!("settled after {:.0?}", began.elapsed());
+    Ok(())
+}
+
+/// Ticks (hundredths of a second) of processor time that it has used.
+fn processor(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name in parentheses: user and system time are the 14th and 15th field of all.
+    let fields = text.rsplit_once(')')?.1.split_whitespace();
+    fields.skip(11).take(2).map(|f| f.parse::<u64>().ok()).sum()
 }
 
 /// Peak of (resident, anonymous).
@@ -152,6 +190,8 @@ struct Seen {
     puts: Mutex<Vec<(u64, u64)>>,
     /// The same of one block, written and synced on the same disk by nobody's node.
     probes: Mutex<Vec<(u64, u64)>>,
+    /// How late a thread woke that slept.
+    sleeps: Mutex<Vec<(u64, u64)>>,
     failed: AtomicU64,
     stop: AtomicBool,
 }
@@ -167,6 +207,18 @@ fn probe(seen: &Seen, file: &fs::File) {
         std::thread::sleep(PROBE_EVERY.saturating_sub(due.elapsed()));
     }
     *seen.probes.lock().unwrap_or_else(|p| p.into_inner()) = probes;
+}
+
+/// How late the machine runs who has slept, so that its pauses are not taken for the nodes' either: a put is a dozen of such wake-ups one after another.
+fn sleeper(seen: &Seen) {
+    let mut sleeps = Vec::new();
+    while !seen.stop.load(Ordering::Relaxed) {
+        let due = Instant::now() + SLEEP;
+        std::thread::sleep(SLEEP);
+        let late = Instant::now().saturating_duration_since(due);
+        sleeps.push((micros(due - seen.began), micros(late)));
+    }
+    *seen.sleeps.lock().unwrap_or_else(|p| p.into_inner()) = sleeps;
 }
 
 fn micros(time: Duration) -> u64 {
@@ -229,6 +281,7 @@ impl Load {
             began: Instant::now(),
             puts: Mutex::default(),
             probes: Mutex::default(),
+            sleeps: Mutex::default(),
             failed: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -240,6 +293,8 @@ impl Load {
             .collect();
         let probed = Arc::clone(&seen);
         threads.push(std::thread::spawn(move || probe(&probed, &file)));
+        let slept = Arc::clone(&seen);
+        threads.push(std::thread::spawn(move || sleeper(&slept)));
         Ok(Load { seen, threads })
     }
 
@@ -268,7 +323,7 @@ fn percentiles(what: &str, all: &[(u64, u64)], from: Duration, to: Duration) -> 
         n => all[((n as f64 * part) as usize).min(n - 1)],
     };
     println!(
-        "{what:<20} {:>7.1} s {:>7.0} a second   p50 {:>8.2} ms   p99 {:>8.2} ms   p99.9 {:>8.2} ms   max {:>8.2} ms",
+        "{what:<21} {:>7.1} s {:>7.0} a second   p50 {:>8.2} ms   p99 {:>8.2} ms   p99.9 {:>8.2} ms   max {:>8.2} ms",
         (to - from) as f64 / 1e6,
         all.len() as f64 * 1e6 / (to - from).max(1) as f64,
         at(0.5) as f64 / 1e3,
@@ -318,7 +373,8 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     eventually("a log that is compacted", || {
         (number(&info(&cluster, leader)?, "raft_log_begins_behind")? > 0).then_some(())
     })?;
-    // What the load left to be written is not the snapshot's.
+    // What the load left to be compacted and written is not the snapshot's, and would make what it is compared with worse than it is.
+    settle(&cluster)?;
     rustix::fs::sync();
     let mut load = Load::start(options, cluster.clients[leader], keys, dir)?;
     let pid = |cluster: &Cluster, at: usize| cluster.children[at].as_ref().map(|c| c.id());
@@ -358,7 +414,9 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     let output = fs::read_to_string(dir.join(format!("n{id}.out"))).unwrap_or_default();
     let puts = load.seen.puts.lock().unwrap_or_else(|p| p.into_inner());
     let probes = load.seen.probes.lock().unwrap_or_else(|p| p.into_inner());
+    let sleeps = load.seen.sleeps.lock().unwrap_or_else(|p| p.into_inner());
     let phase = |what: &str, from, to| {
+        percentiles(&format!("  a sleeper, {what}"), &sleeps, from, to);
         percentiles(&format!("  the disk, {what}"), &probes, from, to);
         percentiles(what, &puts, from, to)
     };
