@@ -6,13 +6,18 @@
 //!   has none, and is removed by the next checkpoint there. What goes goes after `CURRENT` has gone for good: a removal that a killed process
 //!   left unsynced is synced before the next file.
 //! - CP3: tables never change, so nothing is copied; one that the store drops later lives on under its other name.
+//! - CP4: what is read of one while it is made ([`crate::Store::checkpoint_and_read`]) is what it holds, whatever is written meanwhile: it is read from
+//!   its tables.
 
 use super::Inner;
+use crate::levels::Levels;
 use crate::manifest::{CURRENT, FileKind, Manifest, file_kind, table_name};
 use crate::{SeqNo, StoreError, sabotage};
+use bytes::Bytes;
 use esker_wal::media::Media;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where the tables of a store's directory are.
 pub(super) const TABLES: &str = "tables";
@@ -67,7 +72,8 @@ pub fn remove_checkpoint(media: &dyn Media, dir: &Path) -> Result<(), StoreError
 }
 
 impl Inner {
-    pub(super) fn checkpoint(&self, to: &Path) -> Result<Checkpoint, StoreError> {
+    /// The tables of the second are those of the checkpoint.
+    fn checkpoint(&self, to: &Path) -> Result<(Checkpoint, Arc<Levels>), StoreError> {
         let media = &self.context.media;
         let tables = to.join(TABLES);
         if tables == self.tables {
@@ -99,11 +105,32 @@ impl Inner {
         made
     }
 
-    fn link_all(&self, to: &Path) -> Result<Checkpoint, StoreError> {
+    pub(super) fn checkpoint_and_read(
+        &self,
+        to: &Path,
+        key: Option<&[u8]>,
+    ) -> Result<(Checkpoint, Option<Bytes>), StoreError> {
+        let (made, levels) = self.checkpoint(to)?;
+        // CP4.
+        let found = match key {
+            Some(key) => levels.get(key, SeqNo::MAX)?,
+            None => None,
+        };
+        Ok((made, found.and_then(|hit| hit.value)))
+    }
+
+    fn link_all(&self, to: &Path) -> Result<(Checkpoint, Arc<Levels>), StoreError> {
         let media = &self.context.media;
         // While it is held no edit takes effect, and a table is removed only after one that drops it.
         let manifest = self.manifest.lock();
         let listed = manifest.listed().clone();
+        // Levels change under it alone, too.
+        let view = self.view.load_full();
+        if view.closed {
+            return Err(StoreError::Closed);
+        }
+        let levels = view.levels.clone();
+        drop(view);
         let mut files = Vec::with_capacity(listed.tables.len() + 2);
         for (_, meta) in &listed.tables {
             let name = table_name(meta.file);
@@ -130,6 +157,6 @@ impl Inner {
                 .map_err(|e| StoreError::io("reading", &path, e))?;
             files.push((Path::new(TABLES).join(name), bytes));
         }
-        Ok(Checkpoint { end, files })
+        Ok((Checkpoint { end, files }, levels))
     }
 }

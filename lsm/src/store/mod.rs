@@ -54,6 +54,7 @@ use crate::snapshot::{Snapshot, Snapshots};
 use crate::table::{TableContext, TableOptions};
 use crate::{OpenError, SeqNo, StoreError, StoreOptions, WriteBatch};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use esker_sync::skiplist::Chunks;
 use esker_wal::{EpochStart, Log, Lsn, Watcher};
 use journal::Journal;
@@ -310,7 +311,17 @@ impl Store {
     /// identity (one with a log of its own begins a new log at the checkpoint's end). Costs a flush and a link per table. An incomplete
     /// one there is replaced, a complete one refused ([`remove_checkpoint`] removes it).
     pub fn checkpoint(&self, to: &Path) -> Result<Checkpoint, StoreError> {
-        self.inner.checkpoint(to)
+        Ok(self.inner.checkpoint_and_read(to, None)?.0)
+    }
+
+    /// As [`Store::checkpoint`], and what the checkpoint holds under a key: while others write, what a lookup finds before or behind it may be
+    /// older or newer.
+    pub fn checkpoint_and_read(
+        &self,
+        to: &Path,
+        key: &[u8],
+    ) -> Result<(Checkpoint, Option<Bytes>), StoreError> {
+        self.inner.checkpoint_and_read(to, Some(key))
     }
 
     /// Writes a batch: on return it is published and visible; wait with `log().sync_up_to(written.end)`.
