@@ -417,16 +417,12 @@ impl<A: Application> StateMachine for LsmMachine<A> {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
-        const DOING: &str = "taking a snapshot";
-        let media = self.options.log.media.clone();
         let slot = Slot::take(&self.slots);
         let dir = self.dir.join(format!("snapshot-{}", slot.number));
-        remove_checkpoint(&*media, &dir).map_err(failed(DOING))?;
-        let made = self.store.load().checkpoint(&dir).map_err(failed(DOING))?;
         Ok(Box::new(Outgoing::new(
-            media,
+            self.options.log.media.clone(),
+            self.store(),
             dir,
-            made.files,
             self.places.lock().hashes.clone(),
             slot,
         )))

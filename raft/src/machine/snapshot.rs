@@ -11,17 +11,19 @@
 //! - SN5: files gather for one snapshot at a time: none begins while another that has arrived is there to be installed.
 //! - SN6: what was received before this attempt is written again before it is synced: a sync of then may have failed, and the page cache be right where the
 //!   disk is not (W6). After a sync of this attempt's that failed the file is removed. What was linked is a table of the store, synced when it was made.
+//! - SN7: what takes long, the flush and hashing the tables, is done in the thread that prepares it; what it stands for is read from what it holds.
 //!
 //! ```text
 //! FILES  magic "ESKRSNAP", format u32 (1), crc32 of what follows; then of each file: name (length u32, text), length u64, hash u64
 //! ```
 
+use super::{RECORD, failed, key_of};
 use crate::codec::{Decoder, put_blob};
-use crate::runtime::{Arriving, SnapshotSource, Staging};
+use crate::runtime::{Arriving, MachineError, SnapshotSource, Staging};
 use crate::sabotage::{self, Sabotage};
 use crate::transport::SnapshotFile;
 use bytes::Bytes;
-use esker_lsm::remove_checkpoint;
+use esker_lsm::{Store, remove_checkpoint};
 use esker_wal::media::{DirEntry, Media, MediaFile, WRITE_BACK_BYTES};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,12 +48,15 @@ fn invalid(what: impl Into<String>) -> io::Error {
 }
 
 /// Never 0, which means *not known*.
-fn hash(file: &dyn MediaFile) -> io::Result<u64> {
+fn hash(file: &dyn MediaFile, go_on: &dyn Fn() -> bool) -> io::Result<u64> {
     let len = file.len()?;
     let mut hasher = Xxh3::new();
     read_pieces(file, len, |piece, _| {
         hasher.update(piece);
-        Ok(())
+        match go_on() {
+            true => Ok(()),
+            false => Err(io::Error::other("it was stopped")),
+        }
     })?;
     Ok(hasher.digest().max(1))
 }
@@ -91,9 +96,11 @@ fn is_known(name: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     media: Arc<dyn Media>,
+    /// Until it is prepared.
+    store: Option<Store>,
     dir: PathBuf,
-    /// Names and lengths.
-    names: Vec<(String, u64)>,
+    /// Once it is prepared.
+    files: Vec<SnapshotFile>,
     hashes: Hashes,
     open: Option<(usize, Arc<dyn MediaFile>)>,
     /// Its directory is its own while it lives.
@@ -128,19 +135,16 @@ impl Drop for Slot {
 impl Outgoing {
     pub(super) fn new(
         media: Arc<dyn Media>,
+        store: Store,
         dir: PathBuf,
-        files: Vec<(PathBuf, u64)>,
         hashes: Hashes,
         slot: Slot,
     ) -> Outgoing {
-        let name = |path: &Path| {
-            let name = path.file_name().unwrap_or_default();
-            name.to_string_lossy().into_owned()
-        };
         Outgoing {
             media,
+            store: Some(store),
             dir,
-            names: files.iter().map(|(p, len)| (name(p), *len)).collect(),
+            files: Vec::new(),
             hashes,
             open: None,
             _slot: slot,
@@ -151,11 +155,11 @@ impl Outgoing {
         self.dir.join(TABLES).join(name)
     }
 
-    fn hash_of(&self, name: &str) -> io::Result<u64> {
+    fn hash_of(&self, name: &str, go_on: &dyn Fn() -> bool) -> io::Result<u64> {
         if let Some(known) = self.hashes.lock().get(name) {
             return Ok(*known);
         }
-        let found = hash(&*self.media.open(&self.path(name))?)?;
+        let found = hash(&*self.media.open(&self.path(name))?, go_on)?;
         if is_table(name) {
             self.hashes.lock().insert(name.to_owned(), found);
         }
@@ -164,21 +168,41 @@ impl Outgoing {
 }
 
 impl SnapshotSource for Outgoing {
+    /// SN7.
+    fn prepare(
+        &mut self,
+        record: &[u8],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Bytes>, MachineError> {
+        const DOING: &str = "taking a snapshot";
+        let Some(store) = self.store.take() else {
+            return Err(MachineError::new(DOING, "it was prepared before"));
+        };
+        remove_checkpoint(&*self.media, &self.dir).map_err(failed(DOING))?;
+        let made = store.checkpoint_and_read(&self.dir, &key_of(RECORD, record));
+        drop(store);
+        let (made, record) = made.map_err(failed(DOING))?;
+        for (path, len) in made.files {
+            let name = path.file_name().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            // Unknown, it is sent in any case, and what can't be read fails then.
+            let check = self.hash_of(&name, go_on).unwrap_or(0);
+            if !go_on() {
+                return Err(MachineError::new(DOING, "it was stopped"));
+            }
+            self.files.push(SnapshotFile { name, len, check });
+        }
+        Ok(record)
+    }
+
     fn files(&self) -> Vec<SnapshotFile> {
-        (self.names.iter())
-            .map(|(name, len)| SnapshotFile {
-                name: name.clone(),
-                len: *len,
-                // Unknown, it is sent in any case, and what can't be read fails then.
-                check: self.hash_of(name).unwrap_or(0),
-            })
-            .collect()
+        self.files.clone()
     }
 
     fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let (name, _) = (self.names.get(file)).ok_or_else(|| invalid("no such file"))?;
+        let known = (self.files.get(file)).ok_or_else(|| invalid("no such file"))?;
         if self.open.as_ref().is_none_or(|(at, _)| *at != file) {
-            self.open = Some((file, self.media.open(&self.path(name))?));
+            self.open = Some((file, self.media.open(&self.path(&known.name))?));
         }
         let (_, open) = self.open.as_ref().expect("just opened");
         open.read_exact_at(into, offset)
@@ -234,7 +258,7 @@ impl StagingDir {
             let known = hashes.lock().get(&file.name).copied();
             let found = match known {
                 Some(known) => known,
-                None => match self.media.open(&path).and_then(|f| hash(&*f)) {
+                None => match self.media.open(&path).and_then(|f| hash(&*f, &|| true)) {
                     Ok(found) => {
                         // This may last until the other side gives up: the next attempt goes on from here.
                         hashes.lock().insert(file.name.clone(), found);
@@ -428,7 +452,7 @@ impl Incoming {
         }
         let open = self.media.open_rw(&path)?;
         let unchecked = file.check == 0 || sabotage::on(Sabotage::HashNotChecked);
-        if open.len()? != file.len || !(unchecked || hash(&*open)? == file.check) {
+        if open.len()? != file.len || !(unchecked || hash(&*open, &|| true)? == file.check) {
             let why = format!("{} did not arrive as it was sent", file.name);
             self.forget(at)?;
             return Err(invalid(why));

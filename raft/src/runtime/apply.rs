@@ -12,13 +12,14 @@
 //! ```
 
 use super::error::{Outcome, ProposeError, Reply, StartError, put_outcome};
-use super::machine::{Arriving, Command, MachineError, Record, SnapshotSource, StateMachine};
+use super::machine::{Arriving, Command, MachineError, Record, StateMachine};
+use super::prepare::{self, Purpose};
 use super::proposals;
 use super::request::{Kind, Request};
 use super::session::{Sessions, Verdict};
 use super::shared::{Event, Shared};
 use crate::codec::{Decoder, Malformed, put_snapshot_meta};
-use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta, Term};
+use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta};
 use crate::log::LogReader;
 use crate::transport::Content;
 use bytes::Bytes;
@@ -84,18 +85,15 @@ pub(super) enum Job {
         meta: SnapshotMeta,
         done: Sender<()>,
     },
-    /// A snapshot of what is applied, for a peer, by the leader of a term.
-    Snapshot(NodeId, Term),
-    /// A snapshot so that the log can be compacted.
-    Checkpoint(Promise<Result<Index, String>>),
+    /// A snapshot of what is applied, or of more.
+    Snapshot(Purpose),
+    /// What is durable now is to be reported.
+    Report,
 }
 
 fn bytes_of((key, value): &Record) -> usize {
     key.len() + value.as_ref().map_or(0, Bytes::len)
 }
-
-/// A snapshot and what it stands for.
-pub(super) type Taken = (Box<dyn SnapshotSource>, SnapshotMeta);
 
 /// What is applied, from the machine's record of it.
 pub(super) fn applied_of(record: Bytes) -> Result<SnapshotMeta, Malformed> {
@@ -163,7 +161,7 @@ impl Applier {
         &*self.machine
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, snapshots: &Sender<super::files::Job>) {
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, snapshots: &Sender<prepare::Job>) {
         for job in jobs {
             let ended = match job {
                 Job::Apply {
@@ -178,11 +176,15 @@ impl Applier {
                 } => self.install(arrived, meta).map(|()| {
                     let _ = done.send(());
                 }),
-                Job::Snapshot(to, term) => self.snapshot(to, term, snapshots),
-                Job::Checkpoint(promise) => {
-                    let taken = self.machine.snapshot();
-                    let index = self.applied.last.index;
-                    promise.keep(taken.map(|_| index).map_err(|e| e.to_string()));
+                Job::Snapshot(purpose) => {
+                    let _ = snapshots.send(prepare::Job {
+                        taken: self.machine.snapshot(),
+                        applied: self.applied.clone(),
+                        purpose,
+                    });
+                    Ok(())
+                }
+                Job::Report => {
                     self.report(Vec::new());
                     Ok(())
                 }
@@ -341,30 +343,13 @@ impl Applier {
         self.report(Vec::new());
         Ok(())
     }
-
-    pub(super) fn snapshot(
-        &mut self,
-        to: NodeId,
-        term: Term,
-        snapshots: &Sender<super::files::Job>,
-    ) -> Result<(), MachineError> {
-        let taken = match self.machine.snapshot() {
-            Ok(source) => Some((source, self.applied.clone())),
-            Err(error) => {
-                tracing::warn!(%error, %to, "no snapshot could be taken");
-                None
-            }
-        };
-        let _ = snapshots.send(super::files::Job::Offer { to, term, taken });
-        self.report(Vec::new());
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::{MemoryMachine, Staging};
+    use super::super::machine::{MemoryMachine, SnapshotSource, Staging};
     use super::*;
+    use crate::core::Term;
     use crate::log::LogError;
     use crate::transport::Sender as Me;
     use esker_sync::oneshot::oneshot;

@@ -26,6 +26,7 @@ use super::heard::Heard;
 use super::kept::{self, Kept};
 use super::members::{self, Members, Speaker};
 use super::options::NodeOptions;
+use super::prepare::Purpose;
 use super::proposals::{self, Appended, Asked, Proposal};
 use super::reads::Reads;
 use super::request::{announce, announced, is_request, stamp};
@@ -283,8 +284,9 @@ impl Driver {
         }
         for to in snapshots {
             self.kept.sending(to, self.applied);
-            let job = apply::Job::Snapshot(to, self.core.term());
-            let _ = self.queues.apply.send(job);
+            let term = self.core.term();
+            let purpose = Purpose::Offer { to, term };
+            let _ = self.queues.apply.send(apply::Job::Snapshot(purpose));
         }
         if let Some(event) = stored {
             self.event(event);
@@ -375,6 +377,9 @@ impl Driver {
                 self.reads.ripen(to.index);
                 self.compact();
                 self.give();
+            }
+            Event::Prepared => {
+                let _ = self.queues.apply.send(apply::Job::Report);
             }
             Event::Fetched { to, entries } => self.step(Input::Fetched { to, entries }),
             Event::SnapshotSent { to, last } => {
@@ -615,7 +620,8 @@ impl Driver {
             Request::Transfer(to) => self.step(Input::Transfer(to)),
             Request::Campaign => self.step(Input::Campaign),
             Request::Checkpoint(promise) => {
-                let _ = self.queues.apply.send(apply::Job::Checkpoint(promise));
+                let purpose = Purpose::Durable(promise);
+                let _ = self.queues.apply.send(apply::Job::Snapshot(purpose));
             }
             Request::Status(promise) => promise.keep(self.status()),
         }

@@ -9,8 +9,8 @@
 //!   other peers are sent from here.
 //! - FI4 (C1): an offer bears the term whose leader ordered it, however much later it is made: a follower obeys it as that leader's.
 
-use super::apply::Taken;
 use super::machine::{Arriving, SnapshotSource, Staging};
+use super::prepare::Prepared;
 use super::shared::{Event, Shared};
 use crate::core::{Fetch, NodeId, SnapshotMeta, Term};
 use crate::log::LogReader;
@@ -93,7 +93,7 @@ pub(super) enum Job {
     Offer {
         to: NodeId,
         term: Term,
-        taken: Option<Taken>,
+        taken: Option<Prepared>,
     },
     Packet(Packet),
 }
@@ -182,7 +182,7 @@ impl Files {
         }
     }
 
-    fn offer(&mut self, to: NodeId, term: Term, taken: Option<Taken>) {
+    fn offer(&mut self, to: NodeId, term: Term, taken: Option<Prepared>) {
         let Some((source, meta)) = taken else {
             return self.shared.report(Event::SnapshotSent { to, last: None });
         };
@@ -456,8 +456,8 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::apply::Applier;
     use super::super::machine::{MemoryMachine, StateMachine};
+    use super::super::prepare::{self, Purpose};
     use super::*;
     use crate::core::Membership;
     use crate::log::{LogStore, VolatileLog};
@@ -486,18 +486,24 @@ mod tests {
         let sent = Arc::new(Sent::default());
         let transport: Arc<dyn Transport> = sent.clone();
         assert!(shared.transport.set(transport).is_ok());
-        let machine = MemoryMachine::new();
+        let mut machine = MemoryMachine::new();
         let staging = machine.staging();
-        let first = SnapshotMeta::default();
-        let applier = Applier::new(Box::new(machine), shared.clone(), log.reader(), &first);
         let mut files = Files::new(shared.clone(), log.reader(), staging, 1 << 20);
-        let (orders, ordered) = unbounded();
+        let (jobs, orders) = unbounded();
+        let (offers, ordered) = unbounded();
         shared.changed(Term(3), Some(NodeId(1)), &Membership::default());
-        applier
-            .unwrap()
-            .snapshot(NodeId(2), Term(3), &orders)
-            .unwrap();
+        let order = prepare::Job {
+            taken: machine.snapshot(),
+            applied: SnapshotMeta::default(),
+            purpose: Purpose::Offer {
+                to: NodeId(2),
+                term: Term(3),
+            },
+        };
+        jobs.send(order).unwrap();
+        drop(jobs);
         shared.changed(Term(5), Some(NodeId(3)), &Membership::default());
+        prepare::run(&orders, &offers, &shared, &StopToken::new());
         let Ok(Job::Offer { to, term, taken }) = ordered.try_recv() else {
             panic!("a snapshot is taken");
         };

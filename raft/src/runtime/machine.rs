@@ -80,8 +80,8 @@ pub trait StateMachine: Send + 'static {
     /// Everything up to here survives a power cut (SM3).
     fn durable(&self) -> Index;
 
-    /// The state as of the last commit, for as long as the source lives, while the machine goes on. Everything up to it is durable when
-    /// this returns. Cheap: it does not copy the state.
+    /// The state as of the last commit, or of a later one until the source is prepared; then for as long as the source lives, while the machine goes
+    /// on. Nothing is applied while this runs: what takes long is [`SnapshotSource::prepare`]'s.
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError>;
 
     /// Where snapshots from others arrive; used by another thread.
@@ -101,8 +101,19 @@ pub trait StateMachine: Send + 'static {
     }
 }
 
-/// A snapshot on its way out. Used by another thread than the machine.
+/// A snapshot on its way out. Used by other threads than the machine, which goes on.
 pub trait SnapshotSource: Send {
+    /// Comes first, once: everything up to the commit that it stands for is durable when this returns. Answers the runtime's record under
+    /// `record` as of that commit; `None` where that is the one before [`StateMachine::snapshot`]. Ends early, with an error, when `go_on` says no.
+    fn prepare(
+        &mut self,
+        record: &[u8],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Bytes>, MachineError> {
+        let _ = (record, go_on);
+        Ok(None)
+    }
+
     /// Its files.
     fn files(&self) -> Vec<SnapshotFile>;
 

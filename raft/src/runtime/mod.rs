@@ -3,8 +3,12 @@
 //! ```text
 //! clients ──requests──▶ driver (owns the core) ──▶ disk: writes and syncs the log
 //! transport ─packets──▶        │    ▲           ──▶ apply: owns the state machine, replies
-//!                              ▼    └─reports─────▶ files: old entries, snapshots in and out
-//!                          transport
+//!                              ▼    │                  │ orders
+//!                          transport │                  ▼
+//!                                    │              snap: prepares snapshots
+//!                                    │                  │ offers
+//!                                    │                  ▼
+//!                                    └─reports───── files: old entries, snapshots in and out
 //! ```
 //! - RT1: what a caller is told is certain: *not appended*, *unknown*, or a reply ([`ProposeError`]).
 //! - RT2: every queue has a bound ([`NodeOptions`]); slow apply or a slow disk on one node slows its own replies and nobody else's.
@@ -27,6 +31,7 @@ mod kept;
 mod machine;
 mod members;
 mod options;
+mod prepare;
 mod proposals;
 mod reads;
 mod recover;
@@ -194,6 +199,7 @@ impl Node {
         let (disk, disk_in) = unbounded();
         let (apply, apply_in) = unbounded();
         let (files, files_in) = unbounded();
+        let (snapshots, snapshots_in) = unbounded();
         let reader = log.reader();
         let shared = Arc::new(Shared::new(me, events, requests, reader.clone()));
         let first = SnapshotMeta {
@@ -272,7 +278,12 @@ impl Node {
         )?;
         spawn(
             "esker-rf-apply",
-            Box::new(move |_| applier.run(&apply_in, &files)),
+            Box::new(move |_| applier.run(&apply_in, &snapshots)),
+        )?;
+        let preparing = shared.clone();
+        spawn(
+            "esker-rf-snap",
+            Box::new(move |stop| prepare::run(&snapshots_in, &files, &preparing, &stop)),
         )?;
         spawn(
             "esker-rf-files",

@@ -62,6 +62,8 @@ pub(super) enum Event {
         to: NodeId,
         entries: Vec<Entry>,
     },
+    /// A snapshot, or that there is none: more may be durable now.
+    Prepared,
     SnapshotSent {
         to: NodeId,
         last: Option<Index>,

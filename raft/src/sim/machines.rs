@@ -6,7 +6,7 @@ use super::Subject;
 use super::cluster::node::{Disk, Rng};
 use crate::codec::{Decoder, put_snapshot_meta};
 use crate::core::{Entry, EntryKind, HardState, Index, LogId, NodeId, SnapshotMeta};
-use crate::runtime::{Command, MachineError, StateMachine};
+use crate::runtime::{Command, MachineError, SnapshotSource, StateMachine};
 use crate::transport::SnapshotFile;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -59,6 +59,29 @@ fn applied_of(id: u64, machine: &mut dyn StateMachine) -> Result<Option<Snapshot
     match number[..] == applied.last.index.0.to_le_bytes() {
         true => Ok(Some(applied)),
         false => Err(format!("SM2: node {id} has records of several commits")),
+    }
+}
+
+/// A snapshot that can be sent; it stands for what is applied, by its own words.
+fn prepared(
+    machine: &mut dyn StateMachine,
+    applied: &SnapshotMeta,
+) -> Result<Box<dyn SnapshotSource>, MachineError> {
+    const DOING: &str = "preparing a snapshot";
+    let mut source = machine.snapshot()?;
+    let Some(record) = source.prepare(APPLIED, &|| true)? else {
+        return Ok(source);
+    };
+    let said = (Decoder::new(record).snapshot_meta()).map_err(|e| MachineError::new(DOING, e))?;
+    match said == *applied {
+        true => Ok(source),
+        false => {
+            let why = format!(
+                "PR1: it says {}, and stands for {}",
+                said.last, applied.last
+            );
+            Err(MachineError::new(DOING, why))
+        }
     }
 }
 
@@ -219,7 +242,7 @@ impl Machines {
     /// What is applied becomes durable, so that the log can be compacted.
     pub(super) fn checkpoint(&mut self, id: u64) -> Result<(), String> {
         let held = self.held(id);
-        let source = held.machine.snapshot().map_err(failed(id))?;
+        let source = prepared(&mut *held.machine, &held.applied).map_err(failed(id))?;
         let (index, durable) = (held.applied.last.index, held.machine.durable());
         drop(source);
         self.promised.insert(id, index);
@@ -235,7 +258,7 @@ impl Machines {
     pub(super) fn send(&mut self, id: u64, index: Index) -> Result<(), String> {
         let held = self.held(id);
         assert_eq!(held.applied.last.index, index);
-        let mut source = held.machine.snapshot().map_err(failed(id))?;
+        let mut source = prepared(&mut *held.machine, &held.applied).map_err(failed(id))?;
         let mut files = Vec::new();
         for (at, file) in source.files().into_iter().enumerate() {
             let len = usize::try_from(file.len).map_err(|e| e.to_string())?;

@@ -24,7 +24,7 @@ fn sender(commands: u64) -> (World, Box<dyn SnapshotSource>) {
     from.try_open().unwrap();
     from.propose(commands);
     from.catch_up();
-    let source = from.machine().snapshot().unwrap();
+    let source = from.snapshot().unwrap();
     (from, source)
 }
 

@@ -99,11 +99,11 @@ fn a_snapshot_stays_as_it_was_and_is_removed_when_nobody_needs_it() {
     world.try_open().unwrap();
     world.propose(200);
     world.catch_up();
-    let mut one = world.machine().snapshot().unwrap();
+    let mut one = world.snapshot().unwrap();
     let files = one.files();
     world.propose(200);
     world.catch_up();
-    let two = world.machine().snapshot().unwrap();
+    let two = world.snapshot().unwrap();
     world.machine().store().compact_all().unwrap();
     for (at, file) in files.iter().enumerate() {
         let mut bytes = vec![0; file.len as usize];
@@ -171,7 +171,7 @@ fn what_an_attempt_has_hashed_the_next_does_not_hash_again() {
     transfer(&mut from, &mut to, false);
     from.propose(10);
     from.catch_up();
-    let files = from.machine().snapshot().unwrap().files();
+    let files = from.snapshot().unwrap().files();
     let staging = to.machine().staging();
     let begin = || {
         to.media.start_trace();
@@ -205,12 +205,12 @@ fn a_hash_of_the_store_before_is_not_taken_for_one_of_the_store_that_replaced_it
         world.propose(n);
         world.catch_up();
     }
-    let mut source = from.machine().snapshot().unwrap();
-    let old = to.machine().snapshot().unwrap();
+    let mut source = from.snapshot().unwrap();
+    let old = to.snapshot().unwrap();
     let arrived = arrive(&mut to, &mut *source);
     to.machine().install(arrived, &meta(100)).unwrap();
     let old = old.files();
-    let mut new = to.machine().snapshot().unwrap();
+    let mut new = to.snapshot().unwrap();
     let files = new.files();
     let both = |f: &&SnapshotFile| f.name.ends_with(".tbl") && old.iter().any(|o| o.name == f.name);
     assert!(files.iter().any(|f| both(&f)), "{old:?} {files:?}");
@@ -229,7 +229,7 @@ fn a_snapshot_that_waits_to_be_installed_is_not_cleared_for_the_next() {
     to.try_open().unwrap();
     from.propose(100);
     from.catch_up();
-    let mut source = from.machine().snapshot().unwrap();
+    let mut source = from.snapshot().unwrap();
     let arrived = arrive(&mut to, &mut *source);
     let staging = to.machine().staging();
     let error = staging.begin(&source.files()).err().unwrap();
@@ -410,6 +410,7 @@ fn a_node_s_log_and_state_live_in_real_files() {
     }
     let mut two = state("two");
     let mut source = one.snapshot().unwrap();
+    source.prepare(b"a", &|| true).unwrap();
     let files = source.files();
     let mut arriving = two.staging().begin(&files).unwrap();
     for (at, file) in files.iter().enumerate() {

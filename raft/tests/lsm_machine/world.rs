@@ -163,6 +163,13 @@ impl World {
         *self.seen.entry(what).or_default() += 1;
     }
 
+    /// One that can be sent.
+    pub fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+        let mut source = self.machine().snapshot()?;
+        source.prepare(b"a", &|| true)?;
+        Ok(source)
+    }
+
     pub fn machine(&mut self) -> &mut LsmMachine<App> {
         self.machine.as_mut().expect("open")
     }
@@ -345,7 +352,7 @@ pub fn run(seed: u64) -> Seen {
                 }
             }
             15 => {
-                let taken = world.machine().snapshot();
+                let taken = world.snapshot();
                 match taken {
                     Ok(_) => {
                         let (applied, durable) = (world.applied, world.machine().durable());
@@ -380,7 +387,7 @@ pub struct Sent {
 pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
     let mut sent = Sent::default();
     let (old, new) = (to.state(to.applied), from.state(from.applied));
-    let mut source = from.machine().snapshot().unwrap();
+    let mut source = from.snapshot().unwrap();
     let applied = from.applied as u64;
     let files = source.files();
     assert!(files.iter().all(|f| f.check != 0));
@@ -574,7 +581,7 @@ pub fn cut_installation(n: u64) -> Option<bool> {
     to.machine().store().flush().unwrap();
     from.propose(60);
     from.catch_up();
-    let mut source = from.machine().snapshot().unwrap();
+    let mut source = from.snapshot().unwrap();
     let files = source.files();
     let arriving = arrive(&mut to, &mut *source);
     to.media.cut_at_call(n);

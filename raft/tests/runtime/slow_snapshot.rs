@@ -46,8 +46,25 @@ impl Gate {
     }
 }
 
-/// With a gate before what is read of its snapshots, and one before what it installs.
-struct Gated(MemoryMachine, Gate, Gate);
+/// With gates before its snapshots are prepared, what is read of them, and what it installs.
+struct Gated {
+    machine: MemoryMachine,
+    prepare: Gate,
+    read: Gate,
+    install: Gate,
+}
+
+impl Gated {
+    /// All are open.
+    fn new(machine: MemoryMachine) -> Gated {
+        Gated {
+            machine,
+            prepare: Gate::opened(),
+            read: Gate::opened(),
+            install: Gate::opened(),
+        }
+    }
+}
 
 impl Gate {
     fn opened() -> Gate {
@@ -57,45 +74,61 @@ impl Gate {
     }
 }
 
-struct Source(Box<dyn SnapshotSource>, Gate);
+struct Source {
+    source: Box<dyn SnapshotSource>,
+    prepare: Gate,
+    read: Gate,
+}
 
 impl SnapshotSource for Source {
+    fn prepare(
+        &mut self,
+        record: &[u8],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Bytes>, MachineError> {
+        self.prepare.pass();
+        self.source.prepare(record, go_on)
+    }
     fn files(&self) -> Vec<SnapshotFile> {
-        self.0.files()
+        self.source.files()
     }
     fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
-        self.1.pass();
-        self.0.read(file, offset, into)
+        self.read.pass();
+        self.source.read(file, offset, into)
     }
 }
 
 impl StateMachine for Gated {
     fn records(&mut self) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
-        self.0.records()
+        self.machine.records()
     }
     fn apply(&mut self, command: Command) -> Result<Bytes, MachineError> {
-        self.0.apply(command)
+        self.machine.apply(command)
     }
     fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError> {
-        self.0.commit(applied, records)
+        self.machine.commit(applied, records)
     }
     fn durable(&self) -> Index {
-        self.0.durable()
+        self.machine.durable()
     }
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
-        self.1.0.0.lock().taken += 1;
-        Ok(Box::new(Source(self.0.snapshot()?, self.1.clone())))
+        self.read.0.0.lock().taken += 1;
+        Ok(Box::new(Source {
+            source: self.machine.snapshot()?,
+            prepare: self.prepare.clone(),
+            read: self.read.clone(),
+        }))
     }
     fn staging(&self) -> Arc<dyn Staging> {
-        self.0.staging()
+        self.machine.staging()
     }
     fn install(
         &mut self,
         arrived: Box<dyn Arriving>,
         meta: &SnapshotMeta,
     ) -> Result<(), MachineError> {
-        self.2.pass();
-        self.0.install(arrived, meta)
+        self.install.pass();
+        self.machine.install(arrived, meta)
     }
 }
 
@@ -109,7 +142,10 @@ fn one_snapshot_serves_however_much_is_written_and_compacted_while_it_is_sent() 
     cluster.stop(1);
     let gate = Gate::default();
     let machine = cluster.members[&1].machine.clone();
-    let machine = Gated(machine, gate.clone(), Gate::opened());
+    let machine = Gated {
+        read: gate.clone(),
+        ..Gated::new(machine)
+    };
     cluster.start_with(1, Box::new(machine));
     cluster.leader();
     let compacted = |cluster: &Cluster| {
@@ -171,7 +207,11 @@ fn a_node_that_installs_a_snapshot_goes_on() {
         cluster.stop(4);
         let gate = Gate::default();
         let machine = cluster.members[&4].machine.clone();
-        cluster.start_with(4, Box::new(Gated(machine, Gate::opened(), gate.clone())));
+        let machine = Gated {
+            install: gate.clone(),
+            ..Gated::new(machine)
+        };
+        cluster.start_with(4, Box::new(machine));
         let about = Cluster::about(4);
         eventually("added", || {
             let leader = cluster.leader_of(&[1, 2, 3]);
@@ -199,4 +239,46 @@ fn a_node_that_installs_a_snapshot_goes_on() {
         put(&cluster, to, "last=1");
         cluster.agree();
     }
+}
+
+/// PR1. Entries are applied and proposals answered while a snapshot is prepared, and what the log holds is sent to who is behind.
+#[test]
+fn a_leader_that_prepares_a_snapshot_goes_on() {
+    let mut cluster = Cluster::new(1, options());
+    cluster.stop(1);
+    let gate = Gate::default();
+    let machine = Gated {
+        prepare: gate.clone(),
+        ..Gated::new(cluster.members[&1].machine.clone())
+    };
+    cluster.start_with(1, Box::new(machine));
+    cluster.leader();
+    for n in 0..50 {
+        put(&cluster, 1, &format!("k{n}=1"));
+    }
+    // Its order for the log's sake is prepared once the gate opens.
+    let handle = cluster.handle(1).clone();
+    let ordered = std::thread::spawn(move || handle.checkpoint());
+    eventually("a snapshot is prepared", || {
+        gate.0.0.lock().reached.then_some(())
+    });
+    for n in 50..100 {
+        put(&cluster, 1, &format!("k{n}=1"));
+    }
+    cluster.add(2);
+    (cluster.handle(1))
+        .add_learner(NodeId(2), &Cluster::about(2))
+        .unwrap();
+    eventually("the learner has it all from the log", || {
+        (cluster.members[&2].machine.content().len() == 100).then_some(())
+    });
+    assert!(!ordered.is_finished());
+    assert!(!gate.0.0.lock().gave_up, "it waited for the snapshot");
+    gate.open();
+    let durable = ordered.join().unwrap().unwrap();
+    assert!(durable >= Index(50), "{durable:?}");
+    eventually("it is known to be durable", || {
+        let status = cluster.handle(1).status()?;
+        (status.durable >= durable).then_some(())
+    });
 }

@@ -78,7 +78,10 @@ fn a_snapshot_is_ordered_in_the_term_of_who_wants_it() {
     let order = given.try_recv();
     assert!(matches!(
         order,
-        Ok(apply::Job::Snapshot(NodeId(2), Term(2)))
+        Ok(apply::Job::Snapshot(Purpose::Offer {
+            to: NodeId(2),
+            term: Term(2)
+        }))
     ));
 }
 
