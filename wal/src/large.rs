@@ -10,7 +10,7 @@ use crate::append::{AtBound, Stretch};
 use crate::error::LogError;
 use crate::frame::frame_len;
 use crate::ids::SegmentId;
-use crate::prepare;
+use crate::prepare::{self, AT_ONCE};
 use crate::segment::{FOOTER_LEN, FRAMES_AT, Identity, Prepared, capacity};
 use crate::shared::{Append, Chores, Shared};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Shared {
             }
             drop(append);
             // From here to the activation no other id is given out.
-            let mut chores = self.chores.lock();
+            let mut chores = self.chores_at_once();
             self.make_large(&mut made, &mut chores, len)?;
             let mut append = self.append.lock();
             admit(&append)?;
@@ -105,8 +105,8 @@ impl Shared {
         chores.next_id += 1;
         let media = &*self.options.media;
         let prepared = match made.prepared.take() {
-            Some(stale) => prepare::recycle(media, &self.dir, &stale.path, identity, false),
-            None => prepare::create(media, &self.dir, identity),
+            Some(stale) => prepare::recycle(media, &self.dir, &stale.path, identity, None),
+            None => prepare::create(media, &self.dir, identity, AT_ONCE),
         }
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::StorageFull => self.no_space(&Arc::new(error)),

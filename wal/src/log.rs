@@ -192,6 +192,7 @@ impl Log {
             let ring = shared.clone();
             stop.on_stop(move || {
                 ring.flush_bell.ring();
+                ring.hurried.fetch_add(1, Ordering::Release);
                 ring.prepare_bell.ring();
                 ring.populate_bell.ring();
             });
@@ -606,6 +607,7 @@ fn share(
         written_back: AtomicU64::new(0),
         synced_at: AtomicU64::new(clock.as_nanos() as u64),
         prepare_bell: Bell::default(),
+        hurried: AtomicUsize::new(0),
         populate_bell: Bell::default(),
         populated: Line(AtomicU64::new(0)),
         ahead: Mutex::default(),

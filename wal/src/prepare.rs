@@ -25,12 +25,23 @@ fn fresh_head(identity: Identity) -> [u8; 3 * SECTOR] {
     head
 }
 
+/// Called behind each [`WRITE_BACK_BYTES`] of zeros.
+pub(crate) type Pace<'a> = &'a dyn Fn();
+
+/// For who waits for the file.
+pub(crate) const AT_ONCE: Pace<'_> = &|| {};
+
 /// Makes a new file.
-pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::Result<Prepared> {
+pub(crate) fn create(
+    media: &dyn Media,
+    dir: &Path,
+    identity: Identity,
+    pace: Pace<'_>,
+) -> io::Result<Prepared> {
     let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
     let path = dir.join(file_name(identity.id));
     let made = (|| {
-        let file = media.create(&tmp, identity.bytes)?;
+        let file = media.create_at_pace(&tmp, identity.bytes, pace)?;
         file.write_all_at(&fresh_head(identity), 0)?;
         file.sync()?;
         media.rename(&tmp, &path)?;
@@ -53,14 +64,14 @@ pub(crate) fn create(media: &dyn Media, dir: &Path, identity: Identity) -> io::R
     made
 }
 
-/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. `wipe` fills it with zeros, in pieces
-/// as at its creation.
+/// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. With `wipe` it is filled with zeros,
+/// in pieces as at its creation.
 pub(crate) fn recycle(
     media: &dyn Media,
     dir: &Path,
     from: &Path,
     identity: Identity,
-    wipe: bool,
+    wipe: Option<Pace<'_>>,
 ) -> io::Result<Prepared> {
     let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
     let path = dir.join(file_name(identity.id));
@@ -70,7 +81,7 @@ pub(crate) fn recycle(
     if !sabotage::on(Sabotage::HeadKept) {
         file.write_all_at(&fresh_head(identity), 0)?;
     }
-    if wipe {
+    if let Some(pace) = wipe {
         let zeros = [0; FOLIO];
         let mut at = FRAMES_AT;
         while at < identity.bytes {
@@ -80,6 +91,7 @@ pub(crate) fn recycle(
             at += piece;
             if at.is_multiple_of(WRITE_BACK_BYTES) {
                 file.write_back(at - WRITE_BACK_BYTES, WRITE_BACK_BYTES)?;
+                pace();
             }
         }
     }
@@ -92,7 +104,7 @@ pub(crate) fn recycle(
         path,
         file,
         map,
-        zeroed: wipe,
+        zeroed: wipe.is_some(),
         warm_until: Duration::ZERO,
     })
 }

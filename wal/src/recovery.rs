@@ -32,7 +32,7 @@ use crate::ids::{ChainHash, Epoch, EpochStart, Lsn, SegmentId};
 use crate::log::Recovered;
 use crate::meta::{self, Meta};
 use crate::options::{LogOptions, OnDamage, OpenRole};
-use crate::prepare;
+use crate::prepare::{self, AT_ONCE};
 use crate::repair;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{Activation, Footer, Identity, Prepared, SECTOR, SUFFIX, SectorMark, Segment};
@@ -354,11 +354,11 @@ fn obtain(
     *next_id += 1;
     let media = &*options.media;
     if spares.is_empty() {
-        return prepare::create(media, dir, identity)
+        return prepare::create(media, dir, identity, AT_ONCE)
             .map_err(io_error("preparing a segment in", dir));
     }
     let from = spares.remove(0);
-    prepare::recycle(media, dir, &from, identity, false).map_err(io_error("preparing", &from))
+    prepare::recycle(media, dir, &from, identity, None).map_err(io_error("preparing", &from))
 }
 
 /// What an open that repairs does on disk before it goes on: files that are no segments are put aside, headers that were made

@@ -23,7 +23,7 @@ use crate::ids::{EpochStart, Lsn, SegmentId};
 use crate::log::{Log, WireFrame};
 use crate::media::Media;
 use crate::meta::{self, Meta};
-use crate::prepare;
+use crate::prepare::{self, AT_ONCE};
 use crate::segment::{
     Activation, FOOTER_LEN, FRAMES_AT, Identity, Segment, SegmentHeader, capacity, file_name,
 };
@@ -338,7 +338,7 @@ pub(crate) fn fill_gap(
             active: Some(active),
             chain: None,
         };
-        let prepared = prepare::create(media, dir, identity)
+        let prepared = prepare::create(media, dir, identity, AT_ONCE)
             .map_err(io_error("making a segment for what is missing in", dir))?;
         prepared
             .file

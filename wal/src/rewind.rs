@@ -22,7 +22,7 @@ use crate::log::{Handle, Log};
 use crate::media::LockGuard;
 use crate::meta::{self, Meta};
 use crate::options::{LogOptions, OpenRole};
-use crate::prepare;
+use crate::prepare::{self, AT_ONCE};
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{
     Activation, FOOTER_LEN, FRAMES_AT, Identity, SECTOR, SectorMark, Segment, SegmentHeader,
@@ -112,7 +112,7 @@ impl Log {
         // Frames under way are finished, and those below the fork must be durable before anything outranks their tail.
         shared.sync_up_to(end, Some(Instant::now() + PATIENCE))?;
         // No segment goes, no footer is written meanwhile.
-        let mut chores = shared.chores.lock();
+        let mut chores = shared.chores_at_once();
         if fork > end {
             return Err(refused("it is beyond the end"));
         }
@@ -325,8 +325,8 @@ impl Shared {
                 let identity = self.identity(crate::ids::SegmentId(chores.next_id));
                 chores.next_id += 1;
                 match chores.spares.pop() {
-                    Some(from) => prepare::recycle(media, &self.dir, &from, identity, false),
-                    None => prepare::create(media, &self.dir, identity),
+                    Some(from) => prepare::recycle(media, &self.dir, &from, identity, None),
+                    None => prepare::create(media, &self.dir, identity, AT_ONCE),
                 }
                 .map_err(Shared::io_error("preparing a segment in", &self.dir))?
             }

@@ -191,6 +191,8 @@ pub(crate) struct Shared {
     pub(crate) written_back: AtomicU64,
     // Preparer.
     pub(crate) prepare_bell: Bell,
+    /// So many wait for the preparer's lock, or its end: it does nothing at leisure (U7).
+    pub(crate) hurried: AtomicUsize,
     // Populator.
     pub(crate) populate_bell: Bell,
     /// Reserved beyond this LSN, the window ahead is to be populated; MAX when that was asked for.

@@ -12,19 +12,25 @@
 //!   small writes, a new one after all its zeros.
 //! - U6: of many prepared segments those that a burst used are replaced once it is over, or when a quarter is left: to make one
 //!   takes the memory's and the disk's time from the appends that they were prepared for.
+//! - U7: zeros of a segment that nobody waits for go to the disk at [`ZEROS_PER_SECOND`]: at the disk's full speed a new log would keep it from everybody
+//!   else's syncs, and a log that grows from its own at each rotation. Once somebody waits for room or for the
+//!   preparer, or an eighth of a segment was appended meanwhile, the rest is written at once.
 
 use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
 use crate::event::LogEvent;
 use crate::frame::fold;
 use crate::ids::{ChainHash, Lsn, SegmentId};
+use crate::media::WRITE_BACK_BYTES;
 use crate::meta::{self, SlotRecord};
 use crate::options::SyncPolicy;
-use crate::prepare;
+use crate::prepare::{self, AT_ONCE, Pace};
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{FOOTER_LEN, Footer, Prepared, SECTOR, Segment, stamp};
 use crate::shared::{Chores, Shared};
 use esker_sync::stop::StopToken;
+use parking_lot::MutexGuard;
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,10 +44,61 @@ const PUNCH_MIN: u64 = 1 << 20;
 const RETRY: Duration = Duration::from_millis(200);
 /// Without a rotation for so long, a burst is over.
 const BURST_OVER: Duration = Duration::from_millis(100);
+/// U7. A thread of its own has the time.
+const ZEROS_PER_SECOND: u64 = 64 << 20;
 /// A slot that moved is on disk after this at the latest.
 const SLOTS_EVERY: Duration = Duration::from_millis(500);
 
+/// The preparer's time for one file (U7).
+struct Leisure<'a> {
+    shared: &'a Shared,
+    /// Reserved up to here when it began.
+    from: Lsn,
+    over: Cell<bool>,
+}
+
+impl Leisure<'_> {
+    fn of(shared: &Shared) -> Leisure<'_> {
+        Leisure {
+            shared,
+            from: shared.reserved(),
+            over: Cell::new(shared.stepped()),
+        }
+    }
+
+    /// Behind each [`WRITE_BACK_BYTES`].
+    fn pass(&self) {
+        const TURN: Duration =
+            Duration::from_nanos(WRITE_BACK_BYTES * 1_000_000_000 / ZEROS_PER_SECOND);
+        let end = Instant::now() + TURN;
+        while !self.over.get() && !self.is_over() {
+            // Somebody may want something that can wait. A ring that is taken here is not lost: behind the file the preparer looks for all there is.
+            if !self.shared.prepare_bell.wait(Some(end)) {
+                return;
+            }
+        }
+        self.over.set(true);
+    }
+
+    fn is_over(&self) -> bool {
+        let shared = self.shared;
+        let appended = shared.reserved().0.saturating_sub(self.from.0);
+        appended >= shared.options.segment_bytes / 8
+            || shared.room_wanted.load(Ordering::Acquire)
+            || shared.hurried.load(Ordering::Acquire) > 0
+    }
+}
+
 impl Shared {
+    /// The preparer's lock, for who can't wait until it has the time (U7).
+    pub(crate) fn chores_at_once(&self) -> MutexGuard<'_, Chores> {
+        self.hurried.fetch_add(1, Ordering::Release);
+        self.prepare_bell.ring();
+        let chores = self.chores.lock();
+        self.hurried.fetch_sub(1, Ordering::Release);
+        chores
+    }
+
     /// Prepares one segment if fewer are ready than wanted; false when there was nothing to do or it failed.
     pub(crate) fn prepare_one(&self) -> bool {
         let mut chores = self.chores.lock();
@@ -55,12 +112,15 @@ impl Shared {
         let identity = self.identity(SegmentId(chores.next_id));
         chores.next_id += 1;
         let media = &*self.options.media;
+        let leisure = Leisure::of(self);
+        let pace = || leisure.pass();
         let made = match chores.spares.pop() {
             Some(from) => {
                 let wipe = self.by_calls.load(Ordering::Relaxed);
+                let wipe: Option<Pace<'_>> = wipe.then_some(&pace);
                 prepare::recycle(media, &self.dir, &from, identity, wipe)
             }
-            None => prepare::create(media, &self.dir, identity),
+            None => prepare::create(media, &self.dir, identity, &pace),
         };
         match made {
             Ok(mut prepared) => {
@@ -394,7 +454,7 @@ impl Shared {
         }
         let identity = self.identity(SegmentId(chores.next_id));
         chores.next_id += 1;
-        let wipe = self.by_calls.load(Ordering::Relaxed);
+        let wipe = self.by_calls.load(Ordering::Relaxed).then_some(AT_ONCE);
         let mut prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity, wipe)
             .map_err(Shared::io_error("recycling", &path))?;
         self.leftovers.lock().retain(|other| *other != path);

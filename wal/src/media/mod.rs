@@ -48,6 +48,17 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// write into it can run out of space. Fails with `AlreadyExists`; on another failure nothing is
     /// left behind. The entry is not durable before [`Media::sync_dir`].
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>>;
+    /// As [`Media::create`], by somebody who has time: `pace` is called behind each [`WRITE_BACK_BYTES`] of zeros, and may sleep. A medium may
+    /// do without.
+    fn create_at_pace(
+        &self,
+        path: &Path,
+        len: u64,
+        pace: &dyn Fn(),
+    ) -> io::Result<Arc<dyn MediaFile>> {
+        let _ = pace;
+        self.create(path, len)
+    }
     /// Renames within one directory or between two, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives the file `from` another name, `to`, in the same or another directory. Fails with `AlreadyExists`. The entry is not durable

@@ -87,12 +87,21 @@ impl Media for RealMedia {
     }
 
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>> {
+        self.create_at_pace(path, len, &|| {})
+    }
+
+    fn create_at_pace(
+        &self,
+        path: &Path,
+        len: u64,
+        pace: &dyn Fn(),
+    ) -> io::Result<Arc<dyn MediaFile>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(path)?;
-        if let Err(e) = allocate_zeroed(&file, len) {
+        if let Err(e) = allocate_zeroed(&file, len, pace) {
             // The file is ours (`create_new`). Should this fail too, the first error is the one to tell.
             let _ = std::fs::remove_file(path);
             return Err(e);
@@ -173,7 +182,7 @@ fn parent_of(path: &Path) -> PathBuf {
 }
 
 /// M1.
-fn allocate_zeroed(file: &File, len: u64) -> io::Result<()> {
+fn allocate_zeroed(file: &File, len: u64, pace: &dyn Fn()) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
@@ -190,6 +199,7 @@ fn allocate_zeroed(file: &File, len: u64) -> io::Result<()> {
         at += piece;
         if at.is_multiple_of(WRITE_BACK_BYTES) {
             write_back(file, at - WRITE_BACK_BYTES, WRITE_BACK_BYTES)?;
+            pace();
         }
     }
     Ok(())

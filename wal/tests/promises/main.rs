@@ -4,6 +4,7 @@
 
 mod beside;
 mod ground;
+mod leisure;
 #[expect(unsafe_code, reason = "a medium implements the mapping")]
 mod watched;
 

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
 #[derive(Debug, Default)]
 struct Notes {
@@ -27,6 +28,9 @@ pub(crate) struct Watched {
     meanwhile: Arc<Mutex<Option<Meanwhile>>>,
     /// The next list is without this name.
     left_out: Arc<Mutex<Option<String>>>,
+    /// So often `pace` is called where a file is made at one's leisure; when it was.
+    pieces: usize,
+    paced: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl std::fmt::Debug for Watched {
@@ -42,7 +46,22 @@ impl Watched {
             notes: Arc::default(),
             meanwhile: Arc::default(),
             left_out: Arc::default(),
+            pieces: 0,
+            paced: Arc::default(),
         }
+    }
+
+    /// Another watched medium over the same one, whose files have so many pieces.
+    pub(crate) fn of_pieces(&self, pieces: usize) -> Watched {
+        Watched {
+            pieces,
+            ..Watched::over(self.inner.clone())
+        }
+    }
+
+    /// When a piece of a file was written, since the last time.
+    pub(crate) fn paced(&self) -> Vec<Instant> {
+        std::mem::take(&mut self.paced.lock())
     }
 
     /// Another watched medium over the same one, whose next list is without `name`.
@@ -117,6 +136,18 @@ impl Media for Watched {
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn MediaFile>> {
         self.call(CallKind::Create, path)?;
         Ok(self.file(path, self.inner.create(path, len)?))
+    }
+    fn create_at_pace(
+        &self,
+        path: &Path,
+        len: u64,
+        pace: &dyn Fn(),
+    ) -> io::Result<Arc<dyn MediaFile>> {
+        for _ in 0..self.pieces {
+            self.paced.lock().push(Instant::now());
+            pace();
+        }
+        self.create(path, len)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.call(CallKind::Rename, to)?;

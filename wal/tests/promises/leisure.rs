@@ -1,0 +1,96 @@
+//! Segments that are made while nobody waits for them, and for somebody who does (U7).
+
+use crate::ground::{Ground, PATIENCE, both};
+use crate::watched::Watched;
+use esker_wal::*;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// At leisure one file of these takes longer than the test has patience.
+const PIECES: usize = 4_000;
+
+/// A log whose preparer is making a segment that nobody needs yet.
+fn at_leisure(ground: &Ground) -> (Log, Watched) {
+    let watched = ground.watched.of_pieces(PIECES);
+    let options = LogOptions {
+        segments_ahead: 1,
+        workers: Workers::Threads,
+        media: Arc::new(watched.clone()),
+        ..ground.options()
+    };
+    // The epoch of the open needs a segment: that one is made at once.
+    let (log, _) = Log::open(&ground.dir, options).unwrap();
+    watched.paced();
+    let end = Instant::now() + PATIENCE;
+    while watched.paced().is_empty() {
+        assert!(Instant::now() < end, "no segment is made");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (log, watched)
+}
+
+/// Fails if it takes as long as a segment that is made at leisure.
+fn soon(what: &str, action: impl FnOnce() + Send + 'static) {
+    let (done, wait) = channel();
+    std::thread::spawn(move || {
+        action();
+        let _ = done.send(());
+    });
+    assert!(
+        wait.recv_timeout(PATIENCE).is_ok(),
+        "{what} waits for the preparer's leisure"
+    );
+}
+
+#[test]
+fn u7_a_segment_that_nobody_waits_for_is_made_at_leisure() {
+    both(|ground| {
+        let (log, watched) = at_leisure(&ground);
+        std::thread::sleep(Duration::from_millis(200));
+        let turns = watched.paced();
+        let lasted = turns[turns.len() - 1] - turns[0];
+        // 64 MiB a second: from piece to piece 15.6 ms. It may be late, and not early.
+        let least = Duration::from_millis(15) * (turns.len() as u32 - 1);
+        assert!(lasted >= least, "{} pieces in {lasted:?}", turns.len());
+        soon("the close", move || log.close().unwrap());
+    });
+}
+
+#[test]
+fn u7_who_waits_for_room_waits_for_nobodys_leisure() {
+    both(|ground| {
+        let (log, _) = at_leisure(&ground);
+        soon("an append", move || {
+            let until = log.stats().rotations + 3;
+            while log.stats().rotations < until {
+                log.append(&[&[7; 900]]).unwrap();
+            }
+            log.close().unwrap();
+        });
+    });
+}
+
+/// It needs the preparer's lock, and no room: the second time round less than the eighth of a segment is appended before it.
+#[test]
+fn u7_a_frame_with_a_segment_of_its_own_waits_for_nobodys_leisure() {
+    both(|ground| {
+        let (log, _) = at_leisure(&ground);
+        soon("a large frame", move || {
+            log.append(&[&[7; 40_000]]).unwrap();
+            log.close().unwrap();
+        });
+    });
+}
+
+#[test]
+fn u7_a_rewind_waits_for_nobodys_leisure() {
+    both(|ground| {
+        let (log, _) = at_leisure(&ground);
+        soon("a rewind", move || {
+            let end = log.append(&[&[7; 100]]).unwrap().end;
+            let (log, _) = log.rewind(end, log.epoch()).unwrap();
+            log.close().unwrap();
+        });
+    });
+}
