@@ -44,8 +44,8 @@ const PUNCH_MIN: u64 = 1 << 20;
 const RETRY: Duration = Duration::from_millis(200);
 /// Without a rotation for so long, a burst is over.
 const BURST_OVER: Duration = Duration::from_millis(100);
-/// U7. A thread of its own has the time.
-const ZEROS_PER_SECOND: u64 = 64 << 20;
+/// U7, for each segment that is to be ready: who wants many of them counts on bursts.
+const ZEROS_PER_SECOND: u64 = 32 << 20;
 /// A slot that moved is on disk after this at the latest.
 const SLOTS_EVERY: Duration = Duration::from_millis(500);
 
@@ -68,9 +68,9 @@ impl Leisure<'_> {
 
     /// Behind each [`WRITE_BACK_BYTES`].
     fn pass(&self) {
-        const TURN: Duration =
-            Duration::from_nanos(WRITE_BACK_BYTES * 1_000_000_000 / ZEROS_PER_SECOND);
-        let end = Instant::now() + TURN;
+        let wanted = self.shared.options.segments_ahead.max(1) as u64;
+        let turn = WRITE_BACK_BYTES * 1_000_000_000 / (ZEROS_PER_SECOND * wanted);
+        let end = Instant::now() + Duration::from_nanos(turn);
         while !self.over.get() && !self.is_over() {
             // Somebody may want something that can wait. A ring that is taken here is not lost: behind the file the preparer looks for all there is.
             if !self.shared.prepare_bell.wait(Some(end)) {
