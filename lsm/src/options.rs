@@ -26,6 +26,9 @@ pub struct StoreOptions {
     pub l0_tables: (usize, usize, usize),
     /// Bytes of L1; each further level ten times. Default 256 MiB.
     pub level_base_bytes: u64,
+    /// Bytes a second that a flush or a compaction writes while nobody waits for it, so that the disk is there for who syncs a log on it. Where writers
+    /// come near a bound they go at full speed, so it costs no throughput. Default 64 MiB; at least 1 MiB, or 0: always at full speed.
+    pub background_rate: u64,
 }
 
 impl Default for StoreOptions {
@@ -40,6 +43,7 @@ impl Default for StoreOptions {
             table_bytes: 64 << 20,
             l0_tables: (4, 12, 20),
             level_base_bytes: 256 << 20,
+            background_rate: 64 << 20,
         }
     }
 }
@@ -64,6 +68,12 @@ impl StoreOptions {
         }
         if self.block_bytes < 64 || self.block_bytes > 16 << 20 {
             return bad("block_bytes", "64 bytes to 16 MiB");
+        }
+        if (1..1 << 20).contains(&self.background_rate) {
+            return bad(
+                "background_rate",
+                "1 MiB a second or more, or 0 for no limit",
+            );
         }
         if start == 0 || start > slow || slow >= stop {
             return bad("l0_tables", "start (1 or more) <= slow down < stop");

@@ -29,6 +29,7 @@ mod condition;
 mod external;
 mod flush;
 mod journal;
+mod leisure;
 mod open;
 mod output;
 mod read;
@@ -183,6 +184,8 @@ pub(crate) struct Inner {
     bell: workers::Bell,
     room_bell: workers::Bell,
 
+    /// So many wait for what is done in the background (LE2).
+    hurried: AtomicUsize,
     compacting: Mutex<compact::Compacting>,
     flushing: Mutex<()>,
     manifest: Mutex<Manifest>,
@@ -308,8 +311,8 @@ impl Store {
     }
 
     /// Makes a consistent checkpoint of all that is visible in the directory `to`, on the same file system: it opens as a store, of the same kind and
-    /// identity (one with a log of its own begins a new log at the checkpoint's end). Costs a flush and a link per table. An incomplete
-    /// one there is replaced, a complete one refused ([`remove_checkpoint`] removes it).
+    /// identity (one with a log of its own begins a new log at the checkpoint's end). Costs a flush, which takes its time
+    /// ([`StoreOptions::background_rate`]), and a link per table. An incomplete one there is replaced, a complete one refused ([`remove_checkpoint`] removes it).
     pub fn checkpoint(&self, to: &Path) -> Result<Checkpoint, StoreError> {
         Ok(self.inner.checkpoint_and_read(to, None)?.0)
     }
@@ -436,11 +439,13 @@ impl Store {
 
     /// Rotates the memtable and waits until everything before the call is in tables.
     pub fn flush(&self) -> Result<(), StoreError> {
+        let _hurry = self.inner.hurry();
         self.inner.flush_all()
     }
 
     /// Flushes, then merges every level into the lowest that holds something.
     pub fn compact_all(&self) -> Result<(), StoreError> {
+        let _hurry = self.inner.hurry();
         self.inner.flush_all()?;
         self.inner.compact_all()
     }

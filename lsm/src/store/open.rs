@@ -200,6 +200,7 @@ impl Inner {
             counters: super::Counters::default(),
             bell: Default::default(),
             room_bell: Default::default(),
+            hurried: 0.into(),
             compacting: Mutex::default(),
             flushing: Mutex::new(()),
             manifest: Mutex::new(manifest),

@@ -11,6 +11,7 @@
 //!   number is given out once and creation fails where a file exists.
 
 use super::Inner;
+use super::leisure::Leisure;
 use crate::iter::{Cursor, RangeTombstones, ReadPoints};
 use crate::levels::{Levels, LiveTable, TableMeta};
 use crate::manifest::table_name;
@@ -37,6 +38,9 @@ struct Output<'a> {
     /// Range tombstones that stay.
     ranges: RangeTombstones,
     building: Option<(TableBuilder, u64, PathBuf)>,
+    leisure: Leisure<'a>,
+    /// Of the table being built, what is handed to the disk.
+    handed: u64,
     /// First key of the table being built; everything from there on belongs to it.
     from: Vec<u8>,
     built: Vec<Arc<LiveTable>>,
@@ -58,6 +62,8 @@ impl Inner {
         };
         let mut output = Output {
             inner: self,
+            leisure: Leisure::of(self, plan.below.map(|(level, _)| level)),
+            handed: 0,
             plan,
             ranges,
             building: None,
@@ -127,6 +133,11 @@ impl Output<'_> {
                     none => none.insert(self.inner.begin_table()?),
                 };
                 builder.add(entry, cursor.kind(), cursor.value_ref())?;
+                let handed = builder.written_back();
+                if handed != self.handed {
+                    self.leisure.wrote(handed.saturating_sub(self.handed));
+                    self.handed = handed;
+                }
             }
             newer = Some(seqno);
             // Under a range tombstone that every reader sees, whole tables may be passed over unread (O2).

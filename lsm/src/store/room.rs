@@ -196,7 +196,7 @@ enum Verdict {
 }
 
 impl Inner {
-    fn pressure(&self) -> Option<f64> {
+    pub(super) fn pressure(&self) -> Option<f64> {
         let mems = self.mem_count.load(Ordering::Relaxed);
         let l0 = self.l0_count.load(Ordering::Relaxed);
         let (_, slow, stop) = self.options.l0_tables;

@@ -33,12 +33,12 @@ impl Bell {
         self.rung.notify_all();
     }
 
-    fn rings(&self) -> u64 {
+    pub(super) fn rings(&self) -> u64 {
         *self.rings.lock()
     }
 
     /// Waits for a ring after `seen`, at most `timeout`.
-    fn wait(&self, seen: u64, timeout: Option<Duration>) {
+    pub(super) fn wait(&self, seen: u64, timeout: Option<Duration>) {
         let mut rings = self.rings.lock();
         while *rings == seen {
             match timeout {

@@ -185,6 +185,12 @@ impl TableBuilder {
         self.entries == 0 && self.ranges.is_empty()
     }
 
+    /// Bytes handed to the disk so far (see [`WRITE_BACK_BYTES`]).
+    #[must_use]
+    pub fn written_back(&self) -> u64 {
+        self.written_back
+    }
+
     /// Bytes that the file would have if finished now, nearly: to decide where to split.
     #[must_use]
     pub fn estimated_bytes(&self) -> u64 {

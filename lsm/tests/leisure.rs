@@ -1,0 +1,146 @@
+//! Background work that nobody waits for takes its time, and no more once somebody does (LE1, LE2). On real files, with threads.
+
+use esker_lsm::{Store, StoreOptions, WriteBatch};
+use esker_wal::{Create, LogId, Lsn, NodeId};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A flush of one takes half a minute at leisure.
+const MEMTABLE: usize = 32 << 20;
+const RATE: u64 = 1 << 20;
+/// Longer than the machine takes, shorter than leisure does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    store: Store,
+    /// Of the next value.
+    seed: u64,
+    _dir: TempDir,
+}
+
+impl World {
+    fn open() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = StoreOptions {
+            memtable_bytes: MEMTABLE,
+            memtables_max: 8,
+            background_rate: RATE,
+            l0_tables: (4, 40, 80),
+            ..StoreOptions::default()
+        };
+        options.log.create = Some(Create {
+            log: LogId(1),
+            node: NodeId(2),
+            base: Lsn::ZERO,
+        });
+        options.log.segment_bytes = 8 << 20;
+        World {
+            store: Store::open(dir.path(), options).unwrap().0,
+            seed: 1,
+            _dir: dir,
+        }
+    }
+
+    /// Puts values that don't compress until so many memtables were frozen, all keys everywhere.
+    fn freeze(&mut self, memtables: u64) {
+        let frozen = |store: &Store| {
+            let stats = store.stats();
+            stats.flushes + stats.immutable_memtables
+        };
+        let until = frozen(&self.store) + memtables;
+        while frozen(&self.store) < until {
+            let mut value = [0; 4096];
+            for word in value.chunks_exact_mut(8) {
+                self.seed ^= self.seed << 13;
+                self.seed ^= self.seed >> 7;
+                self.seed ^= self.seed << 17;
+                word.copy_from_slice(&self.seed.to_le_bytes());
+            }
+            let mut batch = WriteBatch::new();
+            batch.put(&self.seed.to_be_bytes(), &value);
+            self.store.write(&batch).unwrap();
+        }
+    }
+
+    fn eventually(&self, what: &str, mut come: impl FnMut(&Store) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !come(&self.store) {
+            assert!(Instant::now() < end, "{what} did not come");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Fails if it takes as long as what is done at leisure.
+    fn soon(&self, what: &str, action: impl FnOnce(&Store) + Send + 'static) {
+        let (done, wait) = channel();
+        let store = self.store.clone();
+        std::thread::spawn(move || {
+            action(&store);
+            let _ = done.send(());
+        });
+        assert!(
+            wait.recv_timeout(PATIENCE).is_ok(),
+            "{what} waits for work at leisure"
+        );
+    }
+}
+
+#[test]
+fn le1_a_flush_that_nobody_waits_for_takes_its_time() {
+    let mut world = World::open();
+    let began = Instant::now();
+    world.freeze(1);
+    // It may take longer, and not less: a quarter of it at the rate lasts eight seconds.
+    std::thread::sleep(Duration::from_secs(2));
+    let stats = world.store.stats();
+    assert_eq!((stats.flushes, stats.immutable_memtables), (0, 1));
+    assert!(
+        began.elapsed() < PATIENCE,
+        "the machine is too slow to tell"
+    );
+    world.soon("a flush", |store| store.flush().unwrap());
+    assert!(world.store.stats().flushes >= 2);
+    world.store.close().unwrap();
+}
+
+#[test]
+fn le2_a_memtable_behind_the_one_that_is_flushed_does_not_wait() {
+    let mut world = World::open();
+    world.freeze(2);
+    world.eventually("the first flush", |store| store.stats().flushes >= 1);
+    world.soon("the close", |store| store.close().unwrap());
+}
+
+#[test]
+fn le2_l0_does_not_wait_for_a_compaction_at_leisure() {
+    let mut world = World::open();
+    // As many tables as start one (each time the frozen one and what is active), and then one more.
+    for _ in 0..2 {
+        world.freeze(1);
+        world.soon("a flush", |store| store.flush().unwrap());
+    }
+    let began = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(world.store.stats().compactions, 0, "64 MiB at 1 a second");
+    assert!(
+        began.elapsed() < PATIENCE,
+        "the machine is too slow to tell"
+    );
+    world.freeze(1);
+    world.soon("a flush", |store| store.flush().unwrap());
+    world.eventually("the compaction", |store| store.stats().compactions > 0);
+    world.soon("all of them", |store| store.compact_all().unwrap());
+    world.soon("the close", |store| store.close().unwrap());
+}
+
+#[test]
+fn a_background_rate_below_one_mebibyte_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        background_rate: 1,
+        ..StoreOptions::default()
+    };
+    let refused = Store::open(dir.path(), options).unwrap_err();
+    assert!(refused.to_string().contains("background_rate"), "{refused}");
+}
