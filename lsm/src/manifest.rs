@@ -416,6 +416,7 @@ pub(crate) struct Manifest {
     number: u64,
     /// Made by `create`.
     created: bool,
+    closed: bool,
     listed: Listed,
 }
 
@@ -482,6 +483,7 @@ impl Manifest {
             file: None,
             number,
             created: false,
+            closed: false,
             listed,
         }))
     }
@@ -495,6 +497,7 @@ impl Manifest {
             file: None,
             number: 0,
             created: true,
+            closed: false,
             listed: Listed {
                 flushed,
                 next_file: 1,
@@ -537,9 +540,10 @@ impl Manifest {
         self.created
     }
 
-    /// Closes the file. A later append would begin a new one.
+    /// Closes the file. Nothing is written any more: the directory may be another's.
     pub(crate) fn close(&mut self) {
         self.file = None;
+        self.closed = true;
     }
 
     /// A number for a new table.
@@ -604,6 +608,9 @@ impl Manifest {
     }
 
     fn write_new(&mut self, listed: &Listed) -> Result<(), StoreError> {
+        if self.closed {
+            return Err(StoreError::Closed);
+        }
         let old = self.number;
         self.number += 1;
         let number = self.number;

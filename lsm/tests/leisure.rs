@@ -2,6 +2,7 @@
 
 use esker_lsm::{Store, StoreOptions, WriteBatch};
 use esker_wal::{Create, LogId, Lsn, NodeId};
+use std::ffi::OsString;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -16,7 +17,7 @@ struct World {
     store: Store,
     /// Of the next value.
     seed: u64,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl World {
@@ -38,7 +39,7 @@ impl World {
         World {
             store: Store::open(dir.path(), options).unwrap().0,
             seed: 1,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -61,6 +62,17 @@ impl World {
             batch.put(&self.seed.to_be_bytes(), &value);
             self.store.write(&batch).unwrap();
         }
+    }
+
+    /// Names of its files, with their lengths.
+    fn tables(&self) -> Vec<(OsString, u64)> {
+        let there = std::fs::read_dir(self.dir.path().join("tables")).unwrap();
+        let mut all: Vec<_> = there
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name(), entry.metadata().unwrap().len()))
+            .collect();
+        all.sort();
+        all
     }
 
     fn eventually(&self, what: &str, mut come: impl FnMut(&Store) -> bool) {
@@ -143,4 +155,20 @@ fn a_background_rate_below_one_mebibyte_is_refused() {
     };
     let refused = Store::open(dir.path(), options).unwrap_err();
     assert!(refused.to_string().contains("background_rate"), "{refused}");
+}
+
+/// A checkpoint flushes in its caller's thread, which nobody joins: it went on in a directory that was given up, and perhaps taken by another store.
+#[test]
+fn behind_the_close_nothing_is_written_for_a_checkpoint() {
+    for round in 0..5 {
+        let mut world = World::open();
+        world.freeze(1);
+        let (store, to) = (world.store.clone(), world.dir.path().join("checkpoint"));
+        let checkpoint = std::thread::spawn(move || store.checkpoint(&to));
+        std::thread::sleep(Duration::from_millis(1 + 3 * round));
+        world.soon("the close", |store| store.close().unwrap());
+        let there = world.tables();
+        let made = checkpoint.join().unwrap();
+        assert_eq!(world.tables(), there, "{made:?}");
+    }
 }

@@ -112,11 +112,17 @@ impl Inner {
     ) -> Result<(Checkpoint, Option<Bytes>), StoreError> {
         let (made, levels) = self.checkpoint(to)?;
         // CP4.
-        let found = match key {
-            Some(key) => levels.get(key, SeqNo::MAX)?,
-            None => None,
+        let Some(key) = key else {
+            return Ok((made, None));
         };
-        Ok((made, found.and_then(|hit| hit.value)))
+        match levels.get(key, SeqNo::MAX) {
+            Ok(found) => Ok((made, found.and_then(|hit| hit.value))),
+            Err(error) => {
+                // As where it could not be made.
+                let _ = remove_checkpoint(&*self.context.media, to);
+                Err(error)
+            }
+        }
     }
 
     fn link_all(&self, to: &Path) -> Result<(Checkpoint, Arc<Levels>), StoreError> {

@@ -30,7 +30,7 @@ impl Inner {
     pub(super) fn flush_one(&self) -> Result<Turn, StoreError> {
         let _flushing = self.flushing.lock();
         let view = self.view.load_full();
-        if view.closed || view.mems.len() < 2 {
+        if view.closed || self.room.is_closing() || view.mems.len() < 2 {
             return Ok(Turn::Nothing);
         }
         let mem = view.mems.last().expect("two or more").clone();

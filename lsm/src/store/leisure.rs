@@ -2,7 +2,7 @@
 //!
 //! - LE1: what a flush or a compaction writes keeps to [`crate::StoreOptions::background_rate`], from mebibyte to mebibyte: at its full speed it would
 //!   keep the disk from who syncs a log on it, and the processor from who serves a client.
-//! - LE2: the rest of a run is written at once as soon as somebody waits for it, or soon would: a flush, `compact_all` or close was asked for; a memtable
+//! - LE2: there is no rate while somebody waits for it, or soon would: a flush, `compact_all` or close was asked for; a memtable
 //!   waits behind the one that is flushed, or the active one is half full; L0 has a table more than starts a compaction, or that many while another
 //!   level is compacted; writers are under pressure. So what a store takes in the long run is what it took without.
 
@@ -19,7 +19,8 @@ pub(super) struct Leisure<'a> {
     into: Option<usize>,
     bytes_per_second: u64,
     next: Instant,
-    over: bool,
+    /// There is no rate at all.
+    free: bool,
 }
 
 impl<'a> Leisure<'a> {
@@ -30,13 +31,13 @@ impl<'a> Leisure<'a> {
             into,
             bytes_per_second,
             next: Instant::now(),
-            over: inner.stepped || bytes_per_second == 0,
+            free: inner.stepped || bytes_per_second == 0,
         }
     }
 
     /// So much was written since the last time.
     pub(super) fn wrote(&mut self, bytes: u64) {
-        if self.over {
+        if self.free {
             return;
         }
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
@@ -46,7 +47,7 @@ impl<'a> Leisure<'a> {
         loop {
             let seen = self.inner.bell.rings();
             if self.is_over() {
-                self.over = true;
+                self.next = Instant::now();
                 return;
             }
             let left = self.next.saturating_duration_since(Instant::now());

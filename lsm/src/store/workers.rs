@@ -110,6 +110,8 @@ impl Workers {
             // A panic was recorded as a failure by the thread itself.
             let _ = thread.join();
         }
+        // Others flush and compact in their own threads: what they have in hand is finished, and they begin nothing more.
+        let (flushing, compacting) = (inner.flushing.lock(), inner.compacting.lock());
         let failed = inner.room.failure().map(|f| f.error());
         let log = inner.journal.close();
         {
@@ -121,6 +123,7 @@ impl Workers {
             });
         }
         inner.manifest.lock().close();
+        drop((flushing, compacting));
         let result = match failed {
             Some(error) => Err(error),
             None => log,
