@@ -169,11 +169,7 @@ impl Outgoing {
 
 impl SnapshotSource for Outgoing {
     /// SN7.
-    fn prepare(
-        &mut self,
-        record: &[u8],
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Option<Bytes>, MachineError> {
+    fn prepare(&mut self, record: &[u8]) -> Result<Option<Bytes>, MachineError> {
         const DOING: &str = "taking a snapshot";
         let Some(store) = self.store.take() else {
             return Err(MachineError::new(DOING, "it was prepared before"));
@@ -182,17 +178,31 @@ impl SnapshotSource for Outgoing {
         let made = store.checkpoint_and_read(&self.dir, &key_of(RECORD, record));
         drop(store);
         let (made, record) = made.map_err(failed(DOING))?;
-        for (path, len) in made.files {
-            let name = path.file_name().unwrap_or_default();
-            let name = name.to_string_lossy().into_owned();
-            // Unknown, it is sent in any case, and what can't be read fails then.
-            let check = self.hash_of(&name, go_on).unwrap_or(0);
-            if !go_on() {
-                return Err(MachineError::new(DOING, "it was stopped"));
-            }
-            self.files.push(SnapshotFile { name, len, check });
-        }
+        let file = |(path, len): (PathBuf, u64)| SnapshotFile {
+            name: (path.file_name().unwrap_or_default())
+                .to_string_lossy()
+                .into_owned(),
+            len,
+            check: 0,
+        };
+        self.files = made.files.into_iter().map(file).collect();
         Ok(record)
+    }
+
+    /// SN7.
+    fn look_through(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), MachineError> {
+        for at in 0..self.files.len() {
+            // Unknown, it is sent in any case, and what can't be read fails then.
+            let check = self.hash_of(&self.files[at].name, go_on).unwrap_or(0);
+            if !go_on() {
+                return Err(MachineError::new(
+                    "hashing a snapshot",
+                    "the node was stopped",
+                ));
+            }
+            self.files[at].check = check;
+        }
+        Ok(())
     }
 
     fn files(&self) -> Vec<SnapshotFile> {

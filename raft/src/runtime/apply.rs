@@ -23,7 +23,7 @@ use crate::core::{Entry, EntryKind, Index, LogId, NodeId, SnapshotMeta};
 use crate::log::LogReader;
 use crate::transport::Content;
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, SendError, Sender};
 use esker_sync::oneshot::Promise;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -177,11 +177,18 @@ impl Applier {
                     let _ = done.send(());
                 }),
                 Job::Snapshot(purpose) => {
-                    let _ = snapshots.send(prepare::Job {
+                    let order = prepare::Job {
                         taken: self.machine.snapshot(),
                         applied: self.applied.clone(),
                         purpose,
-                    });
+                    };
+                    if let Err(SendError(order)) = snapshots.send(order) {
+                        // PR2. A promise that nobody keeps is answered by itself.
+                        tracing::error!("the thread that prepares snapshots has ended");
+                        if let Purpose::Offer { to, .. } = order.purpose {
+                            self.shared.report(Event::SnapshotSent { to, last: None });
+                        }
+                    }
                     Ok(())
                 }
                 Job::Report => {

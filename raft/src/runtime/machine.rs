@@ -104,14 +104,16 @@ pub trait StateMachine: Send + 'static {
 /// A snapshot on its way out. Used by other threads than the machine, which goes on.
 pub trait SnapshotSource: Send {
     /// Comes first, once: everything up to the commit that it stands for is durable when this returns. Answers the runtime's record under
-    /// `record` as of that commit; `None` where that is the one before [`StateMachine::snapshot`]. Ends early, with an error, when `go_on` says no.
-    fn prepare(
-        &mut self,
-        record: &[u8],
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Option<Bytes>, MachineError> {
-        let _ = (record, go_on);
+    /// `record` as of that commit; `None` where that is the one before [`StateMachine::snapshot`].
+    fn prepare(&mut self, record: &[u8]) -> Result<Option<Bytes>, MachineError> {
+        let _ = record;
         Ok(None)
+    }
+
+    /// Comes next, for one that is sent: reads what is in it, for [`SnapshotFile::check`], say. Ends early, with an error, when `go_on` says no.
+    fn look_through(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), MachineError> {
+        let _ = go_on;
+        Ok(())
     }
 
     /// Its files.

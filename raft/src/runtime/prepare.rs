@@ -41,9 +41,16 @@ pub(super) fn run(
             applied,
             purpose,
         } = job;
-        let made = taken.and_then(|source| prepare(source, applied, &|| !stop.is_stopped()));
+        let go_on = || !stop.is_stopped();
+        let made = taken.and_then(|source| prepare(source, applied, &go_on));
+        // More may be durable.
+        shared.report(Event::Prepared);
         match purpose {
             Purpose::Offer { to, term } => {
+                let made = made.and_then(|(mut source, meta)| {
+                    source.look_through(&go_on)?;
+                    Ok((source, meta))
+                });
                 let taken = made.map_err(|error| {
                     tracing::warn!(%error, %to, "no snapshot could be taken");
                 });
@@ -55,8 +62,6 @@ pub(super) fn run(
                 promise.keep(index.map_err(|error| error.to_string()));
             }
         }
-        // More may be durable.
-        shared.report(Event::Prepared);
     }
 }
 
@@ -69,7 +74,13 @@ fn prepare(
     applied: SnapshotMeta,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Prepared, MachineError> {
-    let meta = match source.prepare(APPLIED, go_on)? {
+    if !go_on() {
+        return Err(MachineError::new(
+            "taking a snapshot",
+            "the node was stopped",
+        ));
+    }
+    let meta = match source.prepare(APPLIED)? {
         Some(record) => applied_of(record)
             .map_err(|e| MachineError::new("reading a snapshot's record of what is applied", e))?,
         None => applied,
@@ -89,25 +100,21 @@ mod tests {
     use esker_sync::oneshot::oneshot;
     use std::io;
 
-    /// It holds what was applied up to here; without, it is stopped before it is done.
-    struct Source(Option<u64>);
+    /// It holds what was applied up to here, and is sent to somebody or not.
+    struct Source(u64, bool);
 
     impl SnapshotSource for Source {
-        fn prepare(
-            &mut self,
-            record: &[u8],
-            go_on: &dyn Fn() -> bool,
-        ) -> Result<Option<Bytes>, MachineError> {
+        fn prepare(&mut self, record: &[u8]) -> Result<Option<Bytes>, MachineError> {
             assert_eq!(record, APPLIED);
-            let Some(index) = self.0 else {
-                assert!(!go_on(), "nobody would stop it");
-                return Err(MachineError::new("preparing", "it was stopped"));
-            };
             let mut record = Vec::new();
-            put_snapshot_meta(&mut record, &meta(index));
+            put_snapshot_meta(&mut record, &meta(self.0));
             // Replicated time stands behind it.
             record.extend_from_slice(&7u64.to_le_bytes());
             Ok(Some(record.into()))
+        }
+        fn look_through(&mut self, _: &dyn Fn() -> bool) -> Result<(), MachineError> {
+            assert!(self.1, "read for nobody");
+            Ok(())
         }
         fn files(&self) -> Vec<SnapshotFile> {
             Vec::new()
@@ -129,10 +136,7 @@ mod tests {
     }
 
     /// Ordered at 5: what came of it for a peer, and what was answered of another that was to be durable.
-    fn ordered(
-        holds: Option<u64>,
-        stop: &StopToken,
-    ) -> (Option<SnapshotMeta>, Result<Index, String>) {
+    fn ordered(holds: u64, stop: &StopToken) -> (Option<SnapshotMeta>, Result<Index, String>) {
         let (log, _) = VolatileLog::new(0);
         let (events, reported) = unbounded();
         let (requests, _asked) = unbounded();
@@ -143,7 +147,10 @@ mod tests {
         let (to, term) = (NodeId(2), Term(2));
         for purpose in [Purpose::Offer { to, term }, Purpose::Durable(promise)] {
             let job = Job {
-                taken: Ok(Box::new(Source(holds))),
+                taken: Ok(Box::new(Source(
+                    holds,
+                    matches!(purpose, Purpose::Offer { .. }),
+                ))),
                 applied: meta(5),
                 purpose,
             };
@@ -162,7 +169,7 @@ mod tests {
 
     #[test]
     fn pr1_a_snapshot_stands_for_what_it_holds() {
-        let (offered, durable) = ordered(Some(8), &StopToken::new());
+        let (offered, durable) = ordered(8, &StopToken::new());
         assert_eq!((offered, durable), (Some(meta(8)), Ok(Index(8))));
     }
 
@@ -170,8 +177,8 @@ mod tests {
     fn pr2_orders_are_answered_at_the_end_too() {
         let stop = StopToken::new();
         stop.stop();
-        let (offered, durable) = ordered(None, &stop);
+        let (offered, durable) = ordered(8, &stop);
         assert_eq!(offered, None);
-        assert!(durable.unwrap_err().contains("it was stopped"));
+        assert!(durable.unwrap_err().contains("the node was stopped"));
     }
 }

@@ -69,7 +69,9 @@ fn prepared(
 ) -> Result<Box<dyn SnapshotSource>, MachineError> {
     const DOING: &str = "preparing a snapshot";
     let mut source = machine.snapshot()?;
-    let Some(record) = source.prepare(APPLIED, &|| true)? else {
+    let record = source.prepare(APPLIED)?;
+    source.look_through(&|| true)?;
+    let Some(record) = record else {
         return Ok(source);
     };
     let said = (Decoder::new(record).snapshot_meta()).map_err(|e| MachineError::new(DOING, e))?;

@@ -410,7 +410,8 @@ fn a_node_s_log_and_state_live_in_real_files() {
     }
     let mut two = state("two");
     let mut source = one.snapshot().unwrap();
-    source.prepare(b"a", &|| true).unwrap();
+    source.prepare(b"a").unwrap();
+    source.look_through(&|| true).unwrap();
     let files = source.files();
     let mut arriving = two.staging().begin(&files).unwrap();
     for (at, file) in files.iter().enumerate() {

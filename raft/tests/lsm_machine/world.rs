@@ -166,7 +166,8 @@ impl World {
     /// One that can be sent.
     pub fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
         let mut source = self.machine().snapshot()?;
-        source.prepare(b"a", &|| true)?;
+        source.prepare(b"a")?;
+        source.look_through(&|| true)?;
         Ok(source)
     }
 

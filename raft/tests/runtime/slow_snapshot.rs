@@ -81,13 +81,12 @@ struct Source {
 }
 
 impl SnapshotSource for Source {
-    fn prepare(
-        &mut self,
-        record: &[u8],
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Option<Bytes>, MachineError> {
+    fn prepare(&mut self, record: &[u8]) -> Result<Option<Bytes>, MachineError> {
         self.prepare.pass();
-        self.source.prepare(record, go_on)
+        self.source.prepare(record)
+    }
+    fn look_through(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), MachineError> {
+        self.source.look_through(go_on)
     }
     fn files(&self) -> Vec<SnapshotFile> {
         self.source.files()
