@@ -12,7 +12,7 @@
 //!   small writes, a new one after all its zeros.
 //! - U6: of many prepared segments those that a burst used are replaced once it is over, or when a quarter is left: to make one
 //!   takes the memory's and the disk's time from the appends that they were prepared for.
-//! - U7: zeros of a segment that nobody waits for go to the disk at [`ZEROS_PER_SECOND`]: at the disk's full speed a new log would keep it from everybody
+//! - U7: zeros of a segment, new or recycled, that nobody waits for go to the disk at [`ZEROS_PER_SECOND`]: at the disk's full speed a new log would keep it from everybody
 //!   else's syncs, and a log that grows from its own at each rotation. Once somebody waits for room or for the
 //!   preparer, or an eighth of a segment was appended meanwhile, the rest is written at once.
 
@@ -54,6 +54,8 @@ struct Leisure<'a> {
     shared: &'a Shared,
     /// Reserved up to here when it began.
     from: Lsn,
+    /// Slots are looked at then.
+    slots_at: Cell<Instant>,
     over: Cell<bool>,
 }
 
@@ -62,7 +64,8 @@ impl Leisure<'_> {
         Leisure {
             shared,
             from: shared.reserved(),
-            over: Cell::new(shared.stepped()),
+            slots_at: Cell::new(Instant::now() + SLOTS_EVERY),
+            over: Cell::new(shared.stepped() || shared.lacks_room()),
         }
     }
 
@@ -73,7 +76,15 @@ impl Leisure<'_> {
         let end = Instant::now() + Duration::from_nanos(turn);
         while !self.over.get() && !self.is_over() {
             // Somebody may want something that can wait. A ring that is taken here is not lost: behind the file the preparer looks for all there is.
-            if !self.shared.prepare_bell.wait(Some(end)) {
+            let rung = self.shared.prepare_bell.wait(Some(end));
+            let now = Instant::now();
+            if now >= self.slots_at.get() {
+                self.slots_at.set(now + SLOTS_EVERY);
+                if let Err(error) = self.shared.write_slots() {
+                    tracing::warn!(%error, "log slots");
+                }
+            }
+            if !rung || now >= end {
                 return;
             }
         }
@@ -83,13 +94,21 @@ impl Leisure<'_> {
     fn is_over(&self) -> bool {
         let shared = self.shared;
         let appended = shared.reserved().0.saturating_sub(self.from.0);
+        let free = shared.free_bytes.load(Ordering::Relaxed);
         appended >= shared.options.segment_bytes / 8
+            || free < shared.options.free_bytes_min
             || shared.room_wanted.load(Ordering::Acquire)
             || shared.hurried.load(Ordering::Acquire) > 0
     }
 }
 
 impl Shared {
+    /// Appends fail, or can't begin, for want of the segment that is made.
+    fn lacks_room(&self) -> bool {
+        let append = self.append.lock();
+        append.no_space.is_some() || append.active.is_none()
+    }
+
     /// The preparer's lock, for who can't wait until it has the time (U7).
     pub(crate) fn chores_at_once(&self) -> MutexGuard<'_, Chores> {
         self.hurried.fetch_add(1, Ordering::Release);
@@ -454,7 +473,13 @@ impl Shared {
         }
         let identity = self.identity(SegmentId(chores.next_id));
         chores.next_id += 1;
-        let wipe = self.by_calls.load(Ordering::Relaxed).then_some(AT_ONCE);
+        let leisure = Leisure::of(self);
+        let pace = || leisure.pass();
+        let pace: Pace<'_> = match ready {
+            0 => AT_ONCE,
+            _ => &pace,
+        };
+        let wipe = self.by_calls.load(Ordering::Relaxed).then_some(pace);
         let mut prepared = prepare::recycle(&*self.options.media, &self.dir, &path, identity, wipe)
             .map_err(Shared::io_error("recycling", &path))?;
         self.leftovers.lock().retain(|other| *other != path);

@@ -2,6 +2,7 @@
 
 use crate::ground::{Ground, PATIENCE, both};
 use crate::watched::Watched;
+use esker_wal::media::sim::{CallKind, ENOSPC};
 use esker_wal::*;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -71,7 +72,27 @@ fn u7_who_waits_for_room_waits_for_nobodys_leisure() {
     });
 }
 
-/// It needs the preparer's lock, and no room: the second time round less than the eighth of a segment is appended before it.
+/// Appends fail until the segment is there, and nothing more is appended that would end the leisure.
+#[test]
+fn u7_when_a_full_disk_has_room_again_it_is_taken_at_once() {
+    both(|ground| {
+        let (log, watched) = at_leisure(&ground);
+        watched.fail(&[CallKind::Create], ENOSPC);
+        while log.append(&[&[7; 900]]).is_ok() {}
+        // Room of another kind: nobody is known to wait any more.
+        log.sync_up_to(log.published()).unwrap();
+        watched.heal();
+        soon("an append", move || {
+            while let Err(error) = log.append(&[&[7; 900]]) {
+                assert!(matches!(error, LogError::NoSpace { .. }), "{error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            log.close().unwrap();
+        });
+    });
+}
+
+/// It needs the preparer's lock, and no room.
 #[test]
 fn u7_a_frame_with_a_segment_of_its_own_waits_for_nobodys_leisure() {
     both(|ground| {
