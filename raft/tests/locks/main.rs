@@ -274,7 +274,9 @@ fn k8_what_empties_the_applications_keys_leaves_the_locks_and_a_restart_too() {
     assert_eq!(state.scan(b"", None).unwrap().count(), 0);
     let before = view.inspect(b"a").expect("held");
     assert_eq!((before.0.token, before.1.len()), (1, 2));
-    machine.snapshot().expect("a flush");
+    let mut flushed = machine.snapshot().expect("a snapshot");
+    flushed.prepare(b"a").expect("a flush");
+    drop(flushed);
     machine.close().unwrap();
     drop(machine);
     let (mut machine, view) = open(&media).expect("the state opens");
