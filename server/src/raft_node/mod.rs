@@ -413,10 +413,14 @@ impl Drop for RaftServer {
 
 type State = (LsmMachine<Locked<Commands>>, LockView);
 
+/// Of the store: a put waits for the logs' syncs, and the store writes beside them.
+const BACKGROUND_RATE: u64 = 64 << 20;
+
 fn open_state(dir: &Path, options: &RaftOptions) -> Result<State, MachineError> {
     let store = StoreOptions {
         memtable_bytes: options.memtable_bytes,
         cache_bytes: options.cache_bytes,
+        background_rate: BACKGROUND_RATE,
         ..StoreOptions::default()
     };
     let (app, view) = Locked::new(Commands::default());
