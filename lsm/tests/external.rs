@@ -11,13 +11,13 @@ mod common;
 use common::external::{CHECKPOINT, ID, place};
 use common::{DIR, all, options};
 use esker_lsm::{
-    Condition, Conditional, EntryBatch, OpenError, SeqNo, Store, StoreError, StoreOptions,
-    WriteBatch, remove_checkpoint,
+    Condition, Conditional, EntryBatch, ExternalLog, OpenError, SeqNo, Store, StoreError,
+    StoreOptions, WriteBatch, remove_checkpoint,
 };
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{Fault, SimMedia, SimRng};
-use esker_wal::{Lsn, Workers};
+use esker_wal::{LogId, Lsn, Workers};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -484,4 +484,43 @@ fn entries_applied_as_one_become_visible_and_durable_together() {
     );
     assert_eq!(store.visible(), Lsn(place(4).1.0));
     store.apply_entries(&[]).unwrap();
+}
+
+/// CP4. Entries are applied by another thread all the while: what is read is what the checkpoint ends with, not what was applied meanwhile.
+#[test]
+fn what_is_read_of_a_checkpoint_is_what_it_holds_while_entries_are_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let external = ExternalLog {
+        id: LogId(1),
+        base: place(1).0,
+    };
+    let store = Store::open_external(dir.path(), StoreOptions::default(), external).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in 1u64.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let mut effects = WriteBatch::new();
+                effects.put(b"applied", &index.to_be_bytes());
+                let (first, end) = place(index);
+                store.note_log_synced(end);
+                store.apply_entry(first, end, &[], &effects).unwrap();
+            }
+        });
+        let mut ends = Vec::new();
+        for n in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            let to = dir.path().join(format!("checkpoint-{n}"));
+            ends.push(store.checkpoint_and_read(&to, b"applied"));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for made in ends {
+            let (made, found) = made.unwrap();
+            let index = found.map(|v| u64::from_be_bytes(v[..].try_into().unwrap()));
+            assert_eq!(made.end, index.map_or(place(1).0, |index| place(index).1));
+        }
+    });
+    store.close().unwrap();
 }
