@@ -4,7 +4,8 @@
 //!   keep the disk from who syncs a log on it, and the processor from who serves a client.
 //! - LE2: there is no rate while somebody waits for it, or soon would: a flush, `compact_all` or close was asked for; a memtable
 //!   waits behind the one that is flushed, or the active one is half full; L0 has a table more than starts a compaction, or that many while another
-//!   level is compacted; writers are under pressure. So what is slow to begin with becomes no slower.
+//!   level is compacted; writers are under pressure. A store that is written to as fast as it takes it still has a little less for it: its
+//!   flushes begin at the rate.
 
 use super::Inner;
 use std::sync::atomic::{AtomicUsize, Ordering};
