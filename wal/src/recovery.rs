@@ -44,6 +44,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// A segment that open makes has no more bytes.
+const OPENED_BYTES_MAX: u64 = 16 << 20;
+
 /// What opening found and made.
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -337,6 +340,11 @@ impl Kept {
     }
 }
 
+/// Bytes of a segment that open itself makes: all that it waits for are zeros of it, and a disk that is shared waits too. The next are whole.
+fn opened_bytes(options: &LogOptions) -> u64 {
+    options.segment_bytes.min(OPENED_BYTES_MAX)
+}
+
 /// A prepared file for a segment that open itself needs.
 fn obtain(
     dir: &Path,
@@ -349,7 +357,10 @@ fn obtain(
         log: meta.log,
         node: meta.node,
         id: SegmentId(*next_id),
-        bytes: options.segment_bytes,
+        bytes: match spares.is_empty() {
+            true => opened_bytes(options),
+            false => options.segment_bytes,
+        },
     };
     *next_id += 1;
     let media = &*options.media;
@@ -499,7 +510,7 @@ pub(crate) fn recover(dir: &Path, options: &LogOptions) -> Result<Recovery, Open
         && (options.role == OpenRole::Follower
             || highest.is_some_and(|m| m.writer)
             || sabotage::on(Sabotage::TailNotCut))
-        && last.is_some_and(|k| k.found.header.identity.bytes >= options.segment_bytes);
+        && last.is_some_and(|k| k.found.header.identity.bytes >= opened_bytes(options));
     let mut recovery = Recovery {
         meta,
         segments: Vec::new(),

@@ -12,9 +12,9 @@
 //!   small writes, a new one after all its zeros.
 //! - U6: of many prepared segments those that a burst used are replaced once it is over, or when a quarter is left: to make one
 //!   takes the memory's and the disk's time from the appends that they were prepared for.
-//! - U7: zeros of a segment, new or recycled, that nobody waits for go to the disk at [`ZEROS_PER_SECOND`]: at the disk's full speed a new log would keep it from everybody
-//!   else's syncs, and a log that grows from its own at each rotation. Once somebody waits for room or for the
-//!   preparer, or an eighth of a segment was appended meanwhile, the rest is written at once.
+//! - U7: zeros of a segment, new or recycled, that nobody waits for go to the disk at [`ZEROS_PER_SECOND`], or so fast that a segment of them is written while a
+//!   quarter of one is appended: at the disk's full speed a new log would keep it from everybody else's syncs, and a log that grows from its own at
+//!   each rotation. Once somebody waits for room or for the preparer, the rest is written at once.
 
 use crate::cursor::{Cursor, Step};
 use crate::error::LogError;
@@ -45,7 +45,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Without a rotation for so long, a burst is over.
 const BURST_OVER: Duration = Duration::from_millis(100);
 /// U7, for each segment that is to be ready: who wants many of them counts on bursts.
-const ZEROS_PER_SECOND: u64 = 32 << 20;
+const ZEROS_PER_SECOND: u64 = 8 << 20;
 /// A slot that moved is on disk after this at the latest.
 const SLOTS_EVERY: Duration = Duration::from_millis(500);
 
@@ -54,6 +54,10 @@ struct Leisure<'a> {
     shared: &'a Shared,
     /// Reserved up to here when it began.
     from: Lsn,
+    /// All its zeros are due once so much more is reserved.
+    within: u64,
+    /// Bytes of them that are written.
+    written: Cell<u64>,
     /// Slots are looked at then.
     slots_at: Cell<Instant>,
     over: Cell<bool>,
@@ -64,6 +68,8 @@ impl Leisure<'_> {
         Leisure {
             shared,
             from: shared.reserved(),
+            within: shared.quarter(),
+            written: Cell::new(0),
             slots_at: Cell::new(Instant::now() + SLOTS_EVERY),
             over: Cell::new(shared.stepped() || shared.lacks_room()),
         }
@@ -71,6 +77,10 @@ impl Leisure<'_> {
 
     /// Behind each [`WRITE_BACK_BYTES`].
     fn pass(&self) {
+        self.written.set(self.written.get() + WRITE_BACK_BYTES);
+        if self.is_late() {
+            return;
+        }
         let wanted = self.shared.options.segments_ahead.max(1) as u64;
         let turn = WRITE_BACK_BYTES * 1_000_000_000 / (ZEROS_PER_SECOND * wanted);
         let end = Instant::now() + Duration::from_nanos(turn);
@@ -91,12 +101,18 @@ impl Leisure<'_> {
         self.over.set(true);
     }
 
+    /// More of a quarter was appended than was written of the segment.
+    fn is_late(&self) -> bool {
+        let appended = self.shared.reserved().0.saturating_sub(self.from.0);
+        let whole = u128::from(self.shared.options.segment_bytes);
+        u128::from(appended) * whole
+            >= u128::from(self.within) * u128::from(self.written.get()).min(whole)
+    }
+
     fn is_over(&self) -> bool {
         let shared = self.shared;
-        let appended = shared.reserved().0.saturating_sub(self.from.0);
         let free = shared.free_bytes.load(Ordering::Relaxed);
-        appended >= shared.options.segment_bytes / 8
-            || free < shared.options.free_bytes_min
+        free < shared.options.free_bytes_min
             || shared.room_wanted.load(Ordering::Acquire)
             || shared.hurried.load(Ordering::Acquire) > 0
     }
@@ -107,6 +123,14 @@ impl Shared {
     fn lacks_room(&self) -> bool {
         let append = self.append.lock();
         append.no_space.is_some() || append.active.is_none()
+    }
+
+    /// Of a segment, or of the one that open made, which may be smaller.
+    fn quarter(&self) -> u64 {
+        let append = self.append.lock();
+        let active = append.active.as_ref().map(|s| s.identity.bytes);
+        let bytes = self.options.segment_bytes;
+        active.map_or(bytes, |active| active.min(bytes)) / 4
     }
 
     /// The preparer's lock, for who can't wait until it has the time (U7).

@@ -8,7 +8,8 @@ use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{Call, CallKind, EIO, ENOSPC, Fault, SimMedia};
 use esker_wal::{
-    FileState, Log, LogOptions, Lsn, LsnRange, OnDamage, OpenError, Recovered, SyncPolicy,
+    FileState, Kind, Log, LogError, LogOptions, Lsn, LsnRange, OnDamage, OpenError, Recovered,
+    SyncPolicy,
 };
 use harness::{options, read_all};
 use std::path::PathBuf;
@@ -145,6 +146,44 @@ fn the_segment_that_an_open_begins_knows_the_hash_at_its_base() {
 }
 
 /// W4: the chain hash over what this process stored comes from the headers in the mapping: nothing is read back for it.
+#[test]
+fn an_open_waits_for_the_zeros_of_a_small_segment_and_goes_on_in_it() {
+    let media = fresh();
+    let whole = LogOptions::default().segment_bytes;
+    let open = || {
+        let options = LogOptions {
+            segment_bytes: whole,
+            payload_bytes_max: whole as usize,
+            ..options(&media, &Arc::default(), ID)
+        };
+        Log::open(dir(), options).unwrap().0
+    };
+    let log = open();
+    let (small, bytes) = newest(&media);
+    assert_eq!(bytes.len(), 16 << 20);
+    log.append(&[b"one"]).unwrap();
+    let epoch = log.epoch();
+    log.close().unwrap();
+    let log = open();
+    assert_eq!(newest(&media).0, small);
+    assert_eq!(log.epoch(), epoch);
+    // What a whole segment holds needs none of its own, though the small one has no room for it.
+    let large = vec![7; 20 << 20];
+    while let Err(LogError::Busy) = log.append(&[&large]) {
+        assert!(log.step());
+    }
+    let (next, bytes) = newest(&media);
+    assert!(next != small && bytes.len() as u64 == whole);
+    log.append(&[b"two"]).unwrap();
+    assert_eq!(newest(&media).0, next);
+    let read: Vec<usize> = (read_all(&log).unwrap().iter())
+        .filter(|frame| frame.kind == Kind::Data)
+        .map(|frame| frame.payload.len())
+        .collect();
+    assert_eq!(read, [3, large.len(), 3]);
+    log.close().unwrap();
+}
+
 #[test]
 fn a_footer_over_ones_own_frames_reads_none_of_them() {
     let media = fresh();

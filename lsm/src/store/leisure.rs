@@ -1,6 +1,6 @@
 //! Background work that nobody waits for takes its time.
 //!
-//! - LE1: what a flush or a compaction writes keeps to [`crate::StoreOptions::background_rate`], from mebibyte to mebibyte: at its full speed it would
+//! - LE1: what a flush or a compaction writes keeps to [`crate::StoreOptions::background_rate`], from piece to piece: at its full speed it would
 //!   keep the disk from who syncs a log on it, and the processor from who serves a client.
 //! - LE2: there is no rate while somebody waits for it, or soon would: a flush, `compact_all` or close was asked for; a memtable
 //!   waits behind the one that is flushed, or the active one is half full; L0 has a table more than starts a compaction, or that many while another

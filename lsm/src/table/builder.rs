@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Finished bytes are written when there are this many.
-const OUT_BYTES: usize = 256 << 10;
+const OUT_BYTES: usize = WRITE_BACK_BYTES as usize;
 
 /// How tables are written.
 #[derive(Clone, Debug)]

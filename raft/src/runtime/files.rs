@@ -22,10 +22,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of a piece.
-pub(crate) const PIECE: u32 = 256 << 10;
+/// Bytes of a piece: what is written back at once, too.
+const PIECE: u32 = 128 << 10;
+/// Larger ones are not sent.
+pub(crate) const PIECE_MAX: u32 = 256 << 10;
 /// Pieces on their way.
-const AHEAD: u64 = 8;
+const AHEAD: u64 = 16;
 /// Asked for again after this.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Given up after this without a sign of the other side.
@@ -336,7 +338,7 @@ impl Files {
         };
         outgoing.heard = Instant::now();
         let fits = (outgoing.files.get(file as usize)).is_some_and(|f| {
-            len <= PIECE
+            len <= PIECE_MAX
                 && offset
                     .checked_add(u64::from(len))
                     .is_some_and(|end| end <= f.len)

@@ -47,7 +47,7 @@ pub(crate) use apply::{APPLIED, time_of};
 #[cfg(feature = "lsm")]
 pub(crate) use clock::boot_micros;
 pub use error::{LeaderHint, Outcome, ProposeError, ReadError, Reply, SessionError, StartError};
-pub(crate) use files::{FILES_MAX, PIECE};
+pub(crate) use files::{FILES_MAX, PIECE_MAX};
 pub use handle::{NodeHandle, PendingReply, Proposal, Session, SessionId};
 pub use machine::{
     Arriving, Command, MachineError, MemoryMachine, Record, SnapshotSource, Staging, StateMachine,

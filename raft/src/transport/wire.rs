@@ -44,7 +44,7 @@ use crate::codec::{
     Decoder, Malformed, put_blob, put_entry, put_log_id, put_membership, put_snapshot_meta,
 };
 use crate::core::{Body, Index, Message, NodeId, Term};
-use crate::runtime::{FILES_MAX, PIECE};
+use crate::runtime::{FILES_MAX, PIECE_MAX};
 use bytes::Bytes;
 
 const MAGIC: [u8; 4] = *b"EKC1";
@@ -340,7 +340,7 @@ fn content(d: &mut Decoder) -> Result<Content, Malformed> {
             let (id, file) = (d.u64("a transfer")?, d.u32("a file")?);
             let (offset, crc) = (d.u64("an offset")?, d.u32("a checksum")?);
             let bytes = d.blob("a piece")?;
-            if bytes.len() > PIECE as usize {
+            if bytes.len() > PIECE_MAX as usize {
                 return Err(d.malformed("a piece no longer than was asked for"));
             }
             Content::Chunk {

@@ -97,9 +97,9 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the bytes (and the length) of the whole file durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
-    /// Begins to write `offset..offset + len` back, and waits until the `len` bytes before have been. Who writes a large file calls it as it goes on: a
-    /// whole file at its sync would keep the disk from everybody else who waits for it, a log first of all. It makes nothing durable: that is
-    /// [`MediaFile::sync`]'s. A medium may do nothing.
+    /// Begins to write `offset..offset + len` back, and waits until all but the last mebibyte before its end has been. Who writes a large file calls it
+    /// as it goes on: a whole file at its sync would keep the disk from everybody else who waits for it, a log first of all. It makes nothing
+    /// durable: that is [`MediaFile::sync`]'s. A medium may do nothing.
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
         let _ = (offset, len);
         Ok(())
@@ -126,8 +126,10 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
     }
 }
 
-/// Written between two calls of [`MediaFile::write_back`], of a large file.
-pub const WRITE_BACK_BYTES: u64 = 1 << 20;
+/// Written between two calls of [`MediaFile::write_back`], of a large file. What is handed to the disk at once, everybody else's sync waits behind. Seen
+/// beside 64 MiB a second of such writes, 99th percentile of syncs of 4 KiB: pieces of 1 MiB 1.4 to 2.3 ms, of 256 KiB 0.6 to 1.6, of 128 KiB 0.6 to 1.0,
+/// of 64 KiB 0.5 to 0.6; without the writes 0.5. Beside twice as much: 1 MiB 3.3 to 4.0, 128 KiB 0.8.
+pub const WRITE_BACK_BYTES: u64 = 128 << 10;
 
 /// A shared mapping of a file, for writing. Unmapped on drop.
 ///
