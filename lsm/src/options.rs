@@ -27,8 +27,8 @@ pub struct StoreOptions {
     /// Bytes of L1; each further level ten times. Default 256 MiB.
     pub level_base_bytes: u64,
     /// Bytes a second that a flush or a compaction writes while nobody waits for it, so that the disk is there for who syncs a log on it. Where writers
-    /// come near a bound they go at full speed; a store that is written to as fast as it takes it has about a fourteenth less for it. Default 0: always
-    /// at full speed; else 1 MiB or more.
+    /// come near a bound they go at full speed; a store that is written to as fast as it takes it has about a fourteenth less for it. The space of
+    /// removed tables goes back to the file system at four times this; up to 1 GiB may wait for it. Default 0: always at full speed; else 1 MiB or more.
     pub background_rate: u64,
 }
 

@@ -1,8 +1,12 @@
-//! Background work that nobody waits for takes its time, and no more once somebody does (LE1, LE2). On real files, with threads.
+//! Background work that nobody waits for takes its time, and no more once somebody does (LE1, LE2); so does what is freed (RM1 to RM3). On real
+//! files, with threads.
 
 use esker_lsm::{Store, StoreOptions, WriteBatch};
 use esker_wal::{Create, LogId, Lsn, NodeId};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -27,6 +31,7 @@ impl World {
             memtable_bytes: MEMTABLE,
             memtables_max: 8,
             background_rate: RATE,
+            cache_bytes: 1 << 20,
             l0_tables: (4, 40, 80),
             ..StoreOptions::default()
         };
@@ -73,6 +78,32 @@ impl World {
             .collect();
         all.sort();
         all
+    }
+
+    /// Bytes of its files that are open and have no name there any more.
+    fn nameless(&self) -> u64 {
+        let tables = self.dir.path().join("tables");
+        let mut all = BTreeMap::new();
+        for open in std::fs::read_dir("/proc/self/fd").unwrap() {
+            let open = open.unwrap().path();
+            let at = std::fs::read_link(&open).unwrap_or_default();
+            if at.starts_with(&tables)
+                && at.to_string_lossy().ends_with(" (deleted)")
+                && let Ok(about) = std::fs::metadata(&open)
+            {
+                all.insert(about.ino(), about.len());
+            }
+        }
+        all.values().sum()
+    }
+
+    /// Two tables become one. The bytes of the two.
+    fn merge(&mut self) -> u64 {
+        for _ in 0..2 {
+            self.freeze(1);
+            self.soon("a flush", |store| store.flush().unwrap());
+        }
+        self.tables().iter().map(|(_, bytes)| bytes).sum()
     }
 
     fn eventually(&self, what: &str, mut come: impl FnMut(&Store) -> bool) {
@@ -171,4 +202,67 @@ fn behind_the_close_nothing_is_written_for_a_checkpoint() {
         let made = checkpoint.join().unwrap();
         assert_eq!(world.tables(), there, "{made:?}");
     }
+}
+
+#[test]
+fn rm1_what_a_compaction_removed_is_freed_bit_by_bit() {
+    let mut world = World::open();
+    let before = world.merge();
+    let began = Instant::now();
+    world.soon("a compaction", |store| store.compact_all().unwrap());
+    world.eventually("a first piece", |_| world.nameless() < before - (4 << 20));
+    let left = world.nameless();
+    // At four times the rate it lasts sixteen seconds.
+    assert!(
+        left > 0 || began.elapsed() > PATIENCE / 2,
+        "all of {before} at once"
+    );
+    world.soon("the close", |store| store.close().unwrap());
+    assert_eq!(world.nameless(), 0);
+}
+
+#[test]
+fn rm2_what_is_read_is_not_cut() {
+    let mut world = World::open();
+    world.merge();
+    let snapshot = world.store.snapshot();
+    let read = |store: &Store| {
+        let scan = store.scan(&snapshot, Bound::Unbounded, Bound::Unbounded);
+        scan.unwrap()
+            .map(|entry| entry.unwrap().value.len())
+            .sum::<usize>()
+    };
+    let whole = read(&world.store);
+    let mut scan = (world
+        .store
+        .scan(&snapshot, Bound::Unbounded, Bound::Unbounded))
+    .unwrap();
+    let first = scan.next().unwrap().unwrap().value.len();
+    world.soon("a compaction", |store| store.compact_all().unwrap());
+    std::thread::sleep(Duration::from_secs(2));
+    // What it reads has no name any more.
+    let there = world.nameless();
+    let rest: usize = scan.by_ref().map(|entry| entry.unwrap().value.len()).sum();
+    assert_eq!(first + rest, whole);
+    assert!(there > whole as u64 / 2, "{there}");
+    drop(scan);
+    world.eventually("a piece", |_| world.nameless() < there);
+    assert_eq!(read(&world.store), whole);
+    world.soon("the close", |store| store.close().unwrap());
+}
+
+#[test]
+fn rm2_what_has_another_name_is_not_cut() {
+    let mut world = World::open();
+    world.merge();
+    let to = world.dir.path().join("checkpoint");
+    let made = world.store.checkpoint(&to).unwrap();
+    world.soon("a compaction", |store| store.compact_all().unwrap());
+    // What nobody else has was there before the checkpoint: nothing.
+    std::thread::sleep(Duration::from_secs(2));
+    for (name, bytes) in made.files {
+        assert_eq!(std::fs::metadata(to.join(&name)).unwrap().len(), bytes);
+    }
+    assert_eq!(world.nameless(), 0);
+    world.soon("the close", |store| store.close().unwrap());
 }

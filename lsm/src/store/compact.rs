@@ -234,7 +234,7 @@ impl Inner {
         };
         self.install(edit, built.into_iter().map(|t| (to, t)).collect(), None)?;
         if !sabotage::on(sabotage::INPUTS_REMOVED_BEFORE_EDIT) {
-            self.remove_tables(removed.into_iter().map(|(_, file)| file));
+            self.retire(job.inputs.iter().chain(&job.next));
         }
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         self.counters

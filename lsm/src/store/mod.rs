@@ -33,6 +33,7 @@ mod leisure;
 mod open;
 mod output;
 mod read;
+mod remains;
 mod room;
 mod scan;
 mod workers;
@@ -180,9 +181,11 @@ pub(crate) struct Inner {
     room: Arc<Room>,
     counters: Counters,
 
-    /// Wakes the flush and compaction workers; the room worker.
+    /// Wakes the flush and compaction workers; the room worker; who frees what is in `remains`.
     bell: workers::Bell,
     room_bell: workers::Bell,
+    remains_bell: workers::Bell,
+    remains: Mutex<remains::Remains>,
 
     /// So many wait for what is done in the background (LE2).
     hurried: AtomicUsize,

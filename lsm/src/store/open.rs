@@ -200,6 +200,8 @@ impl Inner {
             counters: super::Counters::default(),
             bell: Default::default(),
             room_bell: Default::default(),
+            remains_bell: Default::default(),
+            remains: Default::default(),
             hurried: 0.into(),
             compacting: Mutex::default(),
             flushing: Mutex::new(()),

@@ -125,6 +125,11 @@ impl Room {
         self.health.load(Ordering::Acquire) == FATAL
     }
 
+    /// Work in the background found no space.
+    pub(super) fn is_full(&self) -> bool {
+        self.health.load(Ordering::Acquire) == HEALS
+    }
+
     /// Records a failure. The first that does not heal stays.
     pub(super) fn fail(&self, failure: Failure) {
         let mut state = self.state.lock();

@@ -1,7 +1,7 @@
-//! The workers: three threads, or the caller's `step`.
+//! The workers: three threads or four, or the caller's `step`.
 //!
 //! `esker-flush` flushes frozen memtables, `esker-compact` compacts, `esker-room` tells those who got `Busy` when their
-//! time has come. [`Workers`] owns them; its `close`, or drop, tells them to stop and joins them. A flush or compaction in
+//! time has come; with a rate for background work, `esker-remains` frees what removed tables took. [`Workers`] owns them; its `close`, or drop, tells them to stop and joins them. A flush or compaction in
 //! hand is finished first; what is not begun stays undone, the log has it.
 
 use super::flush::Turn;
@@ -73,6 +73,9 @@ impl Workers {
             workers.spawn("esker-flush", |inner| inner.work(|| inner.flush_one()))?;
             workers.spawn("esker-compact", |inner| inner.work(|| inner.compact_one()))?;
             workers.spawn("esker-room", Inner::room_loop)?;
+            if inner.frees_at_leisure() {
+                workers.spawn("esker-remains", Inner::remains_loop)?;
+            }
         }
         Ok(workers)
     }
@@ -106,6 +109,7 @@ impl Workers {
         inner.room.close();
         inner.bell.ring();
         inner.room_bell.ring();
+        inner.remains_bell.ring();
         for thread in self.threads.lock().drain(..) {
             // A panic was recorded as a failure by the thread itself.
             let _ = thread.join();

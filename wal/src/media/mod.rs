@@ -107,6 +107,12 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
     /// Gives the space of `offset..offset + len` back; it reads as zeros (hole punch). A medium that
     /// can't may do nothing.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Cuts a file that has no name any more to `len` bytes, so that its space goes back bit by bit and not all at once when it is closed; durable on
+    /// return. False, and nothing is done, where it has a name, is mapped, or the medium does not do that.
+    fn cut_nameless(&self, len: u64) -> io::Result<bool> {
+        let _ = len;
+        Ok(false)
+    }
     /// Whether `path` names this very file: not when it was removed or renamed, another took its place, or the name leads nowhere (a loop
     /// of links, a directory that may not be entered).
     fn is_at(&self, path: &Path) -> io::Result<bool>;

@@ -311,6 +311,16 @@ impl MediaFile for RealFile {
         }
     }
 
+    fn cut_nameless(&self, len: u64) -> io::Result<bool> {
+        // A mapping shares the file (M3). Without a name it gets none any more.
+        if Arc::strong_count(&self.0) > 1 || self.0.metadata()?.nlink() > 0 {
+            return Ok(false);
+        }
+        self.0.set_len(len)?;
+        self.0.sync_all()?;
+        Ok(true)
+    }
+
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let own = self.0.metadata()?;
         match std::fs::metadata(path) {
