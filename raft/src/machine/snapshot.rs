@@ -159,7 +159,9 @@ impl Outgoing {
         if let Some(known) = self.hashes.lock().get(name) {
             return Ok(*known);
         }
-        let found = hash(&*self.media.open(&self.path(name))?, go_on)?;
+        let file = self.media.open(&self.path(name))?;
+        file.read_no_further();
+        let found = hash(&*file, go_on)?;
         if is_table(name) {
             self.hashes.lock().insert(name.to_owned(), found);
         }
@@ -212,7 +214,9 @@ impl SnapshotSource for Outgoing {
     fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let known = (self.files.get(file)).ok_or_else(|| invalid("no such file"))?;
         if self.open.as_ref().is_none_or(|(at, _)| *at != file) {
-            self.open = Some((file, self.media.open(&self.path(&known.name))?));
+            let open = self.media.open(&self.path(&known.name))?;
+            open.read_no_further();
+            self.open = Some((file, open));
         }
         let (_, open) = self.open.as_ref().expect("just opened");
         open.read_exact_at(into, offset)

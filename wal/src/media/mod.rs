@@ -104,6 +104,9 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
         let _ = (offset, len);
         Ok(())
     }
+    /// Whoever reads it does so bit by bit, with pauses: the system is not to read far ahead of that, for those are many bytes at once, and everybody else's
+    /// sync waits behind them. A medium may do nothing.
+    fn read_no_further(&self) {}
     /// Gives the space of `offset..offset + len` back; it reads as zeros (hole punch). A medium that
     /// can't may do nothing.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;

@@ -300,6 +300,11 @@ impl MediaFile for RealFile {
         write_back(&self.0, offset, len)
     }
 
+    fn read_no_further(&self) {
+        // Advice.
+        let _ = rustix::fs::fadvise(&*self.0, 0, None, rustix::fs::Advice::Random);
+    }
+
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
