@@ -70,7 +70,7 @@ pub struct LogOptions {
     pub expect_log: Option<LogId>,
     /// Default: refuse.
     pub on_damage: OnDamage,
-    /// Bytes of a segment file. Default 64 MiB; 16 KiB to 1 GiB; multiple of 4096.
+    /// Bytes of a segment file. Default 64 MiB; 16 KiB to 1 GiB; multiple of 4096. One that an open has to make, and waits for, has 16 MiB at most.
     pub segment_bytes: u64,
     /// Segments prepared ahead. Default 2. Of many, those that a burst uses are replaced when it is over, or when a quarter is left. On a full disk the last of two or more is kept for the next open (W8).
     pub segments_ahead: usize,

@@ -6,8 +6,8 @@
 //! - RM1: the name goes at once; the space in pieces of [`PIECE`], each made durable, at [`RATES`] times [`crate::StoreOptions::background_rate`].
 //!   Without such a rate, or where a file can't be cut, all of it goes with its last reader.
 //! - RM2: nothing is cut that can be read: a file has no name then (a checkpoint may have given it another), and nobody has its table.
-//! - RM3: it is not waited for. What is more than [`BYTES_MAX`] or [`FILES_MAX`] together, what is left at close, and all of it on a full disk
-//!   goes at once.
+//! - RM3: it is not waited for. What is more than [`BYTES_MAX`] or [`FILES_MAX`] together, what is left at close, and all of it where no more than
+//!   [`BYTES_MAX`] is free goes at once.
 
 use super::Inner;
 use crate::levels::LiveTable;
@@ -100,6 +100,12 @@ impl Inner {
         }
     }
 
+    /// RM3: somebody may soon want what is held back.
+    fn is_short(&self) -> bool {
+        let free = self.context.media.free_bytes(&self.tables);
+        self.room.is_full() || free.is_ok_and(|free| free < BYTES_MAX)
+    }
+
     /// The worker's loop.
     pub(super) fn remains_loop(&self) {
         let pause = u128::from(PIECE) * 1_000_000_000
@@ -112,7 +118,7 @@ impl Inner {
                 return;
             }
             let mut remains = self.remains.lock();
-            if self.room.is_full() {
+            if !remains.0.is_empty() && self.is_short() {
                 remains.0.clear();
             }
             let wait = match remains.cut() {
