@@ -103,13 +103,6 @@ impl Drop for Workers {
     }
 }
 
-/// From here on this thread runs behind others that want a processor (nice value 10; on Linux, where threads have one of their own): for work that
-/// takes a while and that nobody waits for. It can't be taken back. Best effort.
-pub fn give_way() {
-    #[cfg(target_os = "linux")]
-    let _ = rustix::process::nice(10);
-}
-
 /// Does `one` for each of `0..items`, on up to `threads` threads, this one among them, each with one at a time; what they came to, in order. The others are
 /// called `name`; where they can't be started, there are fewer. A panic of any is this thread's.
 pub fn share_out<T: Send>(
@@ -173,24 +166,6 @@ mod tests {
             ("esker-wild", "boo")
         );
         assert_eq!(workers.join(), Ok(()));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn who_gives_way_does_so_alone() {
-        let nice = || -> i32 {
-            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            // Behind the name in parentheses it is the 17th of all that is left.
-            let (_, rest) = stat.rsplit_once(')').unwrap();
-            rest.split_whitespace().nth(16).unwrap().parse().unwrap()
-        };
-        let before = nice();
-        let given = thread::spawn(move || {
-            give_way();
-            nice()
-        });
-        assert_eq!(given.join().unwrap(), (before + 10).min(19));
-        assert_eq!(nice(), before);
     }
 
     #[test]

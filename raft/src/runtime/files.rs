@@ -1,4 +1,4 @@
-//! The files thread: reads old entries for peers that are behind, sends snapshots and takes them in. It gives way to threads that answer somebody.
+//! The files thread: reads old entries for peers that are behind, sends snapshots and takes them in.
 //!
 //! The receiver asks for every piece: so a transfer needs no more memory on either side than the pieces on their way, goes at the
 //! receiver's pace, and goes on where it stopped when pieces or the link are lost. A file that the receiver has is never asked for.

@@ -66,7 +66,7 @@ use apply::Applier;
 use crossbeam_channel::{TrySendError, bounded, unbounded};
 use driver::{Driver, Queues};
 use esker_sync::stop::StopToken;
-use esker_sync::workers::{Workers, give_way};
+use esker_sync::workers::Workers;
 use files::Files;
 use parking_lot::Mutex;
 use shared::{Event, Shared};
@@ -283,17 +283,11 @@ impl Node {
         let preparing = shared.clone();
         spawn(
             "esker-rf-snap",
-            Box::new(move |stop| {
-                give_way();
-                prepare::run(&snapshots_in, &files, &preparing, &stop);
-            }),
+            Box::new(move |stop| prepare::run(&snapshots_in, &files, &preparing, &stop)),
         )?;
         spawn(
             "esker-rf-files",
-            Box::new(move |stop| {
-                give_way();
-                files_work.run(&files_in, &stop);
-            }),
+            Box::new(move |stop| files_work.run(&files_in, &stop)),
         )?;
         let driving = shared.clone();
         spawn(

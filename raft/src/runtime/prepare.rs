@@ -1,5 +1,5 @@
 //! The thread that prepares snapshots: what takes long before one can be sent (a flush, hashes of what is in it) waits for nobody but itself, and
-//! nobody for it: commands are applied meanwhile, and peers served. On the processor it gives way to both.
+//! nobody for it: commands are applied meanwhile, and peers served.
 //!
 //! - PR1: what a snapshot is said to stand for is what it holds: the record that it has of what was applied, not what was when it was ordered.
 //! - PR2: each order is answered, done or not; at the end of the node too.
