@@ -266,3 +266,18 @@ fn rm2_what_has_another_name_is_not_cut() {
     assert_eq!(world.nameless(), 0);
     world.soon("the close", |store| store.close().unwrap());
 }
+
+/// The compaction is its caller's, and ends when nobody is left who frees anything.
+#[test]
+fn rm3_behind_the_close_a_compaction_of_another_thread_holds_nothing_back() {
+    for round in 0..5 {
+        let mut world = World::open();
+        world.merge();
+        let store = world.store.clone();
+        let compaction = std::thread::spawn(move || store.compact_all());
+        std::thread::sleep(Duration::from_millis(5 + 20 * round));
+        world.soon("the close", |store| store.close().unwrap());
+        let made = compaction.join().unwrap();
+        assert_eq!(world.nameless(), 0, "{made:?}");
+    }
+}

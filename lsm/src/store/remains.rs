@@ -100,6 +100,11 @@ impl Inner {
         }
     }
 
+    /// RM3. At the close, once nobody compacts any more.
+    pub(super) fn drop_remains(&self) {
+        self.remains.lock().0.clear();
+    }
+
     /// RM3: somebody may soon want what is held back.
     fn is_short(&self) -> bool {
         let free = self.context.media.free_bytes(&self.tables);
@@ -114,7 +119,6 @@ impl Inner {
         loop {
             let seen = self.remains_bell.rings();
             if self.room.is_closing() {
-                self.remains.lock().0.clear();
                 return;
             }
             let mut remains = self.remains.lock();
@@ -129,5 +133,36 @@ impl Inner {
             drop(remains);
             self.remains_bell.wait(seen, wait);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use esker_wal::media::Media;
+    use esker_wal::media::real::RealMedia;
+
+    fn bounded(lens: impl Iterator<Item = u64>) -> Vec<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealMedia::default().create(&dir.path().join("a"), 0);
+        let file = file.unwrap();
+        let remnant = |len| Remnant {
+            table: Weak::new(),
+            file: file.clone(),
+            len,
+        };
+        let mut remains = Remains(lens.map(remnant).collect());
+        remains.bound();
+        remains.0.iter().map(|r| r.len).collect()
+    }
+
+    #[test]
+    fn rm3_what_is_too_much_goes_at_once_the_oldest_first() {
+        let half = BYTES_MAX / 2;
+        assert_eq!(bounded([half, half].into_iter()), [half, half]);
+        assert_eq!(bounded([half, half, 1].into_iter()), [half, 1]);
+        assert_eq!(bounded([BYTES_MAX + 1].into_iter()), []);
+        let many = bounded(0..FILES_MAX as u64 + 2);
+        assert_eq!((many.len(), many[0]), (FILES_MAX, 2));
     }
 }

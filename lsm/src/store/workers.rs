@@ -1,8 +1,8 @@
 //! The workers: three threads or four, or the caller's `step`.
 //!
 //! `esker-flush` flushes frozen memtables, `esker-compact` compacts, `esker-room` tells those who got `Busy` when their
-//! time has come; with a rate for background work, `esker-remains` frees what removed tables took. [`Workers`] owns them; its `close`, or drop, tells them to stop and joins them. A flush or compaction in
-//! hand is finished first; what is not begun stays undone, the log has it.
+//! time has come; with a rate for background work, `esker-remains` frees what removed tables took. [`Workers`] owns them; its `close`, or drop,
+//! tells them to stop and joins them. A flush or compaction in hand is finished first; what is not begun stays undone, the log has it.
 
 use super::flush::Turn;
 use super::{Inner, View};
@@ -116,6 +116,7 @@ impl Workers {
         }
         // Others flush and compact in their own threads: what they have in hand is finished, and they begin nothing more.
         let (flushing, compacting) = (inner.flushing.lock(), inner.compacting.lock());
+        inner.drop_remains();
         let failed = inner.room.failure().map(|f| f.error());
         let log = inner.journal.close();
         {
