@@ -9,7 +9,7 @@ use crate::node::{BinaryOptions, Workspace, info_field};
 use crate::resp::{Client, Reply};
 use crate::{Outcome, ctx};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
@@ -334,6 +334,22 @@ fn percentiles(what: &str, all: &[(u64, u64)], from: Duration, to: Duration) -> 
     at(0.99)
 }
 
+/// The median of each second's 99th percentile: a few stalls of the disk in a run decide the whole's, and leave this one alone.
+fn median_second(all: &[(u64, u64)], from: Duration, to: Duration) -> u64 {
+    let mut seconds: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let within = micros(from)..micros(to);
+    for (due, took) in all.iter().filter(|(due, _)| within.contains(due)) {
+        seconds.entry(due / 1_000_000).or_default().push(*took);
+    }
+    let p99 = |mut second: Vec<u64>| {
+        second.sort_unstable();
+        second[second.len() * 99 / 100]
+    };
+    let mut seconds: Vec<u64> = seconds.into_values().map(p99).collect();
+    seconds.sort_unstable();
+    seconds.get(seconds.len() / 2).copied().unwrap_or(0)
+}
+
 fn info(cluster: &Cluster, at: usize) -> Option<String> {
     let mut client = cluster.connect(at, Duration::from_secs(5))?;
     Some(client.line("INFO raft").ok()?.text())
@@ -423,6 +439,16 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     let p99 = phase("before", quiet_from, joins_from);
     let during = phase("joining", joins_from, joins_to);
     phase("after", joins_to, after_to);
+    let (calm, busy) = (
+        median_second(&puts, quiet_from, joins_from),
+        median_second(&puts, joins_from, joins_to),
+    );
+    println!(
+        "p99 of the median second: before {:.2} ms, joining {:.2} ms: {:.2} times",
+        calm as f64 / 1e3,
+        busy as f64 / 1e3,
+        busy as f64 / calm.max(1) as f64,
+    );
     println!(
         "p99 at the leader: {:.2} times that of before; {} puts failed; node {} leads, as before: {}",
         during as f64 / p99.max(1) as f64,
