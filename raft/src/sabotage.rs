@@ -46,6 +46,10 @@ pub enum Sabotage {
     DamagedVotes,
     /// A node that lost its vote and its term acknowledges what it is sent.
     VotelessAcknowledges,
+    /// A node that lost entries commits by the leader's knowledge of what it had.
+    DamagedCommits,
+    /// A vote in the voter's own term is given though it hears from a leader.
+    DisloyalInTerm,
     /// The lease outlives an order to transfer.
     LeaseAfterTransfer,
     /// Learners count in the quorum.
@@ -152,6 +156,8 @@ pub const ALL: &[Sabotage] = &[
     Sabotage::SnapshotKeepsLog,
     Sabotage::DamagedVotes,
     Sabotage::VotelessAcknowledges,
+    Sabotage::DamagedCommits,
+    Sabotage::DisloyalInTerm,
     Sabotage::LeaseAfterTransfer,
     Sabotage::LearnersCount,
     Sabotage::OlderTermCounts,

@@ -13,6 +13,8 @@
 //!   it leads until an entry of its term is committed (LE5), which takes its log to those that vote.
 //! - EL8: nobody leads before its own vote is synced. Who has to ask others asks behind that sync (EL1); a lone voter asks nobody, and what it sent to a
 //!   learner in a term that the power took would stand there under the names of what it appends in that term again.
+//! - EL9: who heard from a leader within an election timeout votes for nobody whom that leader did not order to campaign, in whatever term: a lease
+//!   (RI5) counts on it.
 
 use super::leader::Leader;
 use super::types::{LogId, NodeId, Term};
@@ -81,6 +83,7 @@ impl Core {
         };
         self.term_changed();
         self.write_hard_state();
+        self.drop_reads(None);
         let mut campaign = Campaign {
             votes: match &mut self.role {
                 Role::PreCandidate(before) if sabotage::on(Sabotage::PreVoteCountsAsVote) => {
@@ -163,10 +166,13 @@ impl Core {
         }
     }
 
-    pub(super) fn on_vote(&mut self, from: NodeId, last: LogId) {
+    pub(super) fn on_vote(&mut self, from: NodeId, last: LogId, transfer: bool) {
+        // EL9: its term may have come by something else that was said.
+        let loyal = !transfer && self.is_loyal() && !sabotage::on(Sabotage::DisloyalInTerm);
         let free =
             self.hard.vote.is_none_or(|vote| vote == from) || sabotage::on(Sabotage::VotesTwice);
         let granted = free
+            && !loyal
             && !self.is_leader()
             && !self.abstains_now()
             && self.is_up_to_date(last)

@@ -3,7 +3,9 @@
 //! - FO1: an entry is taken only behind one that both logs hold, so two logs that hold one entry agree up to it.
 //! - FO2: what conflicts is cut, never something committed.
 //! - FO3: an append is acknowledged up to its own last entry, once that is synced; not up to whatever else the log holds.
-//! - FO4: the commit index moves only over what is known to agree with the leader's log; by the leader's knowledge only where nothing was lost.
+//! - FO4: the commit index moves only over what is known to agree with the leader's log; by the leader's knowledge only where nothing was lost: behind
+//!   damage there may stand what the lost frames had superseded.
+//! - FO5 (C2): who lost entries says so to a leader from whom none come: what it once acknowledged nobody sends by himself.
 
 use super::types::{Entry, Index, LogId, NodeId, SnapshotMeta};
 use super::{Abstain, Body, Core, Role, RoleName, Write};
@@ -64,6 +66,7 @@ impl Core {
             }
         }
         self.commit_to(commit.min(matched));
+        self.fetched = true;
         self.acknowledge(from, matched);
     }
 
@@ -75,12 +78,22 @@ impl Core {
         if !self.hear(from) {
             return;
         }
-        // The leader names no more than it knows to agree; a broken one is not followed beyond the end. Of a node that lost its term it knows
-        // what is gone, and an older leader may have put something else there.
-        if self.abstain != Abstain::Always || sabotage::on(Sabotage::VotelessAcknowledges) {
+        // The leader names no more than it knows to agree; a broken one is not followed beyond the end.
+        let knows = match self.abstain {
+            Abstain::No => true,
+            Abstain::Until(_) => sabotage::on(Sabotage::DamagedCommits),
+            Abstain::Always => sabotage::on(Sabotage::VotelessAcknowledges),
+        };
+        if knows {
             self.commit_to(commit.min(self.log.last().index));
         }
         self.send(from, Body::Heard { round });
+        let fetched = std::mem::take(&mut self.fetched);
+        if matches!(self.abstain, Abstain::Until(_)) && !fetched {
+            let hint = self.log.last();
+            let (prev, lost) = (hint.index.next(), true);
+            self.send(from, Body::Conflict { prev, hint, lost });
+        }
     }
 
     pub(super) fn on_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {

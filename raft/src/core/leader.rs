@@ -281,6 +281,8 @@ impl Core {
         }
         self.out.changed = true;
         self.replicate();
+        // Where fewer decide their answers may be there already, and no other comes.
+        self.confirm_reads();
         id
     }
 
@@ -386,6 +388,9 @@ impl Core {
         };
         leader.beat += 1;
         leader.check += 1;
+        for progress in leader.progress.values_mut() {
+            progress.may_resume = true;
+        }
         for catch_up in leader.promoting.values_mut() {
             catch_up.elapsed += 1;
         }
@@ -548,10 +553,23 @@ impl Core {
             Some(prev) if whole && prev.index.next() == next => {
                 self.send_append(to, prev, entries);
             }
+            // Not there yet: its next answer to a heartbeat asks again.
+            None if entries.is_empty() && self.log.id(next.before()).is_some() => return,
             // Gone from storage, or not what it needs any more: tried again, by a snapshot where the log does not reach back.
             _ => {}
         }
         self.send_entries(to);
+    }
+
+    /// A snapshot has what its own log can't read any more.
+    pub(super) fn fetch_failed(&mut self, to: NodeId) {
+        let Some(progress) = (self.role.leading()).and_then(|l| l.progress.get_mut(&to)) else {
+            return;
+        };
+        if std::mem::take(&mut progress.fetching) {
+            progress.state = State::Snapshot;
+            self.out.snapshots.push(to);
+        }
     }
 
     pub(super) fn snapshot_sent(&mut self, to: NodeId, last: Option<Index>) {
@@ -652,7 +670,7 @@ impl Core {
         };
         progress.heard = true;
         if lost {
-            progress.lost(hinted);
+            progress.lost(agreed);
         }
         // An answer to what was sent before it acknowledged more.
         if prev <= progress.matched {

@@ -121,8 +121,13 @@ pub enum Input {
     Fetched {
         /// For whom.
         to: NodeId,
-        /// In order; none when they are not there any more.
+        /// In order; none when they are not there any more, or not yet.
         entries: Vec<Entry>,
+    },
+    /// Entries that [`Outputs::fetches`] asked for can't be read: a snapshot goes instead.
+    FetchFailed {
+        /// For whom.
+        to: NodeId,
     },
     /// The sending of a snapshot ended.
     SnapshotSent {
@@ -236,6 +241,8 @@ pub struct Core {
     timeout: u32,
     /// Ticks since a leader was heard from; starts at zero, so that a restarted node votes only after a whole election timeout (C3).
     quiet: u32,
+    /// Entries came since the last heartbeat (FO5).
+    fetched: bool,
     now: u64,
     abstain: Abstain,
     /// Since a leader was heard from it was asked for its vote for a log that is older than its own (EL7).
@@ -275,6 +282,7 @@ impl Core {
             elapsed: 0,
             timeout: 0,
             quiet: 0,
+            fetched: false,
             now: 0,
             abstain: restored.abstain,
             outranks: false,
@@ -312,6 +320,7 @@ impl Core {
                 }
             }
             Input::Fetched { to, entries } => self.fetched(to, entries),
+            Input::FetchFailed { to } => self.fetch_failed(to),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
             Input::Readmit => {
                 if self.abstain == Abstain::Always {
@@ -652,7 +661,7 @@ impl Core {
         match body {
             Body::PreVote { last } => self.on_pre_vote(from, term, last),
             Body::PreVoted { granted } => self.on_pre_voted(from, term, granted),
-            Body::Vote { last, .. } => self.on_vote(from, last),
+            Body::Vote { last, transfer } => self.on_vote(from, last, transfer),
             Body::Voted { granted } => self.on_voted(from, granted),
             Body::Append {
                 prev,

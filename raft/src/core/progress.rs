@@ -4,6 +4,8 @@
 //!   lost what it acknowledged. Taken too low it costs a message, never safety.
 //! - PR2: probing, one append is on its way until it is answered or a heartbeat is (what was lost is sent again); replicating, as
 //!   many as the limits of messages and bytes let; while a snapshot is on its way, none.
+//! - PR3: what may be lost is sent again once in a tick, however many heartbeats are answered: reads make rounds of them, and who answers those may
+//!   have a disk that hangs.
 
 use super::options::Options;
 use super::types::{Index, NodeId};
@@ -39,6 +41,8 @@ pub(crate) struct Progress {
     pub(crate) told_commit: Index,
     /// It acknowledged something since it last answered a heartbeat.
     pub(crate) moved: bool,
+    /// A tick has passed since the last time (PR3).
+    pub(crate) may_resume: bool,
 }
 
 impl Progress {
@@ -54,6 +58,7 @@ impl Progress {
             fetching: false,
             told_commit: Index(0),
             moved: false,
+            may_resume: false,
         }
     }
 
@@ -128,6 +133,9 @@ impl Progress {
     /// It answered a heartbeat: what it was sent before may be lost. True when that has to be asked: much is on its way, and
     /// nothing of it was acknowledged since the last time.
     pub(crate) fn resume(&mut self) -> bool {
+        if !std::mem::take(&mut self.may_resume) {
+            return false;
+        }
         let moved = std::mem::take(&mut self.moved);
         match &mut self.state {
             State::Probe { waiting } => {

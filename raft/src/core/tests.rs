@@ -105,3 +105,98 @@ fn entries_that_were_read_while_they_were_replaced_go_to_nobody() {
     let out = leader.step(0, fetched(log[..4].to_vec()));
     assert_eq!(out.messages.len(), 1);
 }
+
+/// One leads two, behind these entries of term 2, in term 3.
+fn led_by_one(log: &[Entry], options: Options) -> Core {
+    let mut leader = node(1, &[1, 2], 2, log, options);
+    let _ = leader.step(0, Input::Campaign);
+    let _ = leader.step(0, from(2, 3, Body::PreVoted { granted: true }));
+    let _ = leader.step(0, Input::Synced(1));
+    let _ = leader.step(0, from(2, 3, Body::Voted { granted: true }));
+    assert_eq!(leader.role(), RoleName::Leader);
+    leader
+}
+
+/// What storage does not have, or can't read, was read again at once, without an end.
+#[test]
+fn entries_that_can_not_be_read_are_not_asked_for_in_a_loop() {
+    let options = Options {
+        tail_bytes_max: 1,
+        ..Options::default()
+    };
+    let log: Vec<Entry> = (1..=9).map(|index| entry(2, index)).collect();
+    let mut leader = led_by_one(&log, options);
+    let behind = || Body::Conflict {
+        prev: Index(9),
+        hint: id(1, 3),
+        lost: false,
+    };
+    let out = leader.step(0, from(2, 3, behind()));
+    assert_eq!(out.fetches.len(), 1);
+    let entries = Vec::new();
+    let to = NodeId(2);
+    let out = leader.step(0, Input::Fetched { to, entries });
+    assert_eq!((out.fetches.len(), out.snapshots.len()), (0, 0), "{out:?}");
+    let out = leader.step(0, from(2, 3, Body::Heard { round: 1 }));
+    assert_eq!(out.fetches.len(), 1, "the next answer asks again");
+    let out = leader.step(0, Input::FetchFailed { to });
+    assert_eq!((out.fetches.len(), out.snapshots), (0, vec![to]));
+}
+
+/// PR3: a peer whose disk hangs answers heartbeats; each read is a round of them, and each of those sent it all it lacks again.
+#[test]
+fn a_peer_that_answers_rounds_and_syncs_nothing_is_not_sent_entries_for_each() {
+    let log: Vec<Entry> = (1..=9).map(|index| entry(2, index)).collect();
+    let mut leader = led_by_one(&log, Options::default());
+    let behind = Body::Conflict {
+        prev: Index(9),
+        hint: id(1, 0),
+        lost: false,
+    };
+    let _ = leader.step(0, from(2, 3, behind));
+    let mut sent = 0;
+    let mut count = |out: Outputs| {
+        let append = |e: &&Envelope| matches!(&e.message.body, Body::Append { entries, .. } if !entries.is_empty());
+        sent += out.messages.iter().filter(append).count();
+    };
+    for round in 1..=100 {
+        count(leader.step(0, from(2, 3, Body::Heard { round: 1 })));
+        count(leader.step(0, Input::Read(round)));
+        if round % 50 == 0 {
+            count(leader.step(0, Input::Tick));
+        }
+    }
+    assert!((1..=2).contains(&sent), "{sent}");
+}
+
+/// FO4: behind damage there stood what the lost frame had superseded, and the leader of the term knew what it once acknowledged.
+#[test]
+fn behind_damage_nothing_is_committed_by_what_the_leader_remembers() {
+    let membership = Membership::of([1, 2, 3].map(NodeId));
+    let snapshot = SnapshotMeta {
+        last: LogId::default(),
+        membership,
+    };
+    let mut log = LogView::new(snapshot, 1 << 20);
+    (1..=8).for_each(|index| log.push(entry(1, index)));
+    let restored = Restored {
+        hard: HardState {
+            term: Term(2),
+            vote: None,
+        },
+        log,
+        committed: Index(3),
+        abstain: Abstain::Until(Index(9)),
+    };
+    let mut core = Core::new(NodeId(2), Options::default(), restored, 7).expect("they can be");
+    let beat = |commit| Body::Heartbeat { commit, round: 1 };
+    let out = core.step(0, from(1, 2, beat(Index(9))));
+    assert_eq!((out.committed, core.committed()), (None, Index(3)));
+    let lost = Body::Conflict {
+        prev: Index(9),
+        hint: id(1, 8),
+        lost: true,
+    };
+    let said = out.messages.iter().map(|e| &e.message.body);
+    assert_eq!(said.collect::<Vec<_>>(), [&Body::Heard { round: 1 }, &lost]);
+}

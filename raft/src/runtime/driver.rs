@@ -382,6 +382,7 @@ impl Driver {
                 let _ = self.queues.apply.send(apply::Job::Report);
             }
             Event::Fetched { to, entries } => self.step(Input::Fetched { to, entries }),
+            Event::FetchFailed { to } => self.step(Input::FetchFailed { to }),
             Event::SnapshotSent { to, last } => {
                 self.kept.sent(to, last.is_some());
                 self.step(Input::SnapshotSent { to, last });

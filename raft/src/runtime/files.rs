@@ -165,12 +165,14 @@ impl Files {
             match jobs.recv_timeout(self.pace.rest(Instant::now())) {
                 Ok(Job::Fetch(fetch, last)) => {
                     let entries = self.reader.entries(fetch.from, last, fetch.bytes);
-                    let entries = entries.unwrap_or_else(|error| {
-                        tracing::warn!(%error, to = %fetch.to, "entries for a peer could not be read");
-                        Vec::new()
-                    });
                     let to = fetch.to;
-                    self.shared.report(Event::Fetched { to, entries });
+                    self.shared.report(match entries {
+                        Ok(entries) => Event::Fetched { to, entries },
+                        Err(error) => {
+                            tracing::warn!(%error, %to, "entries for a peer can't be read: it is offered a snapshot");
+                            Event::FetchFailed { to }
+                        }
+                    });
                 }
                 Ok(Job::Offer { to, term, taken }) => self.offer(to, term, taken),
                 Ok(Job::Packet(packet)) => self.packet(packet),

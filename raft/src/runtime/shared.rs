@@ -62,6 +62,9 @@ pub(super) enum Event {
         to: NodeId,
         entries: Vec<Entry>,
     },
+    FetchFailed {
+        to: NodeId,
+    },
     /// A snapshot, or that there is none: more may be durable now.
     Prepared,
     SnapshotSent {

@@ -1,6 +1,6 @@
 //! What must hold at every step (C1-C3), and after the faults end.
 
-use super::{Cluster, Event};
+use super::{Cluster, Event, Read, STORM};
 use crate::core::*;
 
 impl Cluster {
@@ -29,6 +29,19 @@ impl Cluster {
             return Err(format!("still joint: {}", self.explain()));
         }
         let committed = leader.committed();
+        // What was asked in the calm, and a second ago.
+        let waits = |r: &&Read| {
+            let node = &self.nodes[&r.node];
+            let there = node.life == r.life && node.core.is_some();
+            there && r.asked > STORM && r.asked + 1_000_000 < self.now
+        };
+        if let Some(read) = self.reads.values().find(waits) {
+            return Err(format!(
+                "{} answers no reads: {}",
+                read.node,
+                self.explain()
+            ));
+        }
         for voter in &membership.voters {
             if self.nodes[&voter.0].disk.abstain == Abstain::Always {
                 continue;
@@ -55,7 +68,7 @@ impl Cluster {
         cores.map(|core| core.last().index.0).sum()
     }
 
-    fn explain(&self) -> String {
+    pub(super) fn explain(&self) -> String {
         let nodes = self.nodes.values().filter_map(|n| n.core.as_ref());
         nodes.map(|c| format!("\n  {}", c.explain())).collect()
     }
@@ -198,7 +211,10 @@ impl Cluster {
             Answer::Refused(Refusal::Busy) => self.saw("path: refused: busy"),
             Answer::Refused(Refusal::Transferring) => self.saw("path: refused: transferring"),
             Answer::Refused(Refusal::ChangeUnderWay) => self.saw("path: refused: change under way"),
-            Answer::Refused(Refusal::NotLeader { .. }) => self.saw("path: refused: not leader"),
+            Answer::Refused(Refusal::NotLeader { .. }) => {
+                self.reads.remove(&token);
+                self.saw("path: refused: not leader");
+            }
             Answer::Refused(Refusal::BadChange(_)) => self.saw("path: refused: bad change"),
             Answer::Appended(_) => self.saw("appended"),
         }

@@ -22,6 +22,8 @@ const TICK: u64 = 10_000;
 /// Virtual length of the part with faults, and of the one without.
 const STORM: u64 = 6_000_000;
 const CALM: u64 = 4_000_000;
+/// More is an answer to each answer.
+const UNDER_WAY_MAX: usize = 50_000;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -44,6 +46,11 @@ enum Event {
         to: u64,
         term: Term,
         meta: SnapshotMeta,
+    },
+    Read {
+        node: u64,
+        life: u64,
+        fetch: Fetch,
     },
     Chaos,
     Client,
@@ -69,6 +76,10 @@ enum Event {
 #[derive(Debug)]
 struct Read {
     floor: Index,
+    /// When and where, and which life that was.
+    asked: u64,
+    node: u64,
+    life: u64,
 }
 
 use super::{Coverage, Plan};
@@ -84,6 +95,7 @@ const PATHS: &[&str] = &[
     "a sync failed",
     "fault: bit rot takes a vote",
     "fault: bit rot takes entries",
+    "fault: bit rot takes what superseded entries",
     "message delayed",
     "message lost",
     "message repeated",
@@ -115,6 +127,8 @@ const PATHS: &[&str] = &[
     "path: conflict",
     "path: lost entries are back",
     "path: old entries are fetched",
+    "path: old entries are not there yet",
+    "path: old entries can't be read",
     "path: refused: bad change",
     "path: refused: busy",
     "path: refused: change under way",
@@ -309,10 +323,13 @@ impl Cluster {
     /// The power goes, and bit rot takes its entries above `keep`, which recovery reports.
     pub fn lose_entries(&mut self, id: u64, keep: Index) {
         self.power_cut(id);
-        let disk = &mut self.nodes.get_mut(&id).expect("a node").disk;
-        let until = disk.entries.last().map_or(Index(0), |e| e.id.index);
-        disk.entries.retain(|e| e.id.index <= keep);
-        disk.abstain = Abstain::Until(until);
+        self.nodes.get_mut(&id).expect("a node").disk.lose(keep);
+    }
+
+    /// The power goes, and bit rot takes the frame that superseded entries. False where none did.
+    pub fn unearth(&mut self, id: u64) -> bool {
+        self.power_cut(id);
+        self.nodes.get_mut(&id).expect("a node").disk.unearth()
     }
 
     /// A node that has these terms in its log, and this hard state.
@@ -336,7 +353,7 @@ impl Cluster {
         self.truth.len() as u64
     }
 
-    /// How many reads have no answer but perhaps a refusal.
+    /// How many reads have neither an answer nor a refusal.
     pub fn unanswered(&self) -> usize {
         self.reads.len()
     }
@@ -374,9 +391,20 @@ impl Cluster {
     /// Asks for a linearizable read; it may show no less than what is committed by now.
     pub fn ask(&mut self, id: u64) -> Result<(), String> {
         self.token += 1;
-        let floor = Index(self.truth.len() as u64);
-        self.reads.insert(self.token, Read { floor });
+        self.note_read(id, self.token);
         self.step(id, Input::Read(self.token))
+    }
+
+    fn note_read(&mut self, node: u64, token: Token) {
+        let floor = Index(self.truth.len() as u64);
+        let (asked, life) = (self.now, self.nodes[&node].life);
+        let read = Read {
+            floor,
+            asked,
+            node,
+            life,
+        };
+        self.reads.insert(token, read);
     }
 
     pub fn step(&mut self, id: u64, input: Input) -> Result<(), String> {
@@ -486,24 +514,14 @@ impl Cluster {
             self.check_answer(id, token, &answer)?;
         }
         for fetch in fetches {
-            self.saw("path: old entries are fetched");
-            let node = &self.nodes[&id];
-            let mut bytes = 0;
-            let entries = (node.written.entries.iter())
-                .skip_while(|e| e.id.index < fetch.from)
-                .take_while(|e| {
-                    bytes += e.weight();
-                    bytes <= fetch.bytes || e.id.index == fetch.from
-                })
-                .cloned()
-                .collect();
-            self.step(
-                id,
-                Input::Fetched {
-                    to: fetch.to,
-                    entries,
-                },
-            )?;
+            if self.script.is_some() {
+                self.read_for(id, fetch)?;
+                continue;
+            }
+            let life = self.nodes[&id].life;
+            let takes = self.rng.below(3_000);
+            let node = id;
+            self.at(takes, Event::Read { node, life, fetch });
         }
         for to in snapshots {
             let node = &self.nodes[&id];
@@ -515,6 +533,7 @@ impl Cluster {
                 .checked_sub(1)
                 .map(|at| self.truth[at as usize].id)
             else {
+                self.step(id, Input::SnapshotSent { to, last: None })?;
                 continue;
             };
             let membership = core.membership_at(applied).clone();
@@ -538,6 +557,30 @@ impl Cluster {
             self.at(takes, event);
         }
         Ok(())
+    }
+
+    /// Reads what a peer is to be sent.
+    fn read_for(&mut self, id: u64, fetch: Fetch) -> Result<(), String> {
+        let Fetch { to, from, bytes } = fetch;
+        self.saw("path: old entries are fetched");
+        if !self.calm && self.rng.one_in(200) {
+            self.saw("path: old entries can't be read");
+            return self.step(id, Input::FetchFailed { to });
+        }
+        let mut weight = 0;
+        let entries = (self.nodes[&id].written.entries.iter())
+            .skip_while(|e| e.id.index < from)
+            .take_while(|e| {
+                weight += e.weight();
+                weight <= bytes || e.id.index == from
+            })
+            .cloned();
+        let mut entries: Vec<Entry> = entries.collect();
+        if self.rng.one_in(50) {
+            self.saw("path: old entries are not there yet");
+            entries.clear();
+        }
+        self.step(id, Input::Fetched { to, entries })
     }
 
     /// What an append supersedes.

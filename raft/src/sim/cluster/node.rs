@@ -32,6 +32,8 @@ pub(in crate::sim) struct Disk {
     pub(in crate::sim) snapshot: SnapshotMeta,
     pub(in crate::sim) entries: Vec<Entry>,
     pub(in crate::sim) abstain: Abstain,
+    /// From where the last append that superseded entries did, and those.
+    pub(in crate::sim) buried: Vec<Entry>,
 }
 
 impl Disk {
@@ -45,13 +47,18 @@ impl Disk {
             }
             Write::Append(entries) => {
                 for entry in entries {
-                    self.entries.retain(|e| e.id.index < entry.id.index);
+                    let stays = |e: &Entry| e.id.index < entry.id.index;
+                    let kept = self.entries.partition_point(stays);
+                    if kept < self.entries.len() {
+                        self.buried = self.entries.split_off(kept);
+                    }
                     self.entries.push(entry.clone());
                 }
             }
             Write::Snapshot(meta) => {
                 self.snapshot = meta.clone();
                 self.entries.clear();
+                self.buried.clear();
             }
         }
     }
@@ -59,12 +66,38 @@ impl Disk {
     /// The newest frames are lost: those of the newest term, as far as no snapshot stands for them.
     pub(super) fn lose_vote(&mut self) {
         self.abstain = Abstain::Always;
+        self.buried.clear();
         self.hard.vote = None;
         let term = self.hard_before.term;
         if self.snapshot.last.term <= term {
             self.hard = self.hard_before;
             self.entries.retain(|e| e.id.term <= term);
         }
+    }
+
+    /// Entries above `keep` are lost, and that is known.
+    pub(super) fn lose(&mut self, keep: Index) {
+        let until = self.entries.last().map_or(Index(0), |e| e.id.index);
+        self.entries.retain(|e| e.id.index <= keep);
+        self.buried.clear();
+        self.abstain = Abstain::Until(until);
+    }
+
+    /// The frame is lost that superseded entries: they stand there again, as far as what is known of the log's end lets them. False where there is none.
+    pub(super) fn unearth(&mut self) -> bool {
+        let (Some(first), Some(end)) = (self.buried.first(), self.entries.last()) else {
+            return false;
+        };
+        let (at, end) = (first.id.index, end.id);
+        let fits = |e: &Entry| e.id.index < end.index && e.id.term <= end.term;
+        if at <= self.snapshot.last.index || at > end.index || !fits(first) {
+            return false;
+        }
+        self.entries.retain(|e| e.id.index < at);
+        let buried = std::mem::take(&mut self.buried);
+        self.entries.extend(buried.into_iter().take_while(fits));
+        self.abstain = Abstain::Until(end.index);
+        true
     }
 
     pub(super) fn compact(&mut self, meta: SnapshotMeta) {

@@ -1,7 +1,7 @@
 //! What a seed does to the cluster.
 
 use super::swarm::{FAULTS, Fault};
-use super::{CALM, Cluster, Event, NODES, Read, STORM, TICK};
+use super::{CALM, Cluster, Event, NODES, STORM, TICK, UNDER_WAY_MAX};
 use crate::core::*;
 use bytes::Bytes;
 use std::cmp::Reverse;
@@ -44,11 +44,12 @@ impl Cluster {
         if rot && self.rng.one_in(4) {
             node.disk.lose_vote();
             self.saw("fault: bit rot takes a vote");
+        } else if rot && node.disk.unearth() {
+            self.saw("fault: bit rot takes what superseded entries");
         } else if rot && !node.disk.entries.is_empty() {
-            let keep = self.rng.below(node.disk.entries.len() as u64) as usize;
-            let until = node.disk.entries.last().expect("not empty").id.index;
-            node.disk.entries.truncate(keep);
-            node.disk.abstain = Abstain::Until(until);
+            let keep = self.rng.below(node.disk.entries.len() as u64);
+            let base = node.disk.snapshot.last.index;
+            node.disk.lose(Index(base.0 + keep));
             self.saw("fault: bit rot takes entries");
         }
     }
@@ -88,6 +89,9 @@ impl Cluster {
     }
 
     fn one(&mut self) -> Result<(), String> {
+        if self.queue.len() > UNDER_WAY_MAX {
+            return Err(format!("messages without an end: {}", self.explain()));
+        }
         let Reverse(key) = self.queue.pop().expect("ticks go on");
         self.now = key.0;
         let event = self.events.remove(&key).expect("queued with its key");
@@ -120,6 +124,18 @@ impl Cluster {
                 }
                 let from = NodeId(from);
                 self.step(to, Input::Message { from, message })
+            }
+            Event::Read { node, life, fetch } => {
+                let n = &self.nodes[&node];
+                if n.life != life || n.core.is_none() {
+                    return Ok(());
+                }
+                if n.paused_until > self.now {
+                    let wait = n.paused_until - self.now;
+                    self.at(wait, Event::Read { node, life, fetch });
+                    return Ok(());
+                }
+                self.read_for(node, fetch)
             }
             Event::Synced { node, life } => {
                 let n = self.nodes.get_mut(&node).expect("a node");
@@ -418,9 +434,12 @@ impl Cluster {
         self.token += 1;
         let token = self.token;
         if self.rng.one_in(3) {
-            let floor = Index(self.truth.len() as u64);
-            self.reads.insert(token, Read { floor });
-            return self.step_if_up(node, Input::Read(token));
+            let n = &self.nodes[&node];
+            if n.core.is_none() || n.paused_until > self.now {
+                return Ok(());
+            }
+            self.note_read(node, token);
+            return self.step(node, Input::Read(token));
         }
         let count = 1 + self.rng.below(4);
         let machines = &mut self.machines;

@@ -1,6 +1,6 @@
 //! Elections (5.2, 5.4.1; thesis 3.8, 9.6).
 
-use super::{Outcome, Play, Scenario, claim, lease};
+use super::{Outcome, Play, SET_UP, Scenario, claim, lease};
 use bytes::Bytes;
 use esker_raft::core::*;
 
@@ -481,6 +481,40 @@ fn all_are_restarted_at_once() -> Outcome {
     play.commits(leader, &[1, 2, 3, 4, 5])
 }
 
+/// C2: entries that were acknowledged are lost, and nobody writes: the leader knows that they are there, so nothing of its own would send them again.
+fn lost_entries_come_again_though_nobody_writes() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 3)?;
+    play.settle(&[1, 2, 3])?;
+    play.run(4, |_, _| true)?;
+    play.cluster.lose_entries(3, Index(1));
+    play.cluster.start(3);
+    let written = play.cluster.core(1).last();
+    play.run(60, |_, _| true)?;
+    let (leads, last) = (play.leads(1), play.cluster.core(1).last());
+    claim(leads && last == written, "it was not idle")?;
+    claim(!play.cluster.core(3).abstains(), "it abstains for ever")
+}
+
+/// C2, FO4: the frame is lost that superseded entries of an older leader, so those stand there again, and the leader remembers what was acknowledged.
+fn what_was_superseded_stands_there_again() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.elect(2, &[3])?;
+    play.run(6, |_, _| true)?;
+    // Alone with them.
+    play.propose(2, 5)?;
+    play.settle(&[2])?;
+    play.elect(1, &[3])?;
+    play.run(6, |_, _| true)?;
+    play.propose(1, 4)?;
+    play.run(6, |_, _| true)?;
+    let found = play.cluster.unearth(2);
+    claim(found, &format!("{SET_UP} nothing was superseded"))?;
+    play.cluster.start(2);
+    play.run(20, |_, _| true)?;
+    claim(!play.cluster.core(2).abstains(), "it abstains for ever")
+}
+
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
     (
@@ -549,4 +583,12 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
         a_node_that_lost_its_vote_votes_for_nobody,
     ),
     ("all are restarted at once", all_are_restarted_at_once),
+    (
+        "lost entries come again though nobody writes",
+        lost_entries_come_again_though_nobody_writes,
+    ),
+    (
+        "what was superseded stands there again",
+        what_was_superseded_stands_there_again,
+    ),
 ];

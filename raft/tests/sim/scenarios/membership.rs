@@ -200,6 +200,26 @@ fn a_learner_whose_log_is_the_newest_campaigns() -> Outcome {
     )
 }
 
+/// 6.4 of the thesis: a read waits for answers while those who were asked cease to be members: the one that is left answers it.
+fn a_read_waits_while_one_voter_is_left() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.step(1, Input::Change(1, Change::SetVoters([NodeId(1)].into())))?;
+    play.cluster.synced(1)?;
+    // Its heartbeats wait.
+    play.cluster.ask(1)?;
+    play.deliver(1, 2, |m| matches!(m.body, Body::Append { .. }))?;
+    play.cluster.synced(2)?;
+    play.deliver(2, 1, |m| matches!(m.body, Body::Appended { .. }))?;
+    play.run(30, |_, _| true)?;
+    play.cluster.ask(1)?;
+    let alone = play.cluster.core(1).membership().voters.len() == 1;
+    claim(alone && play.leads(1), &format!("{SET_UP} it is not alone"))?;
+    claim(
+        play.cluster.unanswered() == 0,
+        "reads are not answered any more",
+    )
+}
+
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
     ("a membership is rolled back", a_membership_is_rolled_back),
@@ -224,5 +244,9 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
     (
         "a learner whose log is the newest campaigns",
         a_learner_whose_log_is_the_newest_campaigns,
+    ),
+    (
+        "a read waits while one voter is left",
+        a_read_waits_while_one_voter_is_left,
     ),
 ];

@@ -215,6 +215,49 @@ fn a_transfer_to_one_that_is_gone_is_given_up() -> Outcome {
     play.commits(1, &[1, 3])
 }
 
+/// RI5, C3: who hears from the leader comes into a newer term by the refusal of a pre-vote; the vote asked of it there is one in its own term.
+fn a_vote_in_a_term_that_came_by_a_refusal() -> Outcome {
+    let pre = |m: &Message| matches!(m.body, Body::PreVote { .. });
+    let mut play = Play::led(3, lease())?;
+    play.forget_leader(&[2, 3])?;
+    play.step(3, Input::Campaign)?;
+    play.deliver(3, 2, pre)?;
+    // 3 is a candidate, and that is not synced.
+    play.deliver(2, 3, |m| matches!(m.body, Body::PreVoted { .. }))?;
+    // 2 is refused in the term of 3; the refusal is on its way.
+    play.step(2, Input::Campaign)?;
+    play.deliver(2, 3, pre)?;
+    for _ in 0..2 {
+        play.step(1, Input::Tick)?;
+    }
+    play.deliver(1, 2, |m| matches!(m.body, Body::Heartbeat { .. }))?;
+    play.deliver(2, 1, |m| matches!(m.body, Body::Heard { .. }))?;
+    play.deliver(3, 2, |_| true)?;
+    play.cluster.synced(2)?;
+    play.cluster.synced(3)?;
+    play.deliver(3, 2, |_| true)?;
+    play.cluster.synced(2)?;
+    play.deliver(2, 3, |_| true)?;
+    if play.leads(3) {
+        play.commits(3, &[2, 3])?;
+    }
+    play.cluster.pass(1_000);
+    play.cluster.ask(1)?;
+    claim(!play.leads(3), "a loyal node voted")
+}
+
+/// A node is asked for a read, and ordered to campaign before the answer is there: who asked hears of it.
+fn a_read_at_who_is_ordered_to_campaign() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.cluster.ask(3)?;
+    play.drop_mail();
+    play.step(1, Input::Transfer(NodeId(3)))?;
+    play.settle(&[1, 2, 3])?;
+    play.run(30, |_, _| true)?;
+    claim(play.leads(3), &format!("{SET_UP} 3 does not lead"))?;
+    claim(play.cluster.unanswered() == 0, "the read has no answer")
+}
+
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
     (
@@ -256,5 +299,13 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
     (
         "a transfer to one that is gone is given up",
         a_transfer_to_one_that_is_gone_is_given_up,
+    ),
+    (
+        "a vote in a term that came by a refusal",
+        a_vote_in_a_term_that_came_by_a_refusal,
+    ),
+    (
+        "a read at who is ordered to campaign",
+        a_read_at_who_is_ordered_to_campaign,
     ),
 ];
