@@ -665,13 +665,16 @@ impl Shared {
     /// Writes the history if it changed.
     pub(crate) fn write_epochs(&self) -> std::io::Result<()> {
         let _file = self.epochs_file.lock();
-        if !self.epochs_dirty.load(Ordering::Acquire) {
+        // Before it is read: who adds an epoch meanwhile says so again.
+        if !self.epochs_dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         let epochs = self.epochs.lock().clone();
-        meta::store_epochs(&*self.options.media, &self.dir, &epochs)?;
-        self.epochs_dirty.store(false, Ordering::Release);
-        Ok(())
+        let stored = meta::store_epochs(&*self.options.media, &self.dir, &epochs);
+        if stored.is_err() {
+            self.epochs_dirty.store(true, Ordering::Release);
+        }
+        stored
     }
 
     fn begin_held(

@@ -4,9 +4,12 @@ use crate::ground::{Ground, both};
 use esker_wal::media::Media;
 use esker_wal::media::sim::CallKind;
 use esker_wal::*;
+use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Appends and syncs until `segments` more were begun; with `keep`, lets go of all but that much.
 fn fill(log: &Log, segments: u64, keep: Option<u64>) {
@@ -174,4 +177,62 @@ fn segments_released_while_they_are_verified_are_no_damage_beside_their_frames()
             assert!(verified.is_clean(), "{:?}", verified.damage);
         });
     }
+}
+
+/// W5: while the preparer, who had no room for it before, wrote the history, another epoch began: that was taken for written too.
+#[test]
+fn w5_an_epoch_that_begins_while_the_history_is_written_is_in_it() {
+    both(|ground| {
+        let stage = Arc::new(AtomicUsize::new(0));
+        let held: Arc<Mutex<Option<Arc<Log>>>> = Arc::default();
+        let writes = Arc::new(AtomicUsize::new(0));
+        let second: Arc<Mutex<Option<JoinHandle<()>>>> = Arc::default();
+        let hook = {
+            let (stage, held) = (stage.clone(), held.clone());
+            let (writes, second) = (writes.clone(), second.clone());
+            move |called, path: &Path| {
+                if called != CallKind::Rename || !path.ends_with("EPOCHS") {
+                    return;
+                }
+                writes.fetch_add(1, Ordering::Relaxed);
+                if stage.swap(2, Ordering::Relaxed) != 1 {
+                    return;
+                }
+                let log = held.lock().clone().unwrap();
+                let begun = log.clone();
+                let begin = move || drop(begun.begin_epoch(3).unwrap());
+                *second.lock() = Some(std::thread::spawn(begin));
+                let until = Instant::now() + Duration::from_secs(20);
+                while log.epochs().last().is_none_or(|e| e.epoch.number != 3) {
+                    assert!(Instant::now() < until, "the epoch does not begin");
+                    std::thread::yield_now();
+                }
+            }
+        };
+        let watched = ground.watched.meanwhile(hook);
+        let options = LogOptions {
+            segments_ahead: 4,
+            media: Arc::new(watched.clone()),
+            ..ground.options()
+        };
+        let log = Arc::new(Log::open(&ground.dir, options).unwrap().0);
+        *held.lock() = Some(log.clone());
+        fill(&log, 2, None);
+        watched.fail(&[CallKind::Rename], 28);
+        log.begin_epoch(2).unwrap();
+        watched.heal();
+        while log.step() {}
+        writes.store(0, Ordering::Relaxed);
+        stage.store(1, Ordering::Relaxed);
+        log.release(log.synced());
+        while log.step() {}
+        second
+            .lock()
+            .take()
+            .expect("it was written")
+            .join()
+            .unwrap();
+        held.lock().take();
+        assert_eq!(writes.load(Ordering::Relaxed), 2, "the second is not in it");
+    });
 }

@@ -95,8 +95,11 @@ impl Watched {
     }
 
     fn call(&self, kind: CallKind, path: &Path) -> io::Result<()> {
-        if let Some(this) = &mut *self.meanwhile.lock() {
+        // Not held meanwhile: it may wait for somebody who calls.
+        let meanwhile = self.meanwhile.lock().take();
+        if let Some(mut this) = meanwhile {
             this(kind, path);
+            *self.meanwhile.lock() = Some(this);
         }
         let mut notes = self.notes.lock();
         notes.calls.push((kind, path.to_owned()));
