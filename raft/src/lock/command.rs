@@ -6,7 +6,7 @@
 //!         3 busy      token u64, left u64
 //!         4 renewed   count u32, each: left u64 (0: not held with this token)
 //!         5 released  u8
-//!         6 cancelled u8 (0 there was none, 1 it waited, 2 it held, 3 it had ended)
+//!         6 cancelled u8 (0 there was none, 1 it waited, 2 it held, 3 it had ended, 4 it goes on)
 //!         7 refused   u8 which, and of 8: how u8, token u64
 //! ```
 
@@ -37,6 +37,8 @@ pub enum LockCommand {
         wait: u64,
         /// Larger is served first.
         priority: u8,
+        /// Which attempt asks, by a number of its own; 0: one without a name, which never leaves.
+        attempt: u64,
     },
     /// Hold on to some: lock, token, and a time to live, or 0 for the one before.
     Renew(Vec<(Bytes, u64, u64)>),
@@ -55,6 +57,15 @@ pub enum LockCommand {
         name: Bytes,
         /// The claim's id.
         id: Bytes,
+    },
+    /// An attempt asks for its claim no more. The last of them ends it.
+    Leave {
+        /// The lock.
+        name: Bytes,
+        /// The claim's id.
+        id: Bytes,
+        /// The attempt, as it has asked.
+        attempt: u64,
     },
 }
 
@@ -152,6 +163,8 @@ pub enum Cancelled {
     Held,
     /// It had ended before.
     Ended,
+    /// It goes on: not all who asked for it have left.
+    Kept,
 }
 
 /// A token that has to be current.
@@ -246,6 +259,14 @@ fn own(d: &mut Decoder, what: &'static str) -> Result<Bytes, Malformed> {
     Ok(Bytes::copy_from_slice(&d.blob(what)?))
 }
 
+/// One with a name.
+fn attempt(d: &mut Decoder) -> Result<u64, Malformed> {
+    match d.u64("an attempt")? {
+        0 => Err(d.malformed("an attempt, from 1 on")),
+        attempt => Ok(attempt),
+    }
+}
+
 impl LockCommand {
     /// The bytes for the log.
     #[must_use]
@@ -258,13 +279,17 @@ impl LockCommand {
                 ttl,
                 wait,
                 priority,
+                attempt,
             } => {
-                out.push(1);
+                out.push(if *attempt == 0 { 1 } else { 5 });
                 put_blob(&mut out, name);
                 put_blob(&mut out, id);
                 out.extend_from_slice(&ttl.to_le_bytes());
                 out.extend_from_slice(&wait.to_le_bytes());
                 out.push(*priority);
+                if *attempt > 0 {
+                    out.extend_from_slice(&attempt.to_le_bytes());
+                }
             }
             LockCommand::Renew(locks) => {
                 out.push(2);
@@ -290,6 +315,12 @@ impl LockCommand {
                 put_blob(&mut out, name);
                 put_blob(&mut out, id);
             }
+            LockCommand::Leave { name, id, attempt } => {
+                out.push(6);
+                put_blob(&mut out, name);
+                put_blob(&mut out, id);
+                out.extend_from_slice(&attempt.to_le_bytes());
+            }
         }
         out.into()
     }
@@ -298,12 +329,16 @@ impl LockCommand {
         let mut d = Decoder::new(bytes);
         d.u8("a kind of command")?;
         let command = match d.u8("a command of locks")? {
-            1 => LockCommand::Acquire {
+            kind @ (1 | 5) => LockCommand::Acquire {
                 name: own(&mut d, "a name")?,
                 id: own(&mut d, "an id")?,
                 ttl: d.u64("a time to live")?,
                 wait: d.u64("a wait")?,
                 priority: d.u8("a priority")?,
+                attempt: match kind {
+                    1 => 0,
+                    _ => attempt(&mut d)?,
+                },
             },
             2 => {
                 let count = d.count(20, "a count of locks")?;
@@ -325,6 +360,11 @@ impl LockCommand {
             4 => LockCommand::Cancel {
                 name: own(&mut d, "a name")?,
                 id: own(&mut d, "an id")?,
+            },
+            6 => LockCommand::Leave {
+                name: own(&mut d, "a name")?,
+                id: own(&mut d, "an id")?,
+                attempt: attempt(&mut d)?,
             },
             _ => return Err(d.malformed("a known command of locks")),
         };
@@ -417,6 +457,7 @@ impl LockAnswer {
                 1 => Cancelled::Waited,
                 2 => Cancelled::Held,
                 3 => Cancelled::Ended,
+                4 => Cancelled::Kept,
                 _ => return Err(d.malformed("what a claim was")),
             }),
             7 => LockAnswer::Refused(match d.u8("a refusal")? {
@@ -460,6 +501,20 @@ mod tests {
                 ttl: 5,
                 wait: 6,
                 priority: 7,
+                attempt: 0,
+            },
+            LockCommand::Acquire {
+                name: name.clone(),
+                id: id.clone(),
+                ttl: 5,
+                wait: 6,
+                priority: 7,
+                attempt: 8,
+            },
+            LockCommand::Leave {
+                name: name.clone(),
+                id: id.clone(),
+                attempt: 8,
             },
             LockCommand::Renew(vec![(name.clone(), 1, 2), (id.clone(), 3, 0)]),
             LockCommand::Release {
@@ -505,6 +560,7 @@ mod tests {
             LockAnswer::Renewed(vec![0, 9]),
             LockAnswer::Released(true),
             LockAnswer::Cancelled(Cancelled::Held),
+            LockAnswer::Cancelled(Cancelled::Kept),
         ];
         answers.extend(refusals.map(LockAnswer::Refused));
         for answer in answers {

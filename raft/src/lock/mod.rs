@@ -8,7 +8,9 @@
 //!   FLUSHALL brings one back.
 //! - K3: who waits is served by priority, and within one in the order of coming (tickets). A retry keeps its place.
 //! - K4 (C5): a claim is granted at most once, however often it is asked for; a retry is told what became of it. One that has ended, or was
-//!   cancelled before it came, does not begin again: that is remembered for [`ENDED_KEPT`], and of the latest [`ENDED_MAX`].
+//!   cancelled before it came, does not begin again: that is remembered for [`ENDED_KEPT`], and of the latest [`ENDED_MAX`]. An *attempt* is one
+//!   asking for it, over one connection say, until its client is answered or gone. One that leaves takes nothing from the others: the claim ends
+//!   with the last. Where that one waited, it may begin again, behind the others: it was never granted.
 //! - K5 (C1): deadlines are replicated times, and pass at one place of the log, the same on every node. No node's own clock decides.
 //! - K6: with the first time of a new term, whoever held or waited has its whole time to live, or to wait, again: while nobody led it could not
 //!   renew, and the clocks of two leaders differ. So leaders that change faster than that keep a dead client's lock alive.
@@ -31,6 +33,8 @@
 //! F0 02  renew     count u32, each: name blob, token u64, ttl u64 (0: as before)
 //! F0 03  release   name blob, token u64, forced u8
 //! F0 04  cancel    name blob, id blob
+//! F0 05  acquire   as 01, attempt u64 (not 0)
+//! F0 06  leave     name blob, id blob, attempt u64
 //! F1     guarded   count u32, each: name blob, token u64; then a command of the application
 //! ```
 //! Answers are in [`LockAnswer`]. That of a guarded command: 1 and the application's answer; 0, which guard u32,
@@ -41,6 +45,7 @@
 //! m                              format u8 (1), term, began, time, token, ticket: u64 each
 //! h name                         token, ticket, since, ttl, until, term: u64 each; priority u8; id
 //! w len u8, name, 255 - priority u8, ticket u64      ttl, wait, until, term: u64 each; id
+//! a len u8, name, id             attempts, u64 each; none: the claim has, or had, one without a name, or too many
 //! e len u8, name, id             token u64 (0: it never held), how u8 (1 released, 2 expired, 3 forced, 4 cancelled, 5 waited too long), at u64
 //! ```
 //! Times are microseconds.
@@ -77,6 +82,8 @@ pub const WAITERS_MAX: usize = 4_096;
 pub const WAITING_MAX: usize = 65_536;
 /// How long an ended claim is remembered, at least, unless there are too many.
 pub const ENDED_KEPT: Duration = Duration::from_secs(300);
+/// Attempts that are told apart, of one claim, at most; of more, none that leaves ends it.
+pub const ATTEMPTS_MAX: usize = 8;
 /// Ended claims that are remembered, at most.
 pub const ENDED_MAX: usize = 65_536;
 /// Locks renewed or guards checked by one command, at most.

@@ -6,6 +6,9 @@
 //!   behind learns of its grant.
 //! - SV4 (E1): two threads, joined by [`LockService::close`] and by its drop: `esker-lock-time` moves replicated time on the leader when a deadline is due,
 //!   `esker-lock-keep` renews what is held and gives the signals.
+//! - SV5: an attempt that ends without an answer ends nothing: its client may ask again with the same id, maybe has already. A waiter goes by
+//!   [`LEASE`] then, a holder by its time to live. One whose client is gone, or has waited enough, leaves (K4). A fresh id is nobody else's, and
+//!   its claim is cancelled.
 
 use super::command::{Guard, LockAnswer, LockCommand, Refusal};
 use super::machine::{LockView, TIME_TICK};
@@ -253,7 +256,18 @@ impl LockService {
         let (name, id) = (name.into(), fresh_id());
         let cancelled = || how.cancel.is_stopped() || self.inner.stop.is_stopped();
         let (ttl, wait) = (how.ttl, how.wait);
-        let grant = self.claim(&name, &id, ttl, wait, how.priority, &cancelled)?;
+        let claimed = self.attempt(&name, &id, ttl, wait, how.priority, 0, &cancelled);
+        let grant = claimed.inspect_err(|error| match error {
+            AcquireError::Cancelled | AcquireError::TimedOut => {
+                self.end(LockCommand::Cancel {
+                    name: name.clone(),
+                    id: id.clone(),
+                });
+            }
+            // It may wait, or hold the lock.
+            AcquireError::Lock(LockError::Cluster(_)) => self.cancel_soon(&name, &id),
+            _ => {}
+        })?;
         let grip = Arc::new(Grip {
             name,
             id,
@@ -274,8 +288,8 @@ impl LockService {
         })
     }
 
-    /// A claim with an id of the caller's choice, once: until it holds the lock, or the wait is over, or `gone` says so; then it is cancelled.
-    /// Nobody renews it but the caller. For those who hold locks in another's name.
+    /// A claim with an id of the caller's choice, once: until it holds the lock, or the wait is over, or `gone` says so; then this attempt leaves it
+    /// (SV5). Nobody renews it but the caller. For those who hold locks in another's name.
     pub fn claim(
         &self,
         name: &Bytes,
@@ -283,6 +297,35 @@ impl LockService {
         ttl: Duration,
         wait: Duration,
         priority: u8,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Grant, AcquireError> {
+        // One that does not wait never leaves.
+        let attempt = match wait.is_zero() {
+            true => 0,
+            false => RandomState::new().hash_one(boot_micros()).max(1),
+        };
+        let claimed = self.attempt(name, id, ttl, wait, priority, attempt, gone);
+        claimed.inspect_err(|error| match error {
+            AcquireError::Cancelled | AcquireError::TimedOut if attempt > 0 => {
+                self.end(LockCommand::Leave {
+                    name: name.clone(),
+                    id: id.clone(),
+                    attempt,
+                });
+            }
+            _ => {}
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a claim has that many parts")]
+    fn attempt(
+        &self,
+        name: &Bytes,
+        id: &Bytes,
+        ttl: Duration,
+        wait: Duration,
+        priority: u8,
+        attempt: u64,
         gone: &dyn Fn() -> bool,
     ) -> Result<Grant, AcquireError> {
         let inner = &self.inner;
@@ -301,20 +344,14 @@ impl LockService {
                 0
             },
             priority,
+            attempt,
         };
         let mut mine = 0;
         loop {
             let (answer, asked) = match inner.ask(&command, patience, gone) {
                 Ok(answered) => answered,
-                Err(error) => {
-                    // It may wait, or hold the lock.
-                    self.cancel_soon(name, id);
-                    return Err(if gone() {
-                        AcquireError::Cancelled
-                    } else {
-                        error.into()
-                    });
-                }
+                Err(_) if gone() => return Err(AcquireError::Cancelled),
+                Err(error) => return Err(error.into()),
             };
             match answer {
                 LockAnswer::Acquired {
@@ -349,28 +386,20 @@ impl LockService {
             match wait_for(events, again, gone) {
                 // The answer to a further try says what there is, and counts from now.
                 Waited::Something | Waited::Time if Instant::now() < end => {}
-                Waited::Gone => {
-                    self.cancel(name, id);
-                    return Err(AcquireError::Cancelled);
-                }
-                _ => {
-                    self.cancel(name, id);
-                    return Err(AcquireError::TimedOut);
-                }
+                Waited::Gone => return Err(AcquireError::Cancelled),
+                _ => return Err(AcquireError::TimedOut),
             }
         }
     }
 
-    /// Ends a claim, whatever it is.
-    fn cancel(&self, name: &Bytes, id: &Bytes) {
-        let (name, id) = (name.clone(), id.clone());
-        let ended = self.ask(&LockCommand::Cancel { name, id }, CANCEL);
-        if let Err(error) = ended {
+    /// Ends a claim that is not wanted any more, or this attempt's part in it.
+    fn end(&self, command: LockCommand) {
+        if let Err(error) = self.ask(&command, CANCEL) {
             tracing::debug!(%error, "a claim that is not wanted any more was not cancelled; its time will be over");
         }
     }
 
-    /// The same without waiting for it.
+    /// Ends a claim, whatever it is, without waiting for it.
     fn cancel_soon(&self, name: &Bytes, id: &Bytes) {
         let (name, id) = (name.clone(), id.clone());
         drop(self.inner.submit(&LockCommand::Cancel { name, id }, TRY));

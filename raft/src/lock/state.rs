@@ -8,10 +8,12 @@
 //! - LS3: one call passes [`PASSED_MAX`] deadlines at most; the others pass with the next, which finds them due. A claim holds until its
 //!   deadline has passed here, so this is not seen from outside.
 //! - LS4: at one time who waits is through before who holds: a lock goes to nobody who has given up.
+//! - LS5: who has asked for a claim is known by name as long as all of them have one; else there is no record of it, and nobody's leaving ends it.
 
 use super::command::{Cancelled, Guard, LockAnswer, LockCommand, Refusal};
 use super::{
-    ENDED_KEPT, ENDED_MAX, ID_MAX, LOCKS_MAX, NAME_MAX, TTL_MAX, TTL_MIN, WAITERS_MAX, WAITING_MAX,
+    ATTEMPTS_MAX, ENDED_KEPT, ENDED_MAX, ID_MAX, LOCKS_MAX, NAME_MAX, TTL_MAX, TTL_MIN,
+    WAITERS_MAX, WAITING_MAX,
 };
 use crate::codec::{Decoder, Malformed};
 use crate::core::Term;
@@ -203,6 +205,8 @@ pub(super) struct Locks {
     ticket: u64,
     locks: BTreeMap<Bytes, Lock>,
     claims: BTreeMap<(Bytes, Bytes), Claim>,
+    /// Of claims that wait or hold (LS5).
+    attempts: BTreeMap<(Bytes, Bytes), BTreeSet<u64>>,
     holds_due: BTreeSet<(u64, Bytes)>,
     waits_due: BTreeSet<(u64, Bytes, Place)>,
     /// (when, lock, id) of ended claims.
@@ -235,6 +239,10 @@ fn behind_name(kind: u8, name: &[u8], rest: &[u8]) -> Vec<u8> {
 fn waiter_key(name: &[u8], place: Place) -> Vec<u8> {
     let place = [&[place.0][..], &place.1.to_be_bytes()].concat();
     behind_name(b'w', name, &place)
+}
+
+fn attempts_key(name: &[u8], id: &[u8]) -> Vec<u8> {
+    behind_name(b'a', name, id)
 }
 
 fn ended_key(name: &[u8], id: &[u8]) -> Vec<u8> {
@@ -345,9 +353,20 @@ impl Locks {
                 ttl,
                 wait,
                 priority,
-            } => self
-                .acquire(name, id, *ttl, *wait, *priority, out)
-                .unwrap_or_else(LockAnswer::Refused),
+                attempt,
+            } => {
+                let claim = (name.clone(), id.clone());
+                let began = !matches!(
+                    self.claims.get(&claim),
+                    Some(Claim::Holds | Claim::Waits(_))
+                );
+                let answer = self.acquire(name, id, *ttl, *wait, *priority, out);
+                use LockAnswer::{Acquired, Queued};
+                if let Ok(Acquired { .. } | Queued { .. }) = answer {
+                    self.tried(&claim, *attempt, began, out);
+                }
+                answer.unwrap_or_else(LockAnswer::Refused)
+            }
             LockCommand::Renew(locks) => self.renew(locks, out),
             LockCommand::Release {
                 name,
@@ -369,7 +388,89 @@ impl Locks {
                 Ok(()) => LockAnswer::Cancelled(self.cancel(name, id, out)),
                 Err(refusal) => LockAnswer::Refused(refusal),
             },
+            LockCommand::Leave { name, id, attempt } => {
+                LockAnswer::Cancelled(self.leave(name, id, *attempt, out))
+            }
         }
+    }
+
+    /// LS5.
+    fn tried(&mut self, claim: &(Bytes, Bytes), attempt: u64, began: bool, out: &mut Changes) {
+        if began && attempt > 0 {
+            self.attempts.insert(claim.clone(), BTreeSet::new());
+        }
+        let Some(attempts) = self.attempts.get_mut(claim) else {
+            return;
+        };
+        if attempts.contains(&attempt) {
+            return;
+        }
+        if attempt == 0 || attempts.len() >= ATTEMPTS_MAX {
+            self.forget_attempts(claim, out);
+        } else {
+            attempts.insert(attempt);
+            self.put_attempts(claim, out);
+        }
+    }
+
+    fn put_attempts(&self, claim: &(Bytes, Bytes), out: &mut Changes) {
+        let mut value = Vec::new();
+        for attempt in &self.attempts[claim] {
+            put(&mut value, &[*attempt]);
+        }
+        let key = attempts_key(&claim.0, &claim.1);
+        out.records.push((key, Some(value)));
+    }
+
+    fn forget_attempts(&mut self, claim: &(Bytes, Bytes), out: &mut Changes) {
+        if self.attempts.remove(claim).is_some() {
+            out.records.push((attempts_key(&claim.0, &claim.1), None));
+        }
+    }
+
+    /// K4: the claim ends with its last attempt.
+    fn leave(&mut self, name: &Bytes, id: &Bytes, attempt: u64, out: &mut Changes) -> Cancelled {
+        let claim = (name.clone(), id.clone());
+        let phase = match self.claims.get(&claim).cloned() {
+            None => return Cancelled::Unknown,
+            Some(Claim::Ended { .. }) => return Cancelled::Ended,
+            Some(phase) => phase,
+        };
+        let Some(attempts) = self.attempts.get_mut(&claim) else {
+            return Cancelled::Kept;
+        };
+        let was = attempts.remove(&attempt);
+        if !was || !attempts.is_empty() {
+            if was {
+                self.put_attempts(&claim, out);
+            }
+            return Cancelled::Kept;
+        }
+        let Claim::Waits(place) = phase else {
+            // Nobody has heard of the grant who is there yet.
+            self.pass_on(name, How::Cancelled, out);
+            return Cancelled::Held;
+        };
+        self.leave_queue(name, place, out);
+        self.forget_attempts(&claim, out);
+        // Not remembered: its client may ask again.
+        self.claims.remove(&claim);
+        out.events.push(LockEvent::Ended {
+            name: name.clone(),
+            id: id.clone(),
+            token: 0,
+            how: How::Cancelled,
+        });
+        Cancelled::Waited
+    }
+
+    fn leave_queue(&mut self, name: &Bytes, place: Place, out: &mut Changes) {
+        if let Some(lock) = self.locks.get_mut(name)
+            && let Some(waiter) = lock.queue.remove(&place)
+        {
+            self.waits_due.remove(&(waiter.until, name.clone(), place));
+        }
+        out.records.push((waiter_key(name, place), None));
     }
 
     fn acquire(
@@ -519,12 +620,7 @@ impl Locks {
                 Cancelled::Held
             }
             Some(Claim::Waits(place)) => {
-                if let Some(lock) = self.locks.get_mut(name)
-                    && let Some(waiter) = lock.queue.remove(&place)
-                {
-                    self.waits_due.remove(&(waiter.until, name.clone(), place));
-                }
-                out.records.push((waiter_key(name, place), None));
+                self.leave_queue(name, place, out);
                 self.end(name, id, 0, How::Cancelled, out);
                 Cancelled::Waited
             }
@@ -630,6 +726,7 @@ impl Locks {
     fn end(&mut self, name: &Bytes, id: &Bytes, token: u64, how: How, out: &mut Changes) {
         let at = self.time;
         let claim = (name.clone(), id.clone());
+        self.forget_attempts(&claim, out);
         out.events.push(LockEvent::Ended {
             name: name.clone(),
             id: id.clone(),
@@ -695,6 +792,16 @@ impl Locks {
                     locks.ticket = d.u64("a ticket")?;
                     d.end()?;
                 }
+                b'a' => {
+                    let name = named(&mut k)?;
+                    let id = rest(&mut k, "an id")?;
+                    let mut attempts = BTreeSet::from([d.u64("an attempt")?]);
+                    while d.left() > 0 && attempts.len() < ATTEMPTS_MAX {
+                        attempts.insert(d.u64("an attempt")?);
+                    }
+                    d.end()?;
+                    locks.attempts.insert((name, id), attempts);
+                }
                 b'h' => {
                     let name = rest(&mut k, "a name")?;
                     let holder = Holder {
@@ -753,6 +860,19 @@ impl Locks {
                 len: 0,
             })?;
             lock.queue = queue;
+        }
+        let lives = |claim| {
+            matches!(
+                locks.claims.get(claim),
+                Some(Claim::Holds | Claim::Waits(_))
+            )
+        };
+        if !locks.attempts.keys().all(lives) {
+            return Err(Malformed {
+                what: "a claim that holds or waits, and is asked for",
+                at: 0,
+                len: 0,
+            });
         }
         Ok(locks)
     }

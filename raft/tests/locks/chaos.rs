@@ -131,6 +131,7 @@ impl World {
             ttl: TTL,
             wait: WAIT,
             priority: 0,
+            attempt: 0,
         };
         let mut place = 0;
         let (token, left, asked) = loop {

@@ -18,8 +18,10 @@ use esker_raft::lock::{
     guarded,
 };
 use esker_raft::runtime::{Command, StateMachine};
+use esker_sync::stop::StopToken;
 use esker_wal::media::sim::SimMedia;
 use nodes::{LONG, eventually};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 fn b(text: &str) -> Bytes {
@@ -72,6 +74,7 @@ fn wait_for(name: &str, id: &str) -> LockCommand {
         ttl: 5_000_000,
         wait: 60_000_000,
         priority: 0,
+        attempt: 0,
     }
 }
 
@@ -226,6 +229,80 @@ fn a_lock_goes_to_who_waits_when_it_is_released_dropped_forced_or_its_client_is_
         cancel.stop();
         assert_eq!(waiter.join().unwrap(), Some(AcquireError::Cancelled));
         assert!(queue(&cluster, 0, "a").is_empty());
+    });
+}
+
+/// K4: a claim whose caller was told that it is not known what became of it may be sent again.
+#[test]
+fn k4_an_attempt_without_an_answer_does_not_end_the_claim() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let (cut, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let held = acquire(&cluster, other, "a", &how(60_000, 0));
+    let queued = ask(&cluster, other, &wait_for("a", "1"));
+    assert!(matches!(queued, LockAnswer::Queued { .. }), "{queued:?}");
+    let locks = cluster.up(cut).unwrap().beside.clone();
+    cluster.network.isolate(NodeId(cut as u64 + 1));
+    let asked = std::cell::Cell::new(false);
+    // Ends the first try, at a time when what is sent arrives again.
+    let gone = || {
+        let first = !asked.replace(true);
+        if first {
+            cluster.network.heal();
+            eventually("a leader", || locks.inspect(b"a", LONG).ok());
+        }
+        first
+    };
+    let (name, id) = (b("a"), b("1"));
+    let minute = Duration::from_secs(60);
+    let unknown = locks.claim(&name, &id, minute, minute, 0, &gone);
+    assert!(
+        matches!(unknown, Err(AcquireError::Lock(LockError::Cluster(_)))),
+        "{unknown:?}"
+    );
+    assert_eq!(ask(&cluster, cut, &wait_for("a", "1")), queued);
+    assert!(held.release(LONG).expect("released"));
+    let granted = ask(&cluster, cut, &wait_for("a", "1"));
+    assert!(
+        matches!(granted, LockAnswer::Acquired { .. }),
+        "{granted:?}"
+    );
+}
+
+/// K4: a client whose connection breaks while it waits asks by another with the same id, before the first is missed.
+#[test]
+fn k4_a_client_that_is_gone_takes_its_claim_from_nobody_who_asks_for_it_yet() {
+    let cluster = three(1000);
+    cluster.leader();
+    let held = acquire(&cluster, 0, "a", &how(60_000, 0));
+    let held_token = held.token();
+    let (first, second) = (StopToken::new(), AtomicU64::new(0));
+    let minute = Duration::from_secs(60);
+    let claim = |at: usize, gone: &dyn Fn() -> bool| {
+        let locks = cluster.up(at).unwrap().beside.clone();
+        locks.claim(&b("a"), &b("1"), minute, minute, 0, gone)
+    };
+    std::thread::scope(|scope| {
+        let gone = scope.spawn(|| claim(1, &|| first.is_stopped()));
+        eventually("a waiter", || {
+            (!queue(&cluster, 0, "a").is_empty()).then_some(())
+        });
+        let waits = scope.spawn(|| {
+            claim(2, &|| {
+                // It looks for its client once it waits.
+                second.fetch_add(1, Ordering::Relaxed);
+                false
+            })
+        });
+        eventually("a second attempt", || {
+            (second.load(Ordering::Relaxed) > 0).then_some(())
+        });
+        first.stop();
+        assert_eq!(gone.join().unwrap(), Err(AcquireError::Cancelled));
+        assert_eq!(queue(&cluster, 0, "a"), [b("1")]);
+        assert!(held.release(LONG).expect("released"));
+        let granted = waits.join().unwrap();
+        assert!(granted.is_ok_and(|grant| grant.token > held_token));
     });
 }
 

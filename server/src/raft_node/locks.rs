@@ -5,7 +5,7 @@
 //! - LK2: `LOCK.IF lock token command...` carries one command that writes. Whoever speaks RESP can send it as a plain command, in a pipeline, on a
 //!   connection of a pool: a mode of the connection would be inherited by the next user, a transaction costs three commands, and an option
 //!   of SET would serve SET alone.
-//! - LK3: who waits holds its thread. The wait ends when its client is gone, and the claim is cancelled.
+//! - LK3: who waits holds its thread. The wait ends when its client is gone, and the claim with it, unless the client asks for it elsewhere by then.
 
 use super::front::{Shared, error_text};
 use crate::Reply;

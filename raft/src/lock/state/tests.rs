@@ -48,6 +48,8 @@ struct Row {
     until: u64,
     term: u64,
     phase: Phase,
+    /// `None`: one has no name, or there are too many.
+    attempts: Option<BTreeSet<u64>>,
 }
 
 #[derive(Default)]
@@ -149,6 +151,7 @@ impl Model {
                 ttl,
                 wait,
                 priority,
+                attempt,
             } => {
                 let known = (self.rows.iter()).position(|r| r.name == *name && r.id == *id);
                 let holder = self.holder(name);
@@ -192,6 +195,7 @@ impl Model {
                             until: self.time + wait,
                             term: self.term,
                             phase: Phase::Waits,
+                            attempts: Some(BTreeSet::new()),
                         });
                         let at = self.rows.len() - 1;
                         if holder.is_none() {
@@ -200,6 +204,13 @@ impl Model {
                         at
                     }
                 };
+                let attempts = &mut self.rows[at].attempts;
+                if let Some(all) = attempts {
+                    all.insert(*attempt);
+                    if *attempt == 0 || all.len() > ATTEMPTS_MAX {
+                        *attempts = None;
+                    }
+                }
                 let row = &self.rows[at];
                 match row.phase {
                     Phase::Holds => LockAnswer::Acquired {
@@ -280,8 +291,32 @@ impl Model {
                             until: 0,
                             term: 0,
                             phase: Phase::Ended(How::Cancelled),
+                            attempts: None,
                         });
                         Cancelled::Unknown
+                    }
+                })
+            }
+            LockCommand::Leave { name, id, attempt } => {
+                let known = (self.rows.iter()).position(|r| r.name == *name && r.id == *id);
+                let Some(at) = known else {
+                    return LockAnswer::Cancelled(Cancelled::Unknown);
+                };
+                let row = &mut self.rows[at];
+                if matches!(row.phase, Phase::Ended(_)) {
+                    return LockAnswer::Cancelled(Cancelled::Ended);
+                }
+                let last = (row.attempts.as_mut())
+                    .is_some_and(|all| all.remove(attempt) && all.is_empty());
+                LockAnswer::Cancelled(match row.phase {
+                    _ if !last => Cancelled::Kept,
+                    Phase::Holds => {
+                        self.finish(at, How::Cancelled);
+                        Cancelled::Held
+                    }
+                    _ => {
+                        self.rows.remove(at);
+                        Cancelled::Waited
                     }
                 })
             }
@@ -336,7 +371,11 @@ impl World {
         }
     }
 
-    fn step(&mut self, term: u64, time: u64, command: &LockCommand) {
+    fn told(&mut self, command: &LockCommand) -> LockAnswer {
+        self.step(1, 1, command)
+    }
+
+    fn step(&mut self, term: u64, time: u64, command: &LockCommand) -> LockAnswer {
         let mut changes = Changes::default();
         // Through its bytes.
         let command = LockCommand::decode(command.encode()).expect("a command");
@@ -346,10 +385,18 @@ impl World {
         self.model.advance(term, time);
         let expected = self.model.run(&command);
         assert_eq!(answer, expected, "{command:?}");
+        if let LockCommand::Leave { .. } = command {
+            self.saw(match answer {
+                LockAnswer::Cancelled(Cancelled::Waited) => "the last attempt leaves the queue",
+                LockAnswer::Cancelled(Cancelled::Held) => "the last attempt leaves what it holds",
+                _ => "an attempt leaves",
+            });
+        }
         if matches!(answer, LockAnswer::Refused(Refusal::Ended { .. })) {
             self.saw("a claim that has ended comes again");
         }
         assert_eq!(LockAnswer::decode(answer.encode()), Ok(expected));
+        answer
     }
 
     /// K1: guards, and what is shown.
@@ -419,13 +466,14 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
             false => world.locks.current(&name),
         };
         let ttl = 10_000 + rng.below(90_000);
-        let command = match rng.below(12) {
+        let command = match rng.below(15) {
             0..6 => LockCommand::Acquire {
                 name,
                 id,
                 ttl,
                 wait: [0, 30_000, 200_000][rng.below(3) as usize],
                 priority: if rng.one_in(4) { rng.below(3) as u8 } else { 0 },
+                attempt: [rng.below(3), 1 + rng.below(12)][rng.below(2) as usize],
             },
             6 | 7 => LockCommand::Renew(vec![
                 (name.clone(), token, if rng.one_in(3) { ttl } else { 0 }),
@@ -437,7 +485,15 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
                 forced: rng.one_in(4),
             },
             10 => LockCommand::Cancel { name, id },
-            _ => LockCommand::Renew(Vec::new()),
+            11 => LockCommand::Renew(Vec::new()),
+            _ => {
+                // One that is there, if any.
+                let (id, attempt) = match world.locks.attempts.iter().nth(rng.below(4) as usize) {
+                    Some(((_, id), all)) => (id.clone(), all.first().copied().unwrap_or(1)),
+                    None => (id, 1),
+                };
+                LockCommand::Leave { name, id, attempt }
+            }
         };
         world.step(term, time, &command);
         world.compare(&names);
@@ -488,6 +544,9 @@ fn the_locks_do_what_a_list_of_claims_says_and_come_back_from_their_records() {
         "a claim that has ended comes again",
         "a new term",
         "a restart",
+        "an attempt leaves",
+        "the last attempt leaves the queue",
+        "the last attempt leaves what it holds",
     ];
     for what in rare.iter().filter(|_| one.is_none()) {
         assert!(seen.contains_key(what), "never seen: {what}");
@@ -516,7 +575,60 @@ fn acquire(name: &str, id: &str, ttl: u64, wait: u64) -> LockCommand {
         ttl,
         wait,
         priority: 0,
+        attempt: 0,
     }
+}
+
+fn tries(id: &str, attempt: u64) -> LockCommand {
+    let mut command = acquire("a", id, 50_000, 900_000);
+    if let LockCommand::Acquire { attempt: named, .. } = &mut command {
+        *named = attempt;
+    }
+    command
+}
+
+/// K4: an attempt that leaves takes nothing from another that asks for the same claim, whether it waits or holds.
+#[test]
+fn k4_a_claim_ends_with_the_last_attempt_that_asks_for_it() {
+    use Cancelled::{Ended, Held, Kept, Unknown, Waited};
+    let mut world = World::default();
+    let leave = |world: &mut World, id: &str, attempt, expected| {
+        let (name, id) = (b("a"), b(id));
+        let command = LockCommand::Leave { name, id, attempt };
+        assert_eq!(world.told(&command), LockAnswer::Cancelled(expected));
+    };
+    leave(&mut world, "2", 7, Unknown);
+    world.told(&tries("1", 5));
+    world.told(&tries("2", 7));
+    world.told(&tries("2", 8));
+    leave(&mut world, "2", 7, Kept);
+    leave(&mut world, "2", 7, Kept);
+    leave(&mut world, "2", 8, Waited);
+    // It never held, and may begin again.
+    assert!(matches!(
+        world.told(&tries("2", 9)),
+        LockAnswer::Queued { .. }
+    ));
+    // One without a name leaves never.
+    world.told(&tries("3", 1));
+    world.told(&tries("3", 0));
+    leave(&mut world, "3", 1, Kept);
+    // Who has asked is known of a grant too, and over a restart.
+    world.told(&tries("1", 6));
+    world.locks = Locks::load(kept(&world)).expect("records");
+    leave(&mut world, "1", 5, Kept);
+    leave(&mut world, "1", 6, Held);
+    leave(&mut world, "1", 6, Ended);
+    assert!(matches!(
+        world.told(&tries("2", 9)),
+        LockAnswer::Acquired { token: 2, .. }
+    ));
+    // So many that they are not told apart any more.
+    for attempt in 20..20 + ATTEMPTS_MAX as u64 {
+        world.told(&tries("2", attempt));
+    }
+    leave(&mut world, "2", 9, Kept);
+    assert!(world.locks.attempts.is_empty());
 }
 
 /// K6: over a fail-over nobody loses what it could not renew, nor its place.
@@ -629,7 +741,7 @@ fn k4_ended_claims_are_forgotten_by_age_and_number() {
 fn e2_records_that_are_damaged_are_an_error() {
     let mut world = World::default();
     world.step(1, 1, &acquire("a", "1", 50_000, 0));
-    world.step(1, 1, &acquire("a", "2", 50_000, 30_000));
+    world.step(1, 1, &tries("2", 7));
     world.step(
         1,
         1,
@@ -639,7 +751,7 @@ fn e2_records_that_are_damaged_are_an_error() {
         },
     );
     let whole: Vec<(Bytes, Bytes)> = kept(&world).collect();
-    assert_eq!(whole.len(), 4);
+    assert_eq!(whole.len(), 5);
     for at in 0..whole.len() {
         let numbers = match whole[at].0[0] {
             b'h' => 49,
@@ -678,6 +790,11 @@ fn any_bytes_are_a_command_or_refused() {
                     token: number(&mut rng),
                     forced: rng.one_in(2),
                 },
+                2 if rng.one_in(2) => LockCommand::Leave {
+                    name,
+                    id: b("id"),
+                    attempt: number(&mut rng),
+                },
                 2 => LockCommand::Cancel { name, id: b("id") },
                 _ => LockCommand::Acquire {
                     name,
@@ -685,6 +802,7 @@ fn any_bytes_are_a_command_or_refused() {
                     ttl: number(&mut rng),
                     wait: number(&mut rng),
                     priority: rng.next() as u8,
+                    attempt: number(&mut rng),
                 },
             }
             .encode()
@@ -726,6 +844,7 @@ fn any_records_load_or_are_refused() {
                 ttl: 1_000_000,
                 wait: n % 3 * 1_000_000,
                 priority: 1,
+                attempt: n,
             };
             locks.run(&command, &mut out);
         }
