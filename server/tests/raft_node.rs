@@ -1,7 +1,9 @@
 //! Three `raft-node` processes: the leader is killed under writes, nothing acknowledged is lost, every node serves.
 
 use process::{Client, PATIENCE, eventually, free_port};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::io::Read;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -417,6 +419,42 @@ fn what_is_sent_at_once_is_answered_in_order_also_to_one_that_hangs_up() {
         let mut rest = Vec::new();
         client.0.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty(), "{rest:?}");
+    }
+}
+
+/// WR4: out of descriptors the clients that are there are served, those that go make room, and others come in then.
+#[test]
+fn a_node_out_of_descriptors_serves_its_clients_and_takes_others_once_some_have_gone() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0, 1, &["--bootstrap"]);
+    cluster.leader(0);
+    let mut client = cluster.client(0);
+    client.says("SET k 0", "+OK");
+    let pid = Pid::from_child(cluster.children[0].as_ref().unwrap());
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+    let open = open.count() as u64;
+    let idle = || TcpStream::connect(("127.0.0.1", cluster.clients[0])).unwrap();
+    // A client has two: out of descriptors is the node with the first of one, or with the second.
+    for spare in [140, 141] {
+        let limit = Rlimit {
+            current: Some(open + spare),
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+        let mut all: Vec<TcpStream> = (0..100).map(|_| idle()).collect();
+        for n in 0..20 {
+            client.says(&format!("SET k {n}"), "+OK");
+        }
+        all.drain(..50);
+        // What comes with the last descriptor but one is let go.
+        let late = eventually("a further client", || {
+            let mut late = Client::connect(cluster.clients[0])?;
+            late.send("PING");
+            let mut pong = [0; 7];
+            late.0.read_exact(&mut pong).ok()?;
+            Some(late)
+        });
+        drop(late);
     }
 }
 

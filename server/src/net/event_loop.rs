@@ -7,7 +7,7 @@
 
 use super::bell::Bell;
 use super::conn::{Asked, Conn, Tally, Turn};
-use super::{Mailbox, NewClient, Request};
+use super::{ACCEPT_TICK, Mailbox, NewClient, NotAccepted, Request};
 use crate::acl::Acl;
 use crate::audit::{GONE, STOPPING, Ticket};
 use crate::node::Durability;
@@ -28,8 +28,6 @@ const BELL: Token = Token(usize::MAX - 1);
 
 /// How long the loop sleeps at most while something is held: deadlines and what rings no bell.
 const HELD_TICK: Duration = Duration::from_millis(20);
-/// The same while new clients can't be accepted for want of descriptors.
-const ACCEPT_TICK: Duration = Duration::from_millis(100);
 
 /// What other threads tell this one.
 #[derive(Debug)]
@@ -267,25 +265,14 @@ impl EventLoop {
                         self.peers[to].send(Inbox::Client(client));
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                    ) => {}
-                Err(error) => {
-                    // Out of descriptors, most likely: the others go on, and it is tried again.
-                    let earlier = self
-                        .shared
-                        .stats
-                        .accept_errors
-                        .fetch_add(1, Ordering::Relaxed);
-                    if earlier.is_multiple_of(100) {
-                        tracing::warn!(%error, "accepting a client failed; raise the limit of open files (ulimit -n)");
+                Err(error) => match NotAccepted::of(&error, &self.shared.stats.accept_errors) {
+                    NotAccepted::Nobody => return,
+                    NotAccepted::Next => {}
+                    NotAccepted::Later => {
+                        self.accept_again = true;
+                        return;
                     }
-                    self.accept_again = true;
-                    return;
-                }
+                },
             }
         }
         // There may be more: the event is edge-triggered.

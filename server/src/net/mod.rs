@@ -21,6 +21,7 @@ use mio::net::TcpStream;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -193,6 +194,36 @@ impl Net {
             well &= thread.join().is_ok();
         }
         well
+    }
+}
+
+/// How long a loop sleeps at most while new clients can't be accepted for want of descriptors.
+pub(crate) const ACCEPT_TICK: Duration = Duration::from_millis(100);
+
+/// What to do where no client was accepted.
+pub(crate) enum NotAccepted {
+    /// There is none.
+    Nobody,
+    /// This one has gone already.
+    Next,
+    /// Out of descriptors, most likely: the others go on, and it is tried again in [`ACCEPT_TICK`]. No event announces it.
+    Later,
+}
+
+impl NotAccepted {
+    /// Counts what the operator has to know, and says it now and then.
+    pub(crate) fn of(error: &io::Error, errors: &AtomicU64) -> NotAccepted {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => NotAccepted::Nobody,
+            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => NotAccepted::Next,
+            _ => {
+                // Relaxed: a count.
+                if errors.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
+                    tracing::warn!(%error, "accepting a client failed; raise the limit of open files (ulimit -n)");
+                }
+                NotAccepted::Later
+            }
+        }
     }
 }
 

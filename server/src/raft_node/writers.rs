@@ -5,6 +5,7 @@
 //! - WR2 (RF1): of one client, one batch is under way; what it sends meanwhile is read up to a bound and runs behind it.
 //! - WR3: what came from all clients in one look at the sockets is proposed at once, small writes of several as one entry (`joined`), so that many
 //!   clients share what a proposal costs.
+//! - WR4: out of descriptors it goes on with the clients that it has, and tries to accept further ones now and then.
 
 use super::front::{
     Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, entry_of, error_text,
@@ -14,6 +15,7 @@ use super::joined::{self, Part, Parts};
 use crate::acl::Passes;
 use crate::audit::{Due, InRaft, Ticket, Verdict};
 use crate::commands::replicated::Batch;
+use crate::net::{ACCEPT_TICK, NotAccepted};
 use crate::resp::{Parsed, Parser};
 use crate::{Protocol, Reply, Session};
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use esker_raft::runtime::{PendingReply, Proposal, ProposeError};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,7 +31,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll as Polled, Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -149,6 +152,9 @@ pub(super) struct Writers {
     shared: Arc<Shared>,
     poll: Poll,
     listener: mio::net::TcpListener,
+    /// WR4.
+    accept_again: bool,
+    accept_errors: AtomicU64,
     answered: Arc<Answered>,
     clients: HashMap<Token, Writer>,
     next_id: u64,
@@ -173,6 +179,8 @@ impl Writers {
             shared,
             poll,
             listener,
+            accept_again: false,
+            accept_errors: AtomicU64::new(0),
             answered,
             clients: HashMap::new(),
             next_id: 0,
@@ -188,7 +196,12 @@ impl Writers {
         let mut events = Events::with_capacity(1024);
         let mut swept = Instant::now();
         while !self.shared.stopping.load(Ordering::SeqCst) || !self.clients.is_empty() {
-            match self.poll.poll(&mut events, Some(SWEEP)) {
+            let timeout = if self.accept_again {
+                ACCEPT_TICK
+            } else {
+                SWEEP
+            };
+            match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -198,10 +211,13 @@ impl Writers {
             }
             for event in &events {
                 match event.token() {
-                    LISTENER => self.accept(),
+                    LISTENER => self.accept_again = true,
                     WAKE => {}
                     token => self.ready(token, event),
                 }
+            }
+            if self.accept_again {
+                self.accept();
             }
             for proposal in self.answered.take() {
                 self.answer(proposal);
@@ -217,17 +233,29 @@ impl Writers {
 
     fn accept(&mut self) {
         join(&mut self.threads, JoinHandle::is_finished);
+        self.accept_again = false;
         while !self.shared.stopping.load(Ordering::SeqCst) {
             match self.listener.accept() {
                 Ok((stream, addr)) => {
                     self.next_id += 1;
                     if let Err(error) = self.admit(stream, addr) {
                         tracing::debug!(%addr, %error, "a client was not taken");
+                        // For its second one: those who are not accepted yet need not go the same way.
+                        if let Some(Errno::MFILE | Errno::NFILE) = Errno::from_io_error(&error) {
+                            let _ = NotAccepted::of(&error, &self.accept_errors);
+                            self.accept_again = true;
+                            break;
+                        }
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Out of file descriptors, say.
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Err(error) => match NotAccepted::of(&error, &self.accept_errors) {
+                    NotAccepted::Nobody => break,
+                    NotAccepted::Next => {}
+                    NotAccepted::Later => {
+                        self.accept_again = true;
+                        break;
+                    }
+                },
             }
         }
     }
