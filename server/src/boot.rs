@@ -279,8 +279,10 @@ impl Running {
         audit: Option<Arc<Audit>>,
         acl: Arc<Acl>,
     ) -> Result<Self, Failure> {
+        let mut limits = common.limits();
+        limits.clients_max = crate::descriptors::clients(limits.clients_max, 1);
         let options = ServerOptions {
-            limits: common.limits(),
+            limits,
             io_threads: usize::from(common.io_threads),
             data_dir: common.data_dir.display().to_string(),
             audit,

@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control;
+mod descriptors;
 pub mod engine;
 pub mod metrics;
 pub mod net;

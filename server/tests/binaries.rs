@@ -441,6 +441,27 @@ fn the_start_says_what_was_recovered_and_where_it_listens() {
     );
 }
 
+/// Where the limit of open files can't be raised to what `--max-clients` needs there are fewer.
+#[test]
+fn fewer_clients_are_let_in_where_the_limit_of_open_files_is_low() {
+    let dir = dir();
+    let limited = |mut setup: Setup| {
+        let limit = "ulimit -n 300; exec \"$0\" \"$@\"";
+        setup.prefix = ["sh", "-c", limit].map(str::to_owned).into();
+        setup
+    };
+    let primary = limited(primary(dir.path()));
+    let primary_node = primary.start().unwrap();
+    let replica = limited(replica(dir.path(), "replica", &primary));
+    let replica_node = replica.start().unwrap();
+    for node in [primary_node, replica_node] {
+        let clients = node.info("maxclients").unwrap();
+        assert_eq!(clients.as_deref(), Some("150"));
+        let said = fs::read_to_string(&node.setup().output).unwrap();
+        assert_says(&said, &["--max-clients", "raise the hard limit"]);
+    }
+}
+
 #[test]
 fn the_version_names_libzmq_and_curve() {
     let output = Command::new(binaries().primary)

@@ -458,6 +458,37 @@ fn a_node_out_of_descriptors_serves_its_clients_and_takes_others_once_some_have_
     }
 }
 
+/// The limit of open files is raised to what the clients need; where it can't be there are fewer clients.
+#[test]
+fn a_node_raises_its_limit_of_open_files_or_takes_fewer_clients() {
+    for (limit, soft, clients, says) in [
+        ("ulimit -Sn 300", "3072", "1024", "raised the limit"),
+        ("ulimit -n 300", "300", "75", "raise the hard limit"),
+    ] {
+        let mut cluster = Cluster::new(1);
+        let node = cluster.command(0, 1, &["--bootstrap"]);
+        let err = cluster.dir.path().join("err");
+        let child = Command::new("sh")
+            .args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")])
+            .arg(node.get_program())
+            .args(node.get_args())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&err).unwrap())
+            .spawn()
+            .unwrap();
+        let limits = format!("/proc/{}/limits", child.id());
+        cluster.children[0] = Some(child);
+        let info = cluster.client(0).ask("INFO clients");
+        assert!(info.contains(&format!("maxclients:{clients}\r")), "{info}");
+        let limits = std::fs::read_to_string(limits).unwrap();
+        let open = limits.lines().find(|line| line.starts_with("Max open"));
+        let is = open.and_then(|line| line.split_whitespace().nth(3));
+        assert_eq!(is, Some(soft));
+        let err = std::fs::read_to_string(&err).unwrap();
+        assert!(err.contains(says), "{err}");
+    }
+}
+
 /// JN2, JN3, RF1: what many clients write at once may stand in one entry of the log; each is answered what it asked.
 #[test]
 fn clients_that_write_at_once_are_answered_their_own() {

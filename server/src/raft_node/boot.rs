@@ -266,6 +266,8 @@ fn bind_metrics(asked: Option<AddrOrOff>) -> Result<Option<TcpListener>, Failure
 fn run(args: &RaftNodeArgs) -> Result<(), Failure> {
     start_tracing(&args.server)?;
     let mut options = args.options()?;
+    // Two each: who has sent what ends a connection from another thread.
+    options.clients_max = crate::descriptors::clients(options.clients_max, 2);
     let acl = options.acl.clone();
     let signals = SignalThread::start(args.server.hears_hangups())?;
     let listener = bind("clients", "--listen", args.listen)?;
