@@ -5,7 +5,8 @@
 //!
 //! - RM1: the name goes at once; the space in pieces of [`PIECE`], each made durable, at [`RATES`] times [`crate::StoreOptions::background_rate`].
 //!   Without such a rate, or where a file can't be cut, all of it goes with its last reader.
-//! - RM2: nothing is cut that can be read: a file has no name then (a checkpoint may have given it another), and nobody has its table.
+//! - RM2: nothing is cut that can be read: a file has no name then (a checkpoint may have given it another), and nobody has its table, nor has another
+//!   store the file open, whose checkpoint it was, or which was opened where this one is now ([`MediaFile::keep_whole`]).
 //! - RM3: it is not waited for. What is more than [`BYTES_MAX`] or [`FILES_MAX`] together, what is left at close, and all of it where no more than
 //!   [`BYTES_MAX`] is free goes at once.
 

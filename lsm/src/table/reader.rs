@@ -291,6 +291,7 @@ impl TableFile {
     ) -> Result<(TableFile, Footer), TableError> {
         let io = |doing, e| TableError::io(doing, path, e);
         let handle = context.media.open(path).map_err(|e| io("opening", e))?;
+        handle.keep_whole();
         let bytes = handle.len().map_err(|e| io("asking the length of", e))?;
         let Some(sections_end) = bytes.checked_sub(FOOTER_LEN as u64) else {
             return Err(TableError::Corrupt {

@@ -110,8 +110,10 @@ pub trait MediaFile: Send + Sync + fmt::Debug {
     /// Gives the space of `offset..offset + len` back; it reads as zeros (hole punch). A medium that
     /// can't may do nothing.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Keeps it whole for who reads it, until it is closed: [`MediaFile::cut_nameless`] does nothing meanwhile, in whatever process.
+    fn keep_whole(&self) {}
     /// Cuts a file that has no name any more to `len` bytes, so that its space goes back bit by bit and not all at once when it is closed; durable on
-    /// return. False, and nothing is done, where it has a name, is mapped, or the medium does not do that.
+    /// return. False, and nothing is done, where it has a name, is mapped, is kept whole, or the medium does not do that.
     fn cut_nameless(&self, len: u64) -> io::Result<bool> {
         let _ = len;
         Ok(false)

@@ -316,9 +316,20 @@ impl MediaFile for RealFile {
         }
     }
 
+    fn keep_whole(&self) {
+        // Where a file system has no such locks, nobody gets the one to cut it either.
+        let shared = FlockOperation::NonBlockingLockShared;
+        let _ = retry_on_intr(|| rustix::fs::flock(&*self.0, shared));
+    }
+
     fn cut_nameless(&self, len: u64) -> io::Result<bool> {
         // A mapping shares the file (M3). Without a name it gets none any more.
         if Arc::strong_count(&self.0) > 1 || self.0.metadata()?.nlink() > 0 {
+            return Ok(false);
+        }
+        // Held until it is closed, by whoever cuts it as by who keeps it whole.
+        let alone = FlockOperation::NonBlockingLockExclusive;
+        if retry_on_intr(|| rustix::fs::flock(&*self.0, alone)).is_err() {
             return Ok(false);
         }
         self.0.set_len(len)?;
