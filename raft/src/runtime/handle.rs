@@ -2,7 +2,7 @@
 
 use super::LeaderHint;
 use super::about::About;
-use super::error::{Outcome, ProposeError, ReadError, SessionError};
+use super::error::{Outcome, ProposeError, ReadError};
 use super::request::{self, Kind};
 use super::shared::{Request, Shared};
 use super::status::{StageCounts, Status};
@@ -227,6 +227,7 @@ impl NodeHandle {
             handle: self.clone(),
             id: SessionId(id),
             serial: 0,
+            unsure: false,
         })
     }
 
@@ -368,6 +369,8 @@ pub struct Session {
     handle: NodeHandle,
     id: SessionId,
     serial: u64,
+    /// A try of the last command may have been executed.
+    unsure: bool,
 }
 
 impl Session {
@@ -390,15 +393,16 @@ impl Session {
     /// has another serial.
     pub fn execute(&mut self, payload: impl Into<Bytes>, timeout: Duration) -> Outcome {
         self.serial += 1;
+        self.unsure = false;
         self.retry(payload, timeout)
     }
 
-    /// Tries the last command again, with its serial.
+    /// Tries the last command again, with its serial. Where an earlier try, of an earlier call too, may have been executed, it is *unknown* and never
+    /// *not executed* (RT1).
     pub fn retry(&mut self, payload: impl Into<Bytes>, timeout: Duration) -> Outcome {
         let payload = payload.into();
         let end = Instant::now() + timeout;
         let mut pause = Duration::from_millis(2);
-        let mut tried = false;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let outcome = self.handle.submit(Proposal {
@@ -407,30 +411,36 @@ impl Session {
                 forward: true,
                 timeout: Some(left.min(Duration::from_secs(1))),
             });
-            match outcome.wait() {
-                Err(error @ (ProposeError::NotAppended { .. } | ProposeError::Unknown { .. })) => {
-                    tried |= matches!(error, ProposeError::Unknown { .. });
-                    if Instant::now() + pause >= end || self.handle.down().is_some() {
-                        // An earlier try may have been executed.
-                        return Err(match error {
-                            ProposeError::NotAppended { why, leader } if tried => {
-                                ProposeError::Unknown { why, leader }
-                            }
-                            error => error,
-                        });
+            let error = match outcome.wait() {
+                Err(error) => error,
+                Ok(reply) => {
+                    self.unsure = true;
+                    return Ok(reply);
+                }
+            };
+            self.unsure |= matches!(
+                error,
+                ProposeError::Unknown { .. } | ProposeError::Committed { .. }
+            );
+            let again = matches!(
+                error,
+                ProposeError::NotAppended { .. } | ProposeError::Unknown { .. }
+            );
+            if !again || Instant::now() + pause >= end || self.handle.down().is_some() {
+                return Err(match error {
+                    ProposeError::NotAppended { why, leader } if self.unsure => {
+                        ProposeError::Unknown { why, leader }
                     }
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(100));
-                }
-                // What was tried before may have taken effect while the session lived.
-                Err(ProposeError::Session(SessionError::Unknown)) if tried => {
-                    return Err(ProposeError::Unknown {
-                        why: SessionError::Unknown.to_string(),
+                    // What was tried before may have taken effect while the session lived.
+                    ProposeError::Session(error) if self.unsure => ProposeError::Unknown {
+                        why: error.to_string(),
                         leader: None,
-                    });
-                }
-                outcome => return outcome,
+                    },
+                    error => error,
+                });
             }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 

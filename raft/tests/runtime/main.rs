@@ -235,6 +235,82 @@ fn c5_commands_take_effect_once_whatever_is_cut_and_lost() {
     assert_eq!(count, Some(done.to_string().into()));
 }
 
+/// C5, RT1: an entry of `execute` stands on a follower. A later try of it that gets nowhere must not say that it is not executed.
+#[test]
+fn c5_a_retry_does_not_deny_what_an_earlier_call_may_have_done() {
+    let cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    let [taker, other] = [leader % 3 + 1, (leader + 1) % 3 + 1];
+    put(&cluster, leader, "a=1");
+    cluster.agree();
+    let handle = cluster.handle(leader);
+    let mut session = eventually("a session", || handle.open_session(100 * LONG).ok());
+    let before = handle.status().unwrap().last.index;
+    // The leader hears nobody, and one hears it.
+    for (from, to) in [
+        (taker, leader),
+        (taker, other),
+        (other, leader),
+        (leader, other),
+        (other, taker),
+    ] {
+        cluster.network.cut(NodeId(from), NodeId(to));
+    }
+    let short = Duration::from_millis(300);
+    let first = session.execute("+count", short);
+    assert!(
+        matches!(first, Err(ProposeError::Unknown { .. })),
+        "{first:?}"
+    );
+    let taken = cluster.handle(taker).status().unwrap().last.index;
+    assert!(taken > before, "no follower has it");
+    let elsewhere = cluster.handle(other);
+    eventually("nobody leads there", || {
+        elsewhere.leader().is_none().then_some(())
+    });
+    let mut session = session.at(&elsewhere);
+    let again = session.retry("+count", short);
+    assert!(
+        matches!(again, Err(ProposeError::Unknown { .. })),
+        "{again:?}"
+    );
+    cluster.network.heal();
+    eventually("its reply", || {
+        match session.retry("+count", Duration::from_secs(2)) {
+            Ok(reply) => Some(reply),
+            Err(ProposeError::Unknown { .. }) => None,
+            other => panic!("{other:?}"),
+        }
+    });
+    cluster.agree();
+    let count = cluster.members[&taker].machine.get(b"count");
+    assert_eq!(count, Some("1".into()));
+}
+
+/// RT1: nor does one after its session has expired.
+#[test]
+fn c5_a_retry_in_an_expired_session_does_not_deny_what_was_done() {
+    let cluster = Cluster::new(1, options());
+    let handle = cluster.handle(cluster.leader());
+    let ttl = Duration::from_millis(500);
+    let mut session = eventually("a session", || {
+        let mut session = handle.open_session(ttl).ok()?;
+        session.execute("+count", LONG).ok().map(|_| session)
+    });
+    std::thread::sleep(2 * ttl);
+    let again = session.retry("+count", LONG);
+    assert!(
+        matches!(again, Err(ProposeError::Unknown { .. })),
+        "{again:?}"
+    );
+    // A new command surely was not executed.
+    let refused = session.execute("+count", LONG);
+    assert!(
+        matches!(refused, Err(ProposeError::Session(SessionError::Unknown))),
+        "{refused:?}"
+    );
+}
+
 /// All nodes restarted at once.
 #[test]
 fn what_was_acknowledged_survives_a_power_cut_of_all() {
