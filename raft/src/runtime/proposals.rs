@@ -1,7 +1,9 @@
 //! Proposals of this node on their way: those that the core has not answered yet, and those that stand in the log and are not applied.
 //!
 //! - PP1: both lie in the order in which they were taken, which is that of their tokens and of their places in the log: what comes first goes first, so
-//!   that one costs a step or two of a queue. What an entry of another term takes the place of leaves when that is appended.
+//!   that one costs a step or two of a queue. What an entry of a later term takes the place of leaves when that is appended.
+//! - PP2: a proposal may be answered with an entry that stands in the log already (the membership's, of a member that is added again): it waits
+//!   there beside or before others, and takes nobody's place.
 
 use super::apply::{Replier, Waiting};
 use crate::core::{Index, LogId, Token};
@@ -50,14 +52,22 @@ impl Asked {
 pub(super) struct Appended(VecDeque<(LogId, Proposal)>);
 
 impl Appended {
-    /// It stands in the log now. Those whose places this takes, or whose places are gone.
+    /// It stands in the log now. Those whose places this takes, or whose places are gone: an entry has none of an earlier term behind it.
     #[must_use]
     pub(super) fn insert(&mut self, id: LogId, proposal: Proposal) -> Vec<Proposal> {
         let mut superseded = Vec::new();
-        while (self.0.back()).is_some_and(|(last, _)| last.index >= id.index) {
+        let gone = |(last, _): &(LogId, _)| last.index >= id.index && last.term < id.term;
+        while self.0.back().is_some_and(gone) {
             superseded.extend(self.0.pop_back().map(|(_, before)| before));
         }
-        self.0.push_back((id, proposal));
+        match self.0.back() {
+            // PP2.
+            Some((last, _)) if last.index > id.index => {
+                let at = self.place(id.index.next());
+                self.0.insert(at, (id, proposal));
+            }
+            _ => self.0.push_back((id, proposal)),
+        }
         superseded
     }
 
@@ -177,6 +187,28 @@ mod tests {
         assert_eq!((late.len(), name(&late[0].replier)), (1, 4));
         assert_eq!(appended.take_all().len(), 1);
         assert!(appended.take(Index(99)).is_empty());
+    }
+
+    #[test]
+    fn pp2_an_entry_that_stands_already_takes_nobodys_place() {
+        let now = Instant::now();
+        let mut appended = Appended::default();
+        for (term, index, asked) in [(1, 4, 1), (2, 7, 2), (2, 8, 3), (2, 7, 4), (1, 5, 5)] {
+            let superseded = appended.insert(id(term, index), proposal(asked, now));
+            assert!(superseded.is_empty(), "{asked}");
+        }
+        let counts = Histogram::default();
+        appended.count(Index(5), Index(7), &counts);
+        assert_eq!(counts.snapshot().count(), 3);
+        let taken = appended.take(Index(7));
+        let taken: Vec<_> = taken.iter().map(|w| (w.id, name(&w.replier))).collect();
+        assert_eq!(
+            taken,
+            [(id(1, 4), 1), (id(1, 5), 5), (id(2, 7), 2), (id(2, 7), 4)]
+        );
+        // A later term takes the place of what is left.
+        let superseded = appended.insert(id(3, 8), proposal(6, now));
+        assert_eq!(superseded.len(), 1);
     }
 
     #[test]

@@ -311,6 +311,51 @@ fn c5_a_retry_in_an_expired_session_does_not_deny_what_was_done() {
     );
 }
 
+/// PP2: of a member that is added again while its entry is on its way.
+#[test]
+fn a_member_that_is_added_again_takes_no_proposals_place() {
+    let patient = NodeOptions {
+        request_timeout: 100 * LONG,
+        disk_hang_max: 100 * LONG,
+        client: "here".into(),
+        ..options()
+    };
+    let cluster = Cluster::new(1, patient);
+    let handle = cluster.handle(cluster.leader());
+    // One change at a time: what it says of itself comes first.
+    eventually(
+        "it has said which disk it has and where its clients go",
+        || {
+            let status = handle.status()?;
+            let about = About::decode(&status.membership.about[&NodeId(1)]).ok()?;
+            let said = about.disk != 0 && about.client == "here";
+            (said && status.applied == status.last.index).then_some(())
+        },
+    );
+    cluster.members[&1].disk.hang(true);
+    let (about, learner) = (Cluster::about(2), NodeId(2));
+    std::thread::scope(|scope| {
+        let added = scope.spawn(|| handle.add_learner(learner, &about));
+        eventually("its entry", || {
+            let learners = handle.status()?.membership.learners;
+            learners.contains(&learner).then_some(())
+        });
+        let last = handle.status().unwrap().last;
+        let submitted = handle.submit(Proposal::new("b=2"));
+        eventually("an entry behind it", || {
+            (handle.status()?.last > last).then_some(())
+        });
+        let again = scope.spawn(|| handle.add_voter(learner, &about));
+        // It is asked for while the disk hangs.
+        std::thread::sleep(Duration::from_millis(300));
+        cluster.members[&1].disk.hang(false);
+        let added = added.join().unwrap().expect("added");
+        let again = again.join().unwrap().expect("added before");
+        assert_eq!(added.index, again.index);
+        submitted.wait().expect("its entry stands");
+    });
+}
+
 /// All nodes restarted at once.
 #[test]
 fn what_was_acknowledged_survives_a_power_cut_of_all() {
