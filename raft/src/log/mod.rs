@@ -12,6 +12,8 @@
 //!   [`Recovered::abstain`] says up to which index entries may have been acknowledged, or that the vote may be lost. It is said again at
 //!   each open until entries up to that index have been appended and synced again (or a snapshot behind it was).
 //! - LS5: after an error other than [`LogError::Full`] the store takes nothing more until it is opened anew (W6).
+//! - LS6 (W8): of what found no room a beginning may be in, and is after a crash. It comes again, the same and before anything else is written; what is
+//!   in is not written twice.
 
 mod memory;
 mod volatile;
@@ -55,7 +57,7 @@ pub struct Recovered {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// There is no room. Nothing of what was asked for was written; it can be tried again (W8).
+    /// There is no room. The same is to be tried again (LS6).
     #[error("no room for the Raft log: {0}; free some, writing goes on by itself")]
     Full(String),
     /// A write or a sync failed. The store has to be opened anew, which finds what is really on the disk (W6).
@@ -73,8 +75,9 @@ pub enum LogError {
 
 /// Storage of one group's log. See the module.
 pub trait LogStore: Send {
-    /// Writes, in this order, after everything written before. Not synced, and may be lost as a suffix until it is. All or, with
-    /// [`LogError::Full`], nothing. [`Write::Snapshot`] begins the log anew behind the snapshot, and supersedes every entry.
+    /// Writes, in this order, after everything written before. Not synced, and may be lost as a suffix until it is. After
+    /// [`LogError::Full`] the same writes come again before any other (LS6). [`Write::Snapshot`] begins the log anew behind the snapshot, and supersedes
+    /// every entry.
     fn write(&mut self, writes: &[Write]) -> Result<(), LogError>;
 
     /// Returns once everything written so far is on stable storage. One sync for all of it.

@@ -8,6 +8,7 @@ use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, SimMedia};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn open_as(media: &SimMedia, who: Identity) -> Result<(WalLog, Recovered), OpenError> {
     WalLog::open(
@@ -214,6 +215,71 @@ fn entries_of_any_size_are_cut_into_frames_and_come_back() {
     let (store, found) = open(&media);
     assert_eq!(found.abstain, Abstain::No);
     assert_eq!(read_all(&store, 1, 1).unwrap(), entries);
+}
+
+/// Writes large entries over a disk that has room for some of them: the medium, the store, what was to be written, and what is in.
+fn half_written(clock: &Arc<ManualClock>) -> (SimMedia, WalLog, Vec<Write>, Vec<Entry>) {
+    let media = SimMedia::new(1);
+    let mut large = options(&media, clock);
+    large.log.segment_bytes = 2 << 20;
+    let (mut store, _) = WalLog::open(Path::new(DIR), WHO, large).unwrap();
+    while store.step() {}
+    let entries: Vec<_> = (1..=9).map(|n| entry(2, n, &"y".repeat(700_000))).collect();
+    let writes = vec![hard(2, 1), Write::Append(entries)];
+    media.set_capacity(Some(media.used_bytes() + 1000));
+    for _ in 0..2 {
+        let full = store.write(&writes);
+        assert!(matches!(full, Err(LogError::Full(_))), "{full:?}");
+    }
+    let within = read_all(&store, 1, 1).unwrap();
+    assert!((1..9).contains(&within.len()), "{}", within.len());
+    (media, store, writes, within)
+}
+
+/// LS6.
+#[test]
+fn w8_a_large_write_that_finds_no_room_goes_on_where_it_stood() {
+    let clock = Arc::new(ManualClock::default());
+    let (media, mut store, writes, _) = half_written(&clock);
+    media.set_capacity(None);
+    // Its worker looks for room again after a pause.
+    clock.advance(Duration::from_secs(1));
+    while store.step() {}
+    store.write(&writes).unwrap();
+    let last = entry(2, 10, "behind it");
+    store.write(&[Write::Append(vec![last.clone()])]).unwrap();
+    store.sync().unwrap();
+    let Write::Append(mut entries) = writes[1].clone() else {
+        unreachable!()
+    };
+    entries.push(last);
+    assert_eq!(read_all(&store, 1, 1).unwrap(), entries);
+    media.power_cut(1);
+    drop(store);
+    let (store, found) = open(&media);
+    assert_eq!((found.abstain, found.hard.term), (Abstain::No, Term(2)));
+    assert_eq!(read_all(&store, 1, 1).unwrap(), entries);
+}
+
+/// LS6: the log is whole with what is in, and refuses what does not go on with it.
+#[test]
+fn w8_of_a_large_write_that_found_no_room_a_crash_leaves_the_beginning() {
+    for goes in ["closed", "killed", "another write"] {
+        let (media, mut store, _, within) = half_written(&Arc::default());
+        media.set_capacity(None);
+        match goes {
+            "closed" => store.close().unwrap(),
+            "killed" => media.kill(),
+            _ => {
+                let other = store.write(&[hard(3, 0)]);
+                assert!(matches!(other, Err(LogError::Failed(_))), "{other:?}");
+            }
+        }
+        drop(store);
+        let (store, found) = open(&media);
+        assert_eq!((found.abstain, found.hard.term), (Abstain::No, Term(2)));
+        assert_eq!(read_all(&store, 1, 1).unwrap(), within, "{goes}");
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@
 //!   frame says whether the node abstains, so it is not forgotten by being written to. Once the entries are back, what is damaged is given up:
 //!   void frames are written over it.
 //! - WL5: memory is bounded by options: the newest entries, and a sparse map from index to LSN; older ones are read from the log.
+//! - WL6 (W8): where there is no room for a later frame of a write, those before it stay, and the write goes on behind them when it comes again. After a
+//!   crash between the two the log ends with those, as after one in the middle of any write.
 //!
 //! The identity (cluster and node) is the log's own, written and synced before anything else, and seeds its checksums; the disk's number is
 //! that of the log's node id, minted with it.
@@ -130,6 +132,8 @@ pub struct WalLog {
     end: Lsn,
     /// To be released once what was written is synced.
     release: Option<Lsn>,
+    /// WL6: how many parts of a write are in, of how many.
+    interrupted: Option<(usize, usize)>,
     failed: Option<LogError>,
 }
 
@@ -205,6 +209,7 @@ impl WalLog {
             release: Some(state.needed_from()),
             group: identity.group,
             buf: Vec::new(),
+            interrupted: None,
             failed: None,
             shared: Arc::new(Shared {
                 log,
@@ -334,9 +339,6 @@ impl WalLog {
 impl LogStore for WalLog {
     fn write(&mut self, writes: &[Write]) -> Result<(), LogError> {
         self.check()?;
-        if let Err(error) = self.check_writes(writes) {
-            return self.fail(error);
-        }
         let mut parts = Vec::new();
         for write in writes {
             match write {
@@ -345,12 +347,21 @@ impl LogStore for WalLog {
                 Write::Append(entries) => parts.extend(entries.iter().map(Part::Entry)),
             }
         }
-        let mut rest = &parts[..];
+        let checked = match self.interrupted.take() {
+            None => self.check_writes(writes).map(|()| 0),
+            Some((done, of)) if of == parts.len() => Ok(done),
+            Some(_) => Err(LogError::Failed(
+                "another write came in the place of one that is half in".into(),
+            )),
+        };
+        let mut done = match checked {
+            Ok(done) => done,
+            Err(error) => return self.fail(error),
+        };
         // What stands behind each piece is known only once the one before is in the state.
-        while !rest.is_empty() {
-            let (piece, behind) = rest.split_at(piece(rest));
-            let first = rest.len() == parts.len();
-            rest = behind;
+        while done < parts.len() {
+            let rest = &parts[done..];
+            let piece = &rest[..piece(rest)];
             let mut head = self.head();
             let mut encoder = Encoder::new(std::mem::take(&mut self.buf));
             for part in piece {
@@ -373,14 +384,12 @@ impl LogStore for WalLog {
             let lsn = match self.frame(encoder, &head) {
                 Ok(lsn) => lsn,
                 Err(error) => {
-                    let error = match log_error(error) {
-                        LogError::Full(what) if !first => LogError::Failed(what),
-                        other => other,
-                    };
-                    return self.fail(error);
+                    self.interrupted = (done > 0).then_some((done, parts.len()));
+                    return self.fail(log_error(error));
                 }
             };
             self.note(lsn, piece);
+            done += piece.len();
         }
         Ok(())
     }
