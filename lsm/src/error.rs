@@ -129,6 +129,8 @@ pub enum StoreError {
         doing: &'static str,
         /// Why it failed.
         cause: String,
+        /// The disk was full.
+        heals: bool,
     },
     /// A call failed.
     #[error("{doing} {path}: {source}")]
@@ -149,6 +151,12 @@ impl StoreError {
             path: path.to_owned(),
             source: Arc::new(source),
         }
+    }
+
+    /// Whether it comes of a full disk, and goes when there is room: of a write nothing was done, and it can be tried again.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        matches!(self, StoreError::Background { heals: true, .. }) || self.is_no_space()
     }
 
     /// No space left: worth trying again.

@@ -7,6 +7,7 @@
 //!   it: [`crate::Store::durable`] says behind which, and the caller applies what follows again.
 //!   Entries that are applied as one ([`crate::Store::apply_entries`]) count as one in this.
 //! - X3: applied is not durable: until tables are installed the external log must be kept from `durable` on.
+//! - X4: what fails for lack of space ([`StoreError::heals`]) does so before anything of it is applied: it can be applied again.
 
 use super::Inner;
 use super::condition::{Condition, Verdict};

@@ -154,6 +154,7 @@ impl Failure {
         StoreError::Background {
             doing: self.doing,
             cause: self.cause.clone(),
+            heals: self.heals,
         }
     }
 }

@@ -92,6 +92,7 @@ impl Workers {
                         &StoreError::Background {
                             doing: "background work",
                             cause: "a worker panicked".to_owned(),
+                            heals: false,
                         },
                     );
                 }

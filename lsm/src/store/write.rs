@@ -37,6 +37,7 @@ impl Drop for Hole<'_> {
                 &StoreError::Background {
                     doing: "applying a batch",
                     cause: "the writer panicked".to_owned(),
+                    heals: false,
                 },
             );
         }
@@ -166,6 +167,7 @@ impl Inner {
                 .map_err(|_| StoreError::Background {
                     doing: "applying a batch",
                     cause: "another writer failed before its batch was applied".to_owned(),
+                    heals: false,
                 })?;
         }
         Ok(())

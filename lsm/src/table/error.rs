@@ -82,6 +82,7 @@ impl From<TableError> for StoreError {
                 StoreError::Background {
                     doing: "using a table",
                     cause: other.to_string(),
+                    heals: false,
                 }
             }
         }

@@ -378,7 +378,6 @@ impl<A: Application> StateMachine for LsmMachine<A> {
     }
 
     fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError> {
-        const DOING: &str = "committing to the store";
         let batch = self.overlay.batch(applied);
         for (key, value) in &records {
             let key = key_of(RECORD, key);
@@ -387,6 +386,13 @@ impl<A: Application> StateMachine for LsmMachine<A> {
                 None => batch.delete(&key),
             }
         }
+        // LM3.
+        (self.store.load()).note_log_synced(place(applied.next())?);
+        self.commit_again()
+    }
+
+    fn commit_again(&mut self) -> Result<(), MachineError> {
+        const DOING: &str = "committing to the store";
         let mut entries = Vec::with_capacity(self.overlay.entries.len());
         for at in &self.overlay.entries {
             entries.push(EntryBatch {
@@ -396,13 +402,15 @@ impl<A: Application> StateMachine for LsmMachine<A> {
             });
         }
         let store = self.store.load();
-        // LM3.
-        store.note_log_synced(place(applied.next())?);
         match sabotage::on(Sabotage::CommitSplit) {
             true => entries.iter().try_for_each(|e| store.apply_entries(&[*e])),
             false => store.apply_entries(&entries),
         }
-        .map_err(failed(DOING))?;
+        .map_err(|error| match error.heals() {
+            // SM5: it comes before anything is applied.
+            true => MachineError::full(DOING, error),
+            false => MachineError::new(DOING, error),
+        })?;
         drop(entries);
         self.overlay.clear();
         Ok(())

@@ -6,6 +6,7 @@
 //!   more records than [`RECORDS_MAX`], nor bytes than [`COMMIT_BYTES_MAX`], and those of one entry. Where commits end may differ between nodes.
 //! - AP3: a reply leaves after the commit of its batch, and only if the entry that was applied is the one that was proposed: at its
 //!   index stands its term. Only an entry of another term there says that it was not appended: what a snapshot covers may be the proposal.
+//! - AP4 (W8): where the state machine has no room for a commit, it is waited for: the commit is tried again until the node stops.
 //!
 //! ```text
 //! record 'a'   snapshot meta (see `codec`) of the last entry applied, then time u64
@@ -25,9 +26,10 @@ use crate::transport::Content;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, SendError, Sender};
 use esker_sync::oneshot::Promise;
+use esker_sync::stop::StopToken;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Key of the record of what is applied.
 pub(crate) const APPLIED: &[u8] = b"a";
@@ -42,6 +44,8 @@ pub(crate) fn time_of(record: &[u8]) -> Option<u64> {
 const RECORDS_MAX: usize = 100_000;
 /// AP2: short commands may each write a large value anew, and all of it is in memory until the commit. Larger ones save nothing any more.
 const COMMIT_BYTES_MAX: usize = 32 << 20;
+/// Pause before a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(50);
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -108,6 +112,8 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     reader: Arc<dyn LogReader>,
     records_max: usize,
+    /// The node's.
+    stop: StopToken,
 }
 
 impl Applier {
@@ -127,6 +133,7 @@ impl Applier {
             shared,
             reader,
             records_max: RECORDS_MAX,
+            stop: StopToken::new(),
         };
         applier.load(records)?;
         Ok(applier)
@@ -161,7 +168,13 @@ impl Applier {
         &*self.machine
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, snapshots: &Sender<prepare::Job>) {
+    pub(super) fn run(
+        mut self,
+        jobs: &Receiver<Job>,
+        snapshots: &Sender<prepare::Job>,
+        stop: &StopToken,
+    ) {
+        self.stop = stop.clone();
         for job in jobs {
             let ended = match job {
                 Job::Apply {
@@ -197,6 +210,9 @@ impl Applier {
                 }
             };
             if let Err(error) = ended {
+                if error.is_full() && self.stop.is_stopped() {
+                    break;
+                }
                 tracing::error!(%error, "the state machine can't go on");
                 self.shared.report(Event::Failed(error.to_string()));
                 return;
@@ -264,7 +280,7 @@ impl Applier {
             put_snapshot_meta(&mut applied, &self.applied);
             applied.extend_from_slice(&self.time.to_le_bytes());
             records.push((Bytes::from_static(APPLIED), Some(applied.into())));
-            self.machine.commit(self.applied.last.index, records)?;
+            self.commit(records)?;
             // The last first: who waits for several in their order is woken once, when it has them all, and not for one after the other.
             for (replier, outcome) in told.into_iter().rev() {
                 replier.tell(&self.shared, outcome);
@@ -272,6 +288,25 @@ impl Applier {
         }
         self.report(started);
         Ok(())
+    }
+
+    /// AP4.
+    fn commit(&mut self, records: Vec<Record>) -> Result<(), MachineError> {
+        let mut done = self.machine.commit(self.applied.last.index, records);
+        while let Err(error) = &done
+            && error.is_full()
+        {
+            // Relaxed: for the status.
+            if !self.shared.state_full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "no room for the state; what is committed waits");
+            }
+            if self.stop.sleep(FULL_RETRY) {
+                return done;
+            }
+            done = self.machine.commit_again();
+        }
+        self.shared.state_full.store(false, Ordering::Relaxed);
+        done
     }
 
     fn report(&self, started: Vec<Instant>) {

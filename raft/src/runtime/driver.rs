@@ -816,7 +816,8 @@ impl Driver {
             incarnation: self.options.incarnation,
             membership: self.core.membership().clone(),
             abstains: self.core.abstains(),
-            disk_full: self.shared.disk_full.load(Ordering::Relaxed),
+            disk_full: self.shared.disk_full.load(Ordering::Relaxed)
+                || self.shared.state_full.load(Ordering::Relaxed),
             disk_hangs: self.disk_hangs(now),
             log_groups: self.shared.groups.load(Ordering::Relaxed),
             log_syncs: self.shared.log.syncs(),

@@ -7,6 +7,7 @@
 //! - SM3: [`StateMachine::durable`] never says more than what a power cut leaves. The log is not compacted beyond it (L3).
 //! - SM4: an error is not an answer. It stops the node: a node that can't apply a command has no state any more. What a client did wrong
 //!   is answered in the reply's bytes.
+//! - SM5 (W8): a commit that finds no room is waited for, and not the end: it says so ([`MachineError::full`]), has done nothing, and is tried again.
 
 use crate::core::{Index, LogId, SnapshotMeta, Term};
 use crate::transport::SnapshotFile;
@@ -25,6 +26,7 @@ pub struct MachineError {
     /// Why.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+    full: bool,
 }
 
 impl MachineError {
@@ -34,7 +36,28 @@ impl MachineError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> MachineError {
         let source = source.into();
-        MachineError { doing, source }
+        MachineError {
+            doing,
+            source,
+            full: false,
+        }
+    }
+
+    /// There is no room: of a commit nothing was done (SM5).
+    pub fn full(
+        doing: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> MachineError {
+        MachineError {
+            full: true,
+            ..MachineError::new(doing, source)
+        }
+    }
+
+    /// Whether it is for lack of room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 }
 
@@ -70,6 +93,12 @@ pub trait StateMachine: Send + 'static {
 
     /// Ends a batch: everything applied since the last, and `records`, as one (SM2). `applied` is the last entry in it.
     fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError>;
+
+    /// Tries the last commit again, which found no room; nothing else is called between the two but this (SM5), and [`StateMachine::close`].
+    fn commit_again(&mut self) -> Result<(), MachineError> {
+        let why = "it never says that it has no room";
+        Err(MachineError::new("trying a commit again", why))
+    }
 
     /// Bytes that the next [`StateMachine::commit`] will write of what was applied: beyond a bound the commit comes before the next command, so that
     /// what short commands do to large values is not in memory all at once. Asked after each entry. 0: not known, and not bounded.

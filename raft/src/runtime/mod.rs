@@ -278,7 +278,7 @@ impl Node {
         )?;
         spawn(
             "esker-rf-apply",
-            Box::new(move |_| applier.run(&apply_in, &snapshots)),
+            Box::new(move |stop| applier.run(&apply_in, &snapshots, &stop)),
         )?;
         let preparing = shared.clone();
         spawn(

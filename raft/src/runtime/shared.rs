@@ -108,6 +108,8 @@ pub(super) struct Shared {
     /// Bytes of packets that wait for the driver.
     pub(super) packet_bytes: AtomicUsize,
     pub(super) disk_full: AtomicBool,
+    /// The same of the state machine's (AP4).
+    pub(super) state_full: AtomicBool,
     /// Groups of writes that the log was synced for (DK1).
     pub(super) groups: AtomicU64,
     pub(super) log: Arc<dyn LogReader>,
@@ -137,6 +139,7 @@ impl Shared {
             started: Instant::now(),
             packet_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
+            state_full: AtomicBool::new(false),
             groups: AtomicU64::new(0),
             log,
             term: AtomicU64::new(0),

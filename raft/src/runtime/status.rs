@@ -69,7 +69,7 @@ pub struct Status {
     pub membership: Membership,
     /// It votes for nobody, because something it promised is lost (C2).
     pub abstains: bool,
-    /// Writes wait for room on its disk.
+    /// Writes wait for room on its disk: the log's, or the state machine's.
     pub disk_full: bool,
     /// Its disk has not answered within the bound.
     pub disk_hangs: bool,

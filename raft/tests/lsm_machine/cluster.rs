@@ -1,11 +1,11 @@
 //! Whole nodes: what was acknowledged is found again.
 
-use crate::nodes::{Cluster, Made, eventually};
+use crate::nodes::{Cluster, LONG, Made, eventually};
 use crate::world::{App, ID, Map, Todo, content, options};
 use esker_raft::machine::LsmMachine;
 use esker_raft::runtime::*;
 use esker_wal::Workers;
-use esker_wal::media::sim::SimRng;
+use esker_wal::media::sim::{SimMedia, SimRng};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -98,4 +98,74 @@ fn what_was_acknowledged_survives_power_cuts_and_snapshots_on_log_and_store() {
         map
     };
     assert_eq!(others(&found), others(&model));
+}
+
+/// W8, AP4: the disk of the state is full, and that of the log is not.
+#[test]
+fn a_full_disk_of_the_state_is_waited_out_and_holds_no_close_up() {
+    let kept = NodeOptions {
+        tick: Duration::from_millis(15),
+        request_timeout: LONG,
+        ..NodeOptions::default()
+    };
+    let disk = SimMedia::new(9);
+    let of_state = disk.clone();
+    let cluster: Cluster = Cluster::new(1, kept, 1 << 20, move |_| {
+        let state = options(&of_state, Workers::Threads);
+        let machine = LsmMachine::open(Path::new("state"), ID, state, App)?;
+        Ok(Made {
+            reader: machine.reader(),
+            machine: Box::new(machine),
+            beside: Box::new(|_| ()),
+        })
+    });
+    cluster.leader();
+    let handle = cluster.up(0).unwrap().node.handle();
+    let mut model = Map::new();
+    let mut number = 0;
+    let mut submit = || {
+        number += 1;
+        let todo = Todo::Put(format!("k{number}"), "v".repeat(500));
+        todo.apply(&mut model);
+        handle.submit(Proposal::new(todo.encode()))
+    };
+    let until_full = |submit: &mut dyn FnMut() -> PendingReply| {
+        disk.set_capacity(Some(disk.used_bytes()));
+        let mut waiting = Vec::new();
+        eventually("no room", || {
+            waiting.push(submit());
+            std::thread::sleep(Duration::from_millis(5));
+            let status = handle.status().expect("it is up");
+            status.disk_full.then_some(())
+        });
+        waiting
+    };
+    let waiting = until_full(&mut submit);
+    // It is tried again and again.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(handle.down(), None);
+    disk.set_capacity(None);
+    for reply in waiting {
+        reply.wait().expect("executed once there is room");
+    }
+    submit().wait().expect("it goes on");
+    assert!(!handle.status().unwrap().disk_full);
+    assert_eq!(content(&cluster.up(0).unwrap().reader).unwrap(), model);
+    let waiting = until_full(&mut || {
+        handle.submit(Proposal::new(
+            Todo::Put("x".into(), "y".repeat(500)).encode(),
+        ))
+    });
+    let up = cluster.up(0).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        up.node.close();
+        tell.send(()).unwrap();
+    });
+    told.recv_timeout(LONG).expect("it closes");
+    let unknown = waiting
+        .into_iter()
+        .map(PendingReply::wait)
+        .filter(Result::is_err);
+    assert!(unknown.count() > 0, "all were executed");
 }
