@@ -5,7 +5,7 @@
 //! - FO3: an append is acknowledged up to its own last entry, once that is synced; not up to whatever else the log holds.
 //! - FO4: the commit index moves only over what is known to agree with the leader's log; by the leader's knowledge only where nothing was lost: behind
 //!   damage there may stand what the lost frames had superseded.
-//! - FO5 (C2): who lost entries says so to a leader from whom none come: what it once acknowledged nobody sends by himself.
+//! - FO5 (C2): who lost entries says so to a leader from whom none come, once a tick at most: what it once acknowledged nobody sends by himself.
 
 use super::types::{Entry, Index, LogId, NodeId, SnapshotMeta};
 use super::{Abstain, Body, Core, Role, RoleName, Write};
@@ -88,6 +88,10 @@ impl Core {
             self.commit_to(commit.min(self.log.last().index));
         }
         self.send(from, Body::Heard { round });
+        // Each read makes a heartbeat.
+        if !std::mem::take(&mut self.may_ask) {
+            return;
+        }
         let fetched = std::mem::take(&mut self.fetched);
         if matches!(self.abstain, Abstain::Until(_)) && !fetched {
             let hint = self.log.last();

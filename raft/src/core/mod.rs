@@ -241,8 +241,9 @@ pub struct Core {
     timeout: u32,
     /// Ticks since a leader was heard from; starts at zero, so that a restarted node votes only after a whole election timeout (C3).
     quiet: u32,
-    /// Entries came since the last heartbeat (FO5).
+    /// Entries came since it could last ask for some, and whether it may ask now (FO5).
     fetched: bool,
+    may_ask: bool,
     now: u64,
     abstain: Abstain,
     /// Since a leader was heard from it was asked for its vote for a log that is older than its own (EL7).
@@ -283,6 +284,7 @@ impl Core {
             timeout: 0,
             quiet: 0,
             fetched: false,
+            may_ask: true,
             now: 0,
             abstain: restored.abstain,
             outranks: false,
@@ -462,6 +464,7 @@ impl Core {
             self.quiet = 0;
             self.leader_tick();
         } else {
+            self.may_ask = true;
             self.reads_tick();
             if self.election_held() {
                 self.elapsed = 0;

@@ -199,4 +199,12 @@ fn behind_damage_nothing_is_committed_by_what_the_leader_remembers() {
     };
     let said = out.messages.iter().map(|e| &e.message.body);
     assert_eq!(said.collect::<Vec<_>>(), [&Body::Heard { round: 1 }, &lost]);
+    // FO5: reads make heartbeats.
+    for _ in 0..100 {
+        let out = core.step(0, from(1, 2, beat(Index(9))));
+        assert_eq!(out.messages.len(), 1);
+    }
+    let _ = core.step(0, Input::Tick);
+    let out = core.step(0, from(1, 2, beat(Index(9))));
+    assert_eq!(out.messages.len(), 2);
 }
