@@ -9,7 +9,8 @@
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
 //!   after this node stopped leading, or where a snapshot covers its place, or at the end. One that was forwarded, when another node is known to lead, too: an
 //!   election timeout after that, or at once where nothing was heard of a leader for as long before.
-//! - DR5: a leader whose disk has not answered within `disk_hang_max` steps down, and does not campaign until it does.
+//! - DR5: a leader whose disk has not answered within `disk_hang_max`, or whose state machine has waited for room as long (AP4), steps down, and does not
+//!   campaign until that is over.
 //! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
 //!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
 //!   turns of the clock, and goes on where others have brought more meanwhile than they should deal with.
@@ -736,8 +737,10 @@ impl Driver {
     }
 
     fn disk_hangs(&self, now: Instant) -> bool {
-        (self.unsynced.front())
-            .is_some_and(|(_, since)| now.duration_since(*since) > self.options.disk_hang_max)
+        let long = |since: Instant| now.duration_since(since) > self.options.disk_hang_max;
+        let full = self.shared.state_full.load(Ordering::Relaxed);
+        (self.unsynced.front()).is_some_and(|(_, since)| long(*since))
+            || full && (self.applying.front()).is_some_and(|group| long(group.since))
     }
 
     /// DR4.

@@ -71,7 +71,7 @@ pub struct Status {
     pub abstains: bool,
     /// Writes wait for room on its disk: the log's, or the state machine's.
     pub disk_full: bool,
-    /// Its disk has not answered within the bound.
+    /// Its disk has not answered within the bound, or its state machine has waited for room as long.
     pub disk_hangs: bool,
     /// On a leader what it knows of each peer.
     pub peers: Vec<PeerStatus>,

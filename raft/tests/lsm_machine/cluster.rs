@@ -7,6 +7,7 @@ use esker_raft::runtime::*;
 use esker_wal::Workers;
 use esker_wal::media::sim::{SimMedia, SimRng};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -98,6 +99,51 @@ fn what_was_acknowledged_survives_power_cuts_and_snapshots_on_log_and_store() {
         map
     };
     assert_eq!(others(&found), others(&model));
+}
+
+/// DR5, AP4: nobody would be answered while a leader waits for room, and the others have some.
+#[test]
+fn a_leader_whose_state_has_no_room_gives_up_and_the_others_go_on() {
+    let kept = NodeOptions {
+        tick: Duration::from_millis(15),
+        disk_hang_max: Duration::from_millis(200),
+        ..NodeOptions::default()
+    };
+    // In the order in which they start.
+    let disks: Arc<Mutex<Vec<SimMedia>>> = Arc::default();
+    let made = disks.clone();
+    let cluster: Cluster = Cluster::new(3, kept, 1 << 20, move |_| {
+        let disk = SimMedia::new(9);
+        made.lock().unwrap().push(disk.clone());
+        let state = options(&disk, Workers::Threads);
+        let machine = LsmMachine::open(Path::new("state"), ID, state, App)?;
+        Ok(Made {
+            reader: machine.reader(),
+            machine: Box::new(machine),
+            beside: Box::new(|_| ()),
+        })
+    });
+    let leader = cluster.leader();
+    let handle = cluster.up(leader).unwrap().node.handle();
+    let put = || Todo::Put("k".into(), "v".repeat(500)).encode();
+    let disk = disks.lock().unwrap()[leader].clone();
+    disk.set_capacity(Some(disk.used_bytes()));
+    eventually("another leader", || {
+        drop(handle.submit(Proposal::new(put())));
+        std::thread::sleep(Duration::from_millis(2));
+        cluster.leads().filter(|other| *other != leader)
+    });
+    assert_eq!(handle.down(), None);
+    eventually("it goes on", || {
+        let other = cluster.leads().filter(|other| *other != leader)?;
+        let other = cluster.up(other)?.node.handle();
+        other.propose(put()).ok()
+    });
+    disk.set_capacity(None);
+    eventually("it is there again", || {
+        let status = handle.status()?;
+        (!status.disk_full && !status.disk_hangs).then_some(())
+    });
 }
 
 /// W8, AP4: the disk of the state is full, and that of the log is not.
