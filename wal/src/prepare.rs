@@ -2,10 +2,11 @@
 //!
 //! A new file is made as `<id>.tmp` (space allocated and zeroed), its header synced, renamed to
 //! `<id>.seg`, the directory synced. A released file keeps its space: renamed to `<id>.tmp`, the directory
-//! synced, its header is reset under a new id and synced, then it is renamed. A crash or a failed call
-//! in between leaves a `.tmp` that open removes: a header that was half written never has a segment's name.
+//! synced, its header is reset under a new id and synced, then it is renamed. A crash in between leaves
+//! a `.tmp` that open removes: a header that was half written never has a segment's name. After a failed
+//! call the file is removed, under whichever name it has.
 
-use crate::media::{FOLIO, Media, WRITE_BACK_BYTES};
+use crate::media::{FOLIO, Media, MediaFile, WRITE_BACK_BYTES};
 use crate::meta::sync_dir;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
@@ -65,7 +66,7 @@ pub(crate) fn create(
 }
 
 /// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. With `wipe` it is filled with zeros,
-/// in pieces as at its creation.
+/// in pieces as at its creation. Should it fail, the file is removed.
 pub(crate) fn recycle(
     media: &dyn Media,
     dir: &Path,
@@ -75,38 +76,52 @@ pub(crate) fn recycle(
 ) -> io::Result<Prepared> {
     let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
     let path = dir.join(file_name(identity.id));
-    let file = media.open_rw(from)?;
-    media.rename(from, &tmp)?;
-    sync_dir(media, dir)?;
-    if !sabotage::on(Sabotage::HeadKept) {
-        file.write_all_at(&fresh_head(identity), 0)?;
-    }
-    if let Some(pace) = wipe {
-        let zeros = [0; FOLIO];
-        let mut at = FRAMES_AT;
-        while at < identity.bytes {
-            // Aligned to folios but for the first.
-            let piece = (FOLIO as u64 - at % FOLIO as u64).min(identity.bytes - at);
-            file.write_all_at(&zeros[..piece as usize], at)?;
-            at += piece;
-            if at.is_multiple_of(WRITE_BACK_BYTES) {
-                file.write_back(at - WRITE_BACK_BYTES, WRITE_BACK_BYTES)?;
-                pace();
-            }
+    let made = (|| {
+        let file = media.open_rw(from)?;
+        media.rename(from, &tmp)?;
+        sync_dir(media, dir)?;
+        if !sabotage::on(Sabotage::HeadKept) {
+            file.write_all_at(&fresh_head(identity), 0)?;
+        }
+        if let Some(pace) = wipe {
+            fill_with_zeros(&*file, identity.bytes, pace)?;
+        }
+        file.sync()?;
+        media.rename(&tmp, &path)?;
+        sync_dir(media, dir)?;
+        let map = file.map(identity.bytes as usize)?;
+        Ok(Prepared {
+            identity,
+            path: path.clone(),
+            file,
+            map,
+            zeroed: wipe.is_some(),
+            warm_until: Duration::ZERO,
+        })
+    })();
+    if made.is_err() {
+        // As in `create`: after a failed rename or sync it may have any of its names.
+        for name in [from, &tmp, &path] {
+            let _ = media.remove(name);
         }
     }
-    file.sync()?;
-    media.rename(&tmp, &path)?;
-    sync_dir(media, dir)?;
-    let map = file.map(identity.bytes as usize)?;
-    Ok(Prepared {
-        identity,
-        path,
-        file,
-        map,
-        zeroed: wipe.is_some(),
-        warm_until: Duration::ZERO,
-    })
+    made
+}
+
+/// All but the head, aligned to folios but for the first piece.
+fn fill_with_zeros(file: &dyn MediaFile, bytes: u64, pace: Pace<'_>) -> io::Result<()> {
+    let zeros = [0; FOLIO];
+    let mut at = FRAMES_AT;
+    while at < bytes {
+        let piece = (FOLIO as u64 - at % FOLIO as u64).min(bytes - at);
+        file.write_all_at(&zeros[..piece as usize], at)?;
+        at += piece;
+        if at.is_multiple_of(WRITE_BACK_BYTES) {
+            file.write_back(at - WRITE_BACK_BYTES, WRITE_BACK_BYTES)?;
+            pace();
+        }
+    }
+    Ok(())
 }
 
 /// Populates the header and `window` bytes of frames of a prepared file for writing.

@@ -233,3 +233,53 @@ fn power_that_goes_at_any_call_loses_nothing_acknowledged() {
         panic!("the power goes at call {n}: {error}");
     }
 }
+
+/// Segments that rotate, are released and recycled, while one call may fail: the files that are there at rest, and those that the log knows of.
+fn files_at_rest(media: &SimMedia) -> Option<(usize, u64)> {
+    let clock = Arc::new(ManualClock::default());
+    let (log, _) = Log::open(Path::new("log"), options(media, &clock, ID)).ok()?;
+    let rest = || {
+        // Longer than until a call that failed is tried again.
+        for _ in 0..12 {
+            while log.step() {}
+            clock.advance(Duration::from_millis(400));
+        }
+    };
+    for n in 0..40 {
+        let end = log.append(&[&[n; 1000]]).ok()?.end;
+        log.sync_up_to(end).ok()?;
+        if n % 8 == 7 {
+            log.release(end);
+            rest();
+        }
+    }
+    rest();
+    let files = media.list(Path::new("log")).ok()?;
+    let of_segments = |name: &str| name.ends_with(".seg") || name.ends_with(".tmp");
+    let files = files.iter().filter(|e| of_segments(&e.name)).count();
+    let stats = log.stats();
+    assert!(stats.recycled > 0);
+    Some((files, stats.segments + stats.segments_ready))
+}
+
+/// A file that could not be made ready again takes no room for as long as the log is open.
+#[test]
+fn a_call_that_fails_once_strands_no_file() {
+    let media = medium(0);
+    let before = media.calls();
+    files_at_rest(&media).expect("without trouble");
+    let calls = media.calls() - before;
+    let mut rested = 0;
+    for (n, errno) in (1..=calls).flat_map(|n| [EIO, ENOSPC, EACCES].map(|e| (n, e))) {
+        let media = medium(n);
+        media.fail(Fault::nth(n).errno(errno).times(1));
+        if let Some((files, known)) = files_at_rest(&media) {
+            assert_eq!(
+                files as u64, known,
+                "call {n} of {calls} fails with {errno}"
+            );
+            rested += 1;
+        }
+    }
+    assert!(rested > calls, "{rested} of {calls} calls");
+}

@@ -11,6 +11,8 @@
 //! - M5: a mapping and its [`MediaFile`] are one open file. The kernel reports an error of writing back once per open file, to whichever
 //!   sync comes next; every one of them is looked at. Waiting for what is written back is such a sync in that.
 //! - M6: what is opened is a file: a pipe, a device or a directory under its name is an error, and nobody waits for who writes into it.
+//! - M7: a directory that is made has its entry synced before what lies in it is made, and so has the one it is made in: it may be there since a
+//!   process that ended before it got to that.
 
 use super::{DirEntry, LockGuard, Media, MediaFile, MediaMap, WRITE_BACK_BYTES};
 use memmap2::{MmapOptions, MmapRaw};
@@ -60,13 +62,12 @@ impl Media for RealMedia {
                 None => break,
             }
         }
-        if missing.is_empty() {
-            // It may be there since a crash that came before its entry was synced. A parent that may
-            // not be read can't be synced; then it was not made by us either.
-            return match self.sync_dir(&parent_of(dir)) {
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-                other => other,
-            };
+        // M7. A parent that may not be read can't be synced; then it was not made by us either.
+        if !at.as_os_str().is_empty() {
+            match self.sync_dir(&parent_of(at)) {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                other => other?,
+            }
         }
         for dir in missing.into_iter().rev() {
             match std::fs::create_dir(dir) {

@@ -80,6 +80,14 @@ fn child() {
     script(&PathBuf::from(std::env::var_os("ESKER_SHIM_DIR").unwrap()));
 }
 
+#[test]
+#[ignore = "run by the test of it in a process of its own"]
+fn makes_directories() {
+    let dir = PathBuf::from(std::env::var_os("ESKER_SHIM_DIR").unwrap());
+    let media = media::real::RealMedia::default();
+    media::Media::create_dir_all(&media, &dir.join("a/b/c")).unwrap();
+}
+
 /// The shim, built once per test.
 fn shim(dir: &Path) -> Result<PathBuf, String> {
     let out = dir.join("shim.so");
@@ -105,15 +113,22 @@ struct Run {
     calls: u64,
 }
 
+/// This binary again, with one of its ignored tests, behind the shim.
+fn behind(shim: &Path, test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--ignored", "--exact", test, "--nocapture"])
+        .env("LD_PRELOAD", shim);
+    command
+}
+
 fn run(shim: &Path, dir: &Path, call: &str, how: &str, nth: u64, times: u64) -> Run {
     let count = dir.with_extension("count");
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = behind(shim, "child");
     if call == "sync_file_range" {
         command.env("ESKER_SHIM_SEGMENT", LARGE);
     }
     let output = command
-        .args(["--ignored", "--exact", "child", "--nocapture"])
-        .env("LD_PRELOAD", shim)
         .env("ESKER_SHIM_DIR", dir)
         .env("ESKER_SHIM_CALL", call)
         .env("ESKER_SHIM_HOW", how)
@@ -267,4 +282,24 @@ fn w6_a_segment_whose_zeros_could_not_be_written_back_is_not_used() {
     let dir = home.path().join("log");
     let run = run(&shim, &dir, "sync_file_range", EIO, 1, 1 << 40);
     assert!(run.calls > 0 && run.appended.is_empty());
+}
+
+/// One that was there may have been made by a process that ended before it synced the entry, and all that comes to lie in it goes with it.
+#[test]
+fn m7_the_entry_of_a_directory_found_on_the_way_is_synced_too() {
+    let home = tempfile::tempdir().unwrap();
+    let shim = match shim(home.path()) {
+        Ok(shim) => shim,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let (dir, count) = (home.path().join("d"), home.path().join("count"));
+    std::fs::create_dir_all(dir.join("a")).unwrap();
+    let ended = behind(&shim, "makes_directories")
+        .env("ESKER_SHIM_DIR", &dir)
+        .env("ESKER_SHIM_CALL", "fsync")
+        .env("ESKER_SHIM_COUNT", &count)
+        .status();
+    assert!(ended.unwrap().success() && dir.join("a/b/c").is_dir());
+    // Those of `a`, `b` and `c`.
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "3");
 }
