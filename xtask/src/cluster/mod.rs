@@ -7,7 +7,7 @@ use crate::resp::Client;
 use crate::{Outcome, ctx};
 use proxy::Network;
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub(crate) struct Cluster {
     pub(crate) paused: BTreeSet<usize>,
     /// Shortest election timeout, in milliseconds.
     pub(crate) election: u64,
+    /// Where a node's data lies that don't lie beside the others'.
+    pub(crate) elsewhere: BTreeMap<usize, PathBuf>,
     /// So many are in the first membership; the rest join.
     pub(crate) first: usize,
     /// Further flags.
@@ -72,6 +74,7 @@ impl Cluster {
             children: (0..members).map(|_| None).collect(),
             paused: BTreeSet::new(),
             election,
+            elsewhere: BTreeMap::new(),
             first: members,
             flags: SMALL.iter().map(|flag| (*flag).to_owned()).collect(),
         })
@@ -85,6 +88,7 @@ impl Cluster {
         let output = self.dir.join(format!("n{}.out", at + 1));
         let output = OpenOptions::new().create(true).append(true).open(output);
         let output = ctx(output, "output file")?;
+        let beside = self.dir.join(format!("n{}", at + 1));
         let child = Command::new(&self.binary)
             .args([
                 "--id",
@@ -100,7 +104,7 @@ impl Cluster {
             .args(["--election-timeout", &format!("{}ms", self.election)])
             .args(&self.flags)
             .arg("--data-dir")
-            .arg(self.dir.join(format!("n{}", at + 1)))
+            .arg(self.elsewhere.get(&at).unwrap_or(&beside))
             .args(more)
             .stdin(Stdio::null())
             .stderr(ctx(output.try_clone(), "output file")?)

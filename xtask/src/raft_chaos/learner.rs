@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -45,6 +45,10 @@ pub struct Options {
     /// Seconds from cut to cut; 0: never.
     #[arg(long, default_value_t = 5)]
     cut_every: u64,
+    /// Where the learner's data lie, if not beside the others': a new directory on another disk. What the leader's clients see of the learner's disk
+    /// is then not in the numbers.
+    #[arg(long, value_name = "DIR")]
+    learner_dir: Option<PathBuf>,
     /// Given up after so many seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -77,7 +81,14 @@ const COMPARED: u64 = 5_000;
 pub fn run(options: &Options) -> Outcome {
     let binary = options.binaries.find()?.primary.with_file_name("raft-node");
     let workspace = Workspace::new("raft-snapshot")?;
+    let elsewhere = options.learner_dir.as_deref();
+    if let Some(dir) = elsewhere {
+        ctx(fs::create_dir(dir), dir.display())?;
+    }
     let outcome = join(options, &binary, workspace.path());
+    if let (Some(dir), Ok(())) = (elsewhere, &outcome) {
+        ctx(fs::remove_dir_all(dir), dir.display())?;
+    }
     workspace.finish(outcome)
 }
 
@@ -363,6 +374,8 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     let learner = options.members;
     let mut cluster = Cluster::new(binary, dir, learner + 1, 500)?;
     cluster.first = learner;
+    let elsewhere = options.learner_dir.iter();
+    cluster.elsewhere = elsewhere.map(|dir| (learner, dir.join("node"))).collect();
     cluster.flags = options
         .flags
         .split_whitespace()
