@@ -267,7 +267,34 @@ fn attempt(d: &mut Decoder) -> Result<u64, Malformed> {
     }
 }
 
+/// K9.
+pub(super) fn named(name: &Bytes, id: &Bytes) -> Result<(), Refusal> {
+    check_name(name)?;
+    match id.is_empty() || id.len() > ID_MAX {
+        true => Err(Refusal::Id),
+        false => Ok(()),
+    }
+}
+
+fn check_name(name: &Bytes) -> Result<(), Refusal> {
+    match name.is_empty() || name.len() > NAME_MAX {
+        true => Err(Refusal::Name),
+        false => Ok(()),
+    }
+}
+
 impl LockCommand {
+    /// K9: of the names in it.
+    pub(super) fn check_names(&self) -> Result<(), Refusal> {
+        match self {
+            LockCommand::Acquire { name, id, .. }
+            | LockCommand::Cancel { name, id }
+            | LockCommand::Leave { name, id, .. } => named(name, id),
+            LockCommand::Release { name, .. } => check_name(name),
+            LockCommand::Renew(locks) => locks.iter().try_for_each(|(name, ..)| check_name(name)),
+        }
+    }
+
     /// The bytes for the log.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -9,11 +9,13 @@
 //! - SV5: an attempt that ends without an answer ends nothing: its client may ask again with the same id, maybe has already. A waiter goes by
 //!   [`LEASE`] then, a holder by its time to live. One whose client is gone, or has waited enough, leaves (K4). A fresh id is nobody else's, and
 //!   its claim is cancelled.
+//! - SV6: that a wait is over is said only where the claim is out. Where that has no answer, or another attempt keeps the claim, the outcome is not known.
+//! - SV7: what a command ended is not taken for ended before by its own second try.
 
-use super::command::{Guard, LockAnswer, LockCommand, Refusal};
+use super::command::{Cancelled, Guard, LockAnswer, LockCommand, Refusal};
 use super::machine::{LockView, TIME_TICK};
 use super::state::{How, LockEvent, LockInfo, WaiterInfo};
-use super::{MANY_MAX, counted};
+use super::{MANY_MAX, TTL_MAX, counted};
 use crate::runtime::{
     NodeHandle, PendingReply, Proposal, ProposeError, ReadError, StartError, boot_micros,
 };
@@ -42,8 +44,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const TRY: Duration = Duration::from_secs(1);
 /// How long a try to move time may take.
 const MOVE: Duration = Duration::from_millis(200);
-/// How long the end of a claim is tried that is not wanted any more.
-const CANCEL: Duration = Duration::from_secs(1);
+/// How long the end of a claim is tried that is not wanted any more: more than one try.
+const CANCEL: Duration = Duration::from_secs(3);
 
 /// How a lock is to be had.
 #[derive(Clone, Debug)]
@@ -108,6 +110,12 @@ pub enum AcquireError {
     /// The claim was ended meanwhile.
     #[error("the claim ended: {0}")]
     Ended(How),
+    /// It did not become free in time, or the wait was stopped, and another attempt with the same id keeps the claim, or did until its node was lost: then
+    /// nobody asks for it any more, and it ends within [`LEASE`], or with its time to live if it is granted by then.
+    #[error(
+        "the outcome is not known: the wait is over, but the claim is kept by another attempt with its id; ask again, or cancel it"
+    )]
+    Kept,
     /// See there. After *unknown* the claim may wait, or hold the lock until its time to live is over.
     #[error("{0}")]
     Lock(#[from] LockError),
@@ -161,6 +169,8 @@ impl Grip {
 struct Kept {
     /// By token: the grip and when it is to be renewed.
     grips: BTreeMap<u64, (Arc<Grip>, u64)>,
+    /// Nobody renews any more.
+    closed: bool,
 }
 
 struct Inner {
@@ -257,16 +267,17 @@ impl LockService {
         let cancelled = || how.cancel.is_stopped() || self.inner.stop.is_stopped();
         let (ttl, wait) = (how.ttl, how.wait);
         let claimed = self.attempt(&name, &id, ttl, wait, how.priority, 0, &cancelled);
-        let grant = claimed.inspect_err(|error| match error {
+        let grant = claimed.map_err(|error| match error {
             AcquireError::Cancelled | AcquireError::TimedOut => {
-                self.end(LockCommand::Cancel {
-                    name: name.clone(),
-                    id: id.clone(),
-                });
+                let (name, id) = (name.clone(), id.clone());
+                self.end(error, &LockCommand::Cancel { name, id })
             }
             // It may wait, or hold the lock.
-            AcquireError::Lock(LockError::Cluster(_)) => self.cancel_soon(&name, &id),
-            _ => {}
+            AcquireError::Lock(LockError::Cluster(_)) => {
+                self.cancel_soon(&name, &id);
+                error
+            }
+            error => error,
         })?;
         let grip = Arc::new(Grip {
             name,
@@ -279,6 +290,12 @@ impl LockService {
         });
         let first = grant.asked + micros(grant.left) / 3;
         let mut kept = self.inner.kept.lock();
+        if kept.closed {
+            // Nobody would renew it, nor say when it is lost.
+            drop(kept);
+            self.cancel_soon(&grip.name, &grip.id);
+            return Err(AcquireError::Cancelled);
+        }
         kept.grips.insert(grant.token, (grip.clone(), first));
         drop(kept);
         self.inner.ring();
@@ -305,15 +322,16 @@ impl LockService {
             false => RandomState::new().hash_one(boot_micros()).max(1),
         };
         let claimed = self.attempt(name, id, ttl, wait, priority, attempt, gone);
-        claimed.inspect_err(|error| match error {
+        claimed.map_err(|error| match error {
             AcquireError::Cancelled | AcquireError::TimedOut if attempt > 0 => {
-                self.end(LockCommand::Leave {
+                let leave = LockCommand::Leave {
                     name: name.clone(),
                     id: id.clone(),
                     attempt,
-                });
+                };
+                self.end(error, &leave)
             }
-            _ => {}
+            error => error,
         })
     }
 
@@ -329,6 +347,9 @@ impl LockService {
         gone: &dyn Fn() -> bool,
     ) -> Result<Grant, AcquireError> {
         let inner = &self.inner;
+        if wait > TTL_MAX {
+            return Err(LockError::Refused(Refusal::Wait).into());
+        }
         let waits = !wait.is_zero();
         let end = Instant::now() + wait;
         // A try without a wait may take a while all the same: there may be no leader just now.
@@ -392,10 +413,15 @@ impl LockService {
         }
     }
 
-    /// Ends a claim that is not wanted any more, or this attempt's part in it.
-    fn end(&self, command: LockCommand) {
-        if let Err(error) = self.ask(&command, CANCEL) {
-            tracing::debug!(%error, "a claim that is not wanted any more was not cancelled; its time will be over");
+    /// Ends a claim that is not wanted any more, or this attempt's part in it: `why` that is, or that it may not be out (SV6).
+    fn end(&self, why: AcquireError, command: &LockCommand) -> AcquireError {
+        match self.ask(command, CANCEL) {
+            Ok(LockAnswer::Cancelled(Cancelled::Kept)) => AcquireError::Kept,
+            Ok(_) => why,
+            Err(LockError::Cluster(ProposeError::NotAppended { why, leader })) => {
+                LockError::Cluster(ProposeError::Unknown { why, leader }).into()
+            }
+            Err(error) => error.into(),
         }
     }
 
@@ -536,23 +562,34 @@ impl Inner {
         end: Instant,
         gone: &dyn Fn() -> bool,
     ) -> Result<(LockAnswer, u64), LockError> {
+        // The state machine refuses them too; the log needs not carry them there.
+        command.check_names()?;
         let mut pause = Duration::from_millis(2);
-        let mut unknown = false;
+        // What an earlier try ended with that may have taken effect.
+        let mut unknown = None;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let asked = boot_micros();
             match self.submit(command, left.min(TRY)).wait() {
                 Ok(reply) => {
                     let answer = LockAnswer::decode(reply.payload);
-                    return Ok((answer.map_err(|_| LockError::NoAnswer)?, asked));
+                    let answer = answer.map_err(|_| LockError::NoAnswer)?;
+                    return match unknown {
+                        Some(error) if says_it_had_ended(command, &answer) => {
+                            Err(LockError::Cluster(error))
+                        }
+                        _ => Ok((answer, asked)),
+                    };
                 }
                 Err(error @ (ProposeError::NotAppended { .. } | ProposeError::Unknown { .. })) => {
-                    unknown |= matches!(error, ProposeError::Unknown { .. });
+                    if matches!(error, ProposeError::Unknown { .. }) {
+                        unknown = Some(error.clone());
+                    }
                     let over = Instant::now() + pause >= end;
                     if over || gone() || self.handle.down().is_some() {
                         return Err(LockError::Cluster(match error {
                             // An earlier try may have taken effect.
-                            ProposeError::NotAppended { why, leader } if unknown => {
+                            ProposeError::NotAppended { why, leader } if unknown.is_some() => {
                                 ProposeError::Unknown { why, leader }
                             }
                             error => error,
@@ -565,6 +602,18 @@ impl Inner {
             }
         }
     }
+}
+
+/// SV7.
+fn says_it_had_ended(command: &LockCommand, answer: &LockAnswer) -> bool {
+    matches!(
+        (command, answer),
+        (LockCommand::Release { .. }, LockAnswer::Released(false))
+            | (
+                LockCommand::Cancel { .. },
+                LockAnswer::Cancelled(Cancelled::Ended)
+            )
+    )
 }
 
 /// A lock that is held. It is renewed until it is dropped, which releases it without waiting for that.
@@ -631,13 +680,14 @@ impl Held {
         }
     }
 
-    /// Stopped when the lock is lost: the work that it protects is to end. Also when it is released.
+    /// Stopped when the lock is lost: the work that it protects is to end. Also when it is released. What is called then must not wait: the thread that calls
+    /// it renews all locks of this node.
     #[must_use]
     pub fn lost(&self) -> &StopToken {
         &self.grip.lost
     }
 
-    /// Gives it back and waits for that. False: it was lost before.
+    /// Gives it back and waits for that. False: it was lost before. *Unknown*: it is not held any more, and which of the two is not known.
     pub fn release(self, timeout: Duration) -> Result<bool, LockError> {
         let end = Instant::now() + timeout;
         self.forget();
@@ -714,6 +764,8 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
         let mut next = now + micros(Duration::from_secs(1));
         let mut lost = Vec::new();
         let mut due = Vec::new();
+        // Of all: those that come due meanwhile wait for the answer too.
+        let mut shortest = u64::MAX;
         {
             let mut kept = inner.kept.lock();
             kept.grips.retain(|_, (grip, at)| {
@@ -721,6 +773,7 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
                     lost.push(grip.clone());
                     return false;
                 }
+                shortest = shortest.min(grip.ttl);
                 next = next.min(grip.until.load(Ordering::Relaxed));
                 if renewal.is_none() {
                     match *at <= now && due.len() < MANY_MAX {
@@ -736,7 +789,6 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
             grip.lost.stop();
         }
         if !due.is_empty() {
-            let shortest = due.iter().map(|grip| grip.ttl).min().unwrap_or(0);
             let timeout = Duration::from_micros(shortest / 4).clamp(Duration::from_millis(20), TRY);
             let locks = due.iter().map(|grip| (grip.name.clone(), grip.token, 0));
             let asked = boot_micros();
@@ -755,7 +807,11 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let kept = std::mem::take(&mut inner.kept.lock().grips);
+    let kept = {
+        let mut kept = inner.kept.lock();
+        kept.closed = true;
+        std::mem::take(&mut kept.grips)
+    };
     for (grip, _) in kept.into_values() {
         grip.lost.stop();
     }

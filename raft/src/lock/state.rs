@@ -10,10 +10,9 @@
 //! - LS4: at one time who waits is through before who holds: a lock goes to nobody who has given up.
 //! - LS5: who has asked for a claim is known by name as long as all of them have one; else there is no record of it, and nobody's leaving ends it.
 
-use super::command::{Cancelled, Guard, LockAnswer, LockCommand, Refusal};
+use super::command::{Cancelled, Guard, LockAnswer, LockCommand, Refusal, named};
 use super::{
-    ATTEMPTS_MAX, ENDED_KEPT, ENDED_MAX, ID_MAX, LOCKS_MAX, NAME_MAX, TTL_MAX, TTL_MIN,
-    WAITERS_MAX, WAITING_MAX,
+    ATTEMPTS_MAX, ENDED_KEPT, ENDED_MAX, LOCKS_MAX, TTL_MAX, TTL_MIN, WAITERS_MAX, WAITING_MAX,
 };
 use crate::codec::{Decoder, Malformed};
 use crate::core::Term;
@@ -490,6 +489,8 @@ impl Locks {
         let claim = (name.clone(), id.clone());
         match self.claims.get(&claim).cloned() {
             Some(Claim::Holds) => return Ok(self.acquired(name)),
+            // Who does not wait changes nothing for those who do.
+            Some(Claim::Waits(_)) if wait == 0 => {}
             Some(Claim::Waits(place)) => {
                 return Ok(self.waits_on(name, place, wait, out));
             }
@@ -553,9 +554,7 @@ impl Locks {
             lock.queue.insert(place, waiter);
         }
         if let Some(waiter) = self.waiter_mut(name, place) {
-            if wait > 0 {
-                waiter.wait = wait;
-            }
+            waiter.wait = wait;
             let before = waiter.until;
             self.waits_due.remove(&(before, name.clone(), place));
             let until = before.max(time.saturating_add(wait));
@@ -935,16 +934,6 @@ fn own(d: &mut Decoder, len: usize, what: &'static str) -> Result<Bytes, Malform
 fn rest(d: &mut Decoder, what: &'static str) -> Result<Bytes, Malformed> {
     let len = d.left();
     own(d, len, what)
-}
-
-fn named(name: &Bytes, id: &Bytes) -> Result<(), Refusal> {
-    if name.is_empty() || name.len() > NAME_MAX {
-        return Err(Refusal::Name);
-    }
-    match id.is_empty() || id.len() > ID_MAX {
-        true => Err(Refusal::Id),
-        false => Ok(()),
-    }
 }
 
 fn check_ttl(ttl: u64) -> Result<(), Refusal> {

@@ -17,7 +17,7 @@ use esker_raft::lock::{
     Acquire, AcquireError, GuardAnswer, Held, How, LockAnswer, LockCommand, LockError, Refusal,
     guarded,
 };
-use esker_raft::runtime::{Command, StateMachine};
+use esker_raft::runtime::{Command, ProposeError, StateMachine};
 use esker_sync::stop::StopToken;
 use esker_wal::media::sim::SimMedia;
 use nodes::{LONG, eventually};
@@ -298,11 +298,143 @@ fn k4_a_client_that_is_gone_takes_its_claim_from_nobody_who_asks_for_it_yet() {
             (second.load(Ordering::Relaxed) > 0).then_some(())
         });
         first.stop();
-        assert_eq!(gone.join().unwrap(), Err(AcquireError::Cancelled));
+        assert_eq!(gone.join().unwrap(), Err(AcquireError::Kept));
         assert_eq!(queue(&cluster, 0, "a"), [b("1")]);
         assert!(held.release(LONG).expect("released"));
         let granted = waits.join().unwrap();
         assert!(granted.is_ok_and(|grant| grant.token > held_token));
+    });
+}
+
+/// K4, SV6: an attempt whose node is gone, say, is not known to be over.
+#[test]
+fn k4_a_wait_is_over_only_where_the_claim_is_out() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let cut = (leader + 1) % 3;
+    let held = acquire(&cluster, leader, "a", &how(60_000, 0));
+    let locks = cluster.up(cut).unwrap().beside.clone();
+    let minute = Duration::from_secs(60);
+    let claim = |id: &str, wait: u64| {
+        let wait = Duration::from_millis(wait);
+        locks.claim(&b("a"), &b(id), minute, wait, 0, &|| false)
+    };
+    assert_eq!(claim("1", 100), Err(AcquireError::TimedOut));
+    let LockCommand::Acquire { name, id, ttl, .. } = wait_for("a", "1") else {
+        panic!("it is one");
+    };
+    let dead = LockCommand::Acquire {
+        name,
+        id,
+        ttl,
+        wait: 60_000_000,
+        priority: 0,
+        attempt: 99,
+    };
+    ask(&cluster, leader, &dead);
+    // Who does not wait is told who has it, and nothing is changed.
+    let busy = claim("1", 0);
+    assert!(matches!(busy, Err(AcquireError::Busy { .. })), "{busy:?}");
+    assert_eq!(claim("1", 100), Err(AcquireError::Kept));
+    assert_eq!(queue(&cluster, leader, "a"), [b("1")]);
+    // Nothing can be said of a claim that nobody answers for.
+    let unknown = std::thread::scope(|scope| {
+        let claimed = scope.spawn(|| claim("2", 1_500));
+        eventually("a waiter", || {
+            (queue(&cluster, leader, "a").len() == 2).then_some(())
+        });
+        cluster.network.isolate(NodeId(cut as u64 + 1));
+        claimed.join().unwrap()
+    });
+    assert!(
+        matches!(
+            unknown,
+            Err(AcquireError::Lock(LockError::Cluster(
+                ProposeError::Unknown { .. }
+            )))
+        ),
+        "{unknown:?}"
+    );
+    cluster.network.heal();
+    assert!(held.release(LONG).expect("released"));
+}
+
+/// SV7: it was this client's own release, tried again, that found nothing to release.
+#[test]
+fn a_release_whose_answer_was_lost_is_not_taken_for_a_lock_that_was() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let far = (leader + 1) % 3;
+    let held = acquire(&cluster, far, "a", &how(60_000, 0));
+    let cut = (NodeId(leader as u64 + 1), NodeId(far as u64 + 1));
+    let released = std::thread::scope(|scope| {
+        cluster.network.cut(cut.0, cut.1);
+        let released = scope.spawn(|| held.release(LONG));
+        eventually("a release", || {
+            let locks = &cluster.up(leader)?.beside;
+            locks.inspect(b"a", LONG).ok()?.is_none().then_some(())
+        });
+        cluster.network.heal();
+        released.join().unwrap()
+    });
+    assert!(
+        matches!(
+            released,
+            Err(LockError::Cluster(ProposeError::Unknown { .. }))
+        ),
+        "{released:?}"
+    );
+}
+
+/// K9: what is refused is not carried in the log.
+#[test]
+fn k9_names_and_waits_beyond_their_bounds_are_refused_by_the_node_that_is_asked() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let held = acquire(&cluster, leader, "a", &how(60_000, 0));
+    let up = cluster.up(leader).unwrap();
+    let locks = up.beside.clone();
+    let applied = || up.node.handle().status().expect("it runs").applied;
+    // The first time of the term may be on its way yet.
+    let before = eventually("a cluster at rest", || {
+        let before = applied();
+        std::thread::sleep(Duration::from_millis(300));
+        (applied() == before).then_some(before)
+    });
+    let long = Bytes::from(vec![b'n'; 1 << 20]);
+    let refused = |refusal| Some(LockError::Refused(refusal));
+    let renewed = locks.renew(long.clone(), 1, None, LONG);
+    assert_eq!(renewed.err(), refused(Refusal::Name));
+    let (name, token) = (long.clone(), 1);
+    let forced = false;
+    let release = LockCommand::Release {
+        name,
+        token,
+        forced,
+    };
+    assert_eq!(locks.ask(&release, LONG).err(), refused(Refusal::Name));
+    let (name, id) = (b("a"), long);
+    let cancel = LockCommand::Cancel { name, id };
+    assert_eq!(locks.ask(&cancel, LONG).err(), refused(Refusal::Id));
+    let (minute, days) = (Duration::from_secs(60), Duration::from_secs(48 * 3600));
+    let waits = locks.claim(&b("a"), &b("1"), minute, days, 0, &|| false);
+    assert_eq!(waits, Err(AcquireError::Lock(Refusal::Wait.into())));
+    assert_eq!(applied(), before);
+    drop(held);
+}
+
+/// K7: nobody would renew it, nor stop its signal.
+#[test]
+fn k7_a_service_that_is_closed_acquires_nothing() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let locks = cluster.up(leader).unwrap().beside.clone();
+    locks.close();
+    let held = locks.acquire(b("a"), &how(60_000, 0));
+    assert!(matches!(held, Err(AcquireError::Cancelled)), "{held:?}");
+    let other = cluster.up((leader + 1) % 3).unwrap().beside.clone();
+    eventually("a free lock", || {
+        other.inspect(b"a", LONG).ok()?.is_none().then_some(())
     });
 }
 

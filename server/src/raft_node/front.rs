@@ -785,14 +785,15 @@ impl<'a> Serving<'a> {
     }
 }
 
-/// Whether the client has closed its end. What it has sent stays where it is.
+/// Whether the client has closed its end, whatever it has sent before that is not read yet.
 fn is_gone(stream: &TcpStream) -> bool {
-    use rustix::net::RecvFlags;
-    let mut byte = [0; 1];
-    match rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Ok((0, _)) => true,
-        Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
-        Err(_) => true,
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    match poll(&mut polled, Some(&Timespec::default())) {
+        Ok(_) => polled[0].revents().intersects(closed),
+        // It may be there.
+        Err(_) => false,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::commands::glob_matches;
 use bytes::Bytes;
 use esker_raft::lock::{
     AcquireError, Guard, LockAnswer, LockCommand, LockError, LockInfo, LockService, NAME_MAX,
-    WaiterInfo,
+    Refusal, TTL_MAX, WaiterInfo,
 };
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -189,6 +189,7 @@ fn acquire(
         }
         Err(AcquireError::Busy { .. } | AcquireError::TimedOut) => out.null_array(),
         Err(AcquireError::Lock(error)) => said(&error, out),
+        Err(error @ AcquireError::Kept) => out.error(&format!("UNKNOWNOUTCOME {error}")),
         Err(error) => out.error(&format!("ERR {error}")),
     }
     Some(())
@@ -336,6 +337,10 @@ fn watch(
         more => (None, more),
     };
     let wait = options(more, &["WAIT"])?[0].map_or(Some(WATCH_TIME), millis)?;
+    if wait > TTL_MAX {
+        said(&LockError::Refused(Refusal::Wait), out);
+        return Some(());
+    }
     let end = Instant::now() + wait;
     let mut events = locks.view().watch(Some(Bytes::copy_from_slice(name)), 16);
     let mut seen = token;

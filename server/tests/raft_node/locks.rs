@@ -55,6 +55,11 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
         ("LOCK.ACQUIRE door".into(), "ERR use LOCK.ACQUIRE"),
         ("LOCK.ACQUIRE door r9 1".into(), "time to live"),
         ("LOCK.RELEASE door 0".into(), "ERR use"),
+        (
+            "LOCK.ACQUIRE door r9 1000 WAIT 86400001".into(),
+            "a wait is at most",
+        ),
+        ("LOCK.WATCH door WAIT 86400001".into(), "a wait is at most"),
         ("LOCK.NOSUCH".into(), "ERR use"),
     ] {
         let reply = one.line(&line);
@@ -125,6 +130,8 @@ fn locks_are_served_to_redis_clients_and_their_keys_are_nobodys() {
     eventually("a waiter", || {
         (one.field("door", "waiters")? == ":1").then_some(())
     });
+    // Nobody reads it yet.
+    gone.send_words(&["PING"]);
     drop(gone);
     eventually("no waiter", || {
         (one.field("door", "waiters")? == ":0").then_some(())

@@ -2,6 +2,7 @@
 //! replays one.
 
 use super::*;
+use crate::lock::{ID_MAX, NAME_MAX};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// SplitMix64.
@@ -143,6 +144,14 @@ impl Model {
         }
     }
 
+    fn busy(&self, holder: usize) -> LockAnswer {
+        let row = &self.rows[holder];
+        LockAnswer::Busy {
+            token: row.token,
+            left: self.given(row) - self.time,
+        }
+    }
+
     fn run(&mut self, command: &LockCommand) -> LockAnswer {
         match command {
             LockCommand::Acquire {
@@ -161,12 +170,13 @@ impl Model {
                             let token = self.rows[at].token;
                             return LockAnswer::Refused(Refusal::Ended { how, token });
                         }
+                        Phase::Waits if *wait == 0 => {
+                            return self.busy(holder.expect("somebody waits for it"));
+                        }
                         Phase::Waits => {
                             let (time, term) = (self.time, self.term);
                             let row = &mut self.rows[at];
-                            if *wait > 0 {
-                                row.wait = *wait;
-                            }
+                            row.wait = *wait;
                             row.until = row.until.max(time + wait);
                             row.term = term;
                             at
@@ -177,11 +187,7 @@ impl Model {
                         if let Some(holder) = holder
                             && *wait == 0
                         {
-                            let row = &self.rows[holder];
-                            return LockAnswer::Busy {
-                                token: row.token,
-                                left: self.given(row) - self.time,
-                            };
+                            return self.busy(holder);
                         }
                         self.ticket += 1;
                         self.rows.push(Row {
@@ -609,6 +615,13 @@ fn k4_a_claim_ends_with_the_last_attempt_that_asks_for_it() {
         world.told(&tries("2", 9)),
         LockAnswer::Queued { .. }
     ));
+    // Who does not wait takes nobody's place, and is nobody who waits.
+    assert!(matches!(
+        world.told(&acquire("a", "2", 50_000, 0)),
+        LockAnswer::Busy { token: 1, .. }
+    ));
+    leave(&mut world, "2", 9, Waited);
+    world.told(&tries("2", 9));
     // One without a name leaves never.
     world.told(&tries("3", 1));
     world.told(&tries("3", 0));
