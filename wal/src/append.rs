@@ -662,9 +662,12 @@ impl Shared {
         begun
     }
 
-    /// Writes the history if it changed.
+    /// Writes the history if it changed. Of a log that was rewound it is not this one's to write.
     pub(crate) fn write_epochs(&self) -> std::io::Result<()> {
         let _file = self.epochs_file.lock();
+        if self.rewound.get().is_some() {
+            return Err(std::io::Error::other("the log was rewound meanwhile"));
+        }
         // Before it is read: who adds an epoch meanwhile says so again.
         if !self.epochs_dirty.swap(false, Ordering::AcqRel) {
             return Ok(());

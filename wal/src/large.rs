@@ -105,7 +105,8 @@ impl Shared {
         chores.next_id += 1;
         let media = &*self.options.media;
         let prepared = match made.prepared.take() {
-            Some(stale) => prepare::recycle(media, &self.dir, &stale.path, identity, None),
+            Some(stale) => prepare::recycle(media, &self.dir, &stale.path, identity, None)
+                .inspect_err(|_| self.leftovers.lock().push(stale.path.clone())),
             None => prepare::create(media, &self.dir, identity, AT_ONCE),
         }
         .map_err(|error| match error.kind() {

@@ -11,7 +11,7 @@ use crate::meta::sync_dir;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{FRAMES_AT, Identity, Prepared, SECTOR, SegmentHeader, file_name};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Header sector and two empty mark sectors.
@@ -66,7 +66,7 @@ pub(crate) fn create(
 }
 
 /// Makes the file `from`, whose bytes nobody needs any more, ready under a new identity. With `wipe` it is filled with zeros,
-/// in pieces as at its creation. Should it fail, the file is removed.
+/// in pieces as at its creation. Should it fail, the file is removed, unless it was not even opened.
 pub(crate) fn recycle(
     media: &dyn Media,
     dir: &Path,
@@ -76,8 +76,8 @@ pub(crate) fn recycle(
 ) -> io::Result<Prepared> {
     let tmp = dir.join(format!("{}{}", identity.id, crate::meta::TMP));
     let path = dir.join(file_name(identity.id));
+    let file = media.open_rw(from)?;
     let made = (|| {
-        let file = media.open_rw(from)?;
         media.rename(from, &tmp)?;
         sync_dir(media, dir)?;
         if !sabotage::on(Sabotage::HeadKept) {
@@ -106,6 +106,24 @@ pub(crate) fn recycle(
         }
     }
     made
+}
+
+/// Makes one of the spares ready, or a new file where there is none that can be opened; such a one stays a spare (W8).
+pub(crate) fn from_spares(
+    media: &dyn Media,
+    dir: &Path,
+    spares: &mut Vec<PathBuf>,
+    identity: Identity,
+    wipe: Option<Pace<'_>>,
+    pace: Pace<'_>,
+) -> io::Result<Prepared> {
+    if let Some(from) = spares.pop() {
+        match recycle(media, dir, &from, identity, wipe) {
+            Err(_) if media.exists(&from).unwrap_or(true) => spares.insert(0, from),
+            made => return made,
+        }
+    }
+    create(media, dir, identity, pace)
 }
 
 /// All but the head, aligned to folios but for the first piece.

@@ -306,7 +306,10 @@ impl Shared {
             return Ok(());
         }
         meta::store_epochs(&*self.options.media, &self.dir, kept)
-            .map_err(Shared::io_error("writing the history in", &self.dir))
+            .map_err(Shared::io_error("writing the history in", &self.dir))?;
+        // What is written is what is to be there.
+        self.epochs_dirty.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Begins a segment at the fork, with everything below it marked as synced.
@@ -324,11 +327,9 @@ impl Shared {
             None => {
                 let identity = self.identity(crate::ids::SegmentId(chores.next_id));
                 chores.next_id += 1;
-                match chores.spares.pop() {
-                    Some(from) => prepare::recycle(media, &self.dir, &from, identity, None),
-                    None => prepare::create(media, &self.dir, identity, AT_ONCE),
-                }
-                .map_err(Shared::io_error("preparing a segment in", &self.dir))?
+                let spares = &mut chores.spares;
+                prepare::from_spares(media, &self.dir, spares, identity, None, AT_ONCE)
+                    .map_err(Shared::io_error("preparing a segment in", &self.dir))?
             }
         };
         let segment = Segment::activate(prepared, Activation { base: fork, epoch });

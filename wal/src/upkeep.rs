@@ -157,15 +157,10 @@ impl Shared {
         let media = &*self.options.media;
         let leisure = Leisure::of(self);
         let pace = || leisure.pass();
-        let made = match chores.spares.pop() {
-            Some(from) => {
-                let wipe = self.by_calls.load(Ordering::Relaxed);
-                let wipe: Option<Pace<'_>> = wipe.then_some(&pace);
-                prepare::recycle(media, &self.dir, &from, identity, wipe)
-            }
-            None => prepare::create(media, &self.dir, identity, &pace),
-        };
-        match made {
+        let wipe = self.by_calls.load(Ordering::Relaxed);
+        let wipe: Option<Pace<'_>> = wipe.then_some(&pace);
+        let spares = &mut chores.spares;
+        match prepare::from_spares(media, &self.dir, spares, identity, wipe, &pace) {
             Ok(mut prepared) => {
                 self.warm(&mut prepared);
                 chores.retry_at = None;

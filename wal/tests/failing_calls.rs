@@ -5,8 +5,8 @@ mod harness;
 
 use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
-use esker_wal::media::sim::{EIO, ENOSPC, Fault, SimMedia};
-use esker_wal::{Kind, Log, LogError, LogId, Lsn, OpenError};
+use esker_wal::media::sim::{CallKind, EIO, ENOSPC, Fault, SimMedia};
+use esker_wal::{Kind, Log, LogError, LogId, LogOptions, Lsn, OpenError};
 use harness::{options, read_all, seeds};
 use std::path::Path;
 use std::sync::Arc;
@@ -282,4 +282,42 @@ fn a_call_that_fails_once_strands_no_file() {
         }
     }
     assert!(rested > calls / 2, "{rested} of {calls} calls");
+}
+
+/// W8: spares are room that nobody else can take; out of descriptors they can't be opened, and stay.
+#[test]
+fn w8_spares_that_can_not_be_opened_stay_and_serve_once_they_can() {
+    const EMFILE: i32 = 24;
+    let media = medium(3);
+    let clock = Arc::new(ManualClock::default());
+    let ahead = |segments_ahead| LogOptions {
+        segments_ahead,
+        ..options(&media, &clock, ID)
+    };
+    let open = |options| Log::open(Path::new("log"), options).expect("it opens").0;
+    let step = |log: &Log| {
+        for _ in 0..6 {
+            while log.step() {}
+            clock.advance(Duration::from_millis(400));
+        }
+    };
+    let log = open(ahead(4));
+    step(&log);
+    log.close().unwrap();
+    drop(log);
+    let files = || media.list(Path::new("log")).unwrap().len();
+    let before = files();
+    let log = open(ahead(4));
+    media.fail(
+        Fault::nth(1)
+            .errno(EMFILE)
+            .times(1 << 30)
+            .of(CallKind::OpenRw),
+    );
+    step(&log);
+    // New ones were made meanwhile.
+    assert_eq!(log.stats().segments_ready, 4);
+    assert!(files() > before, "{} of {before}", files());
+    media.heal();
+    log.close().unwrap();
 }

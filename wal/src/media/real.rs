@@ -62,10 +62,16 @@ impl Media for RealMedia {
                 None => break,
             }
         }
-        // M7. A parent that may not be read can't be synced; then it was not made by us either.
+        // M7. Where it really is: `at` may be a link, or end in dots. One whose parent may not be read, or is on a file system without such a
+        // call, was not made by us either.
         if !at.as_os_str().is_empty() {
-            match self.sync_dir(&parent_of(at)) {
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+            match self.sync_dir(&parent_of(&std::fs::canonicalize(at)?)) {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        PermissionDenied | InvalidInput | Unsupported | ReadOnlyFilesystem
+                    ) => {}
                 other => other?,
             }
         }
@@ -676,6 +682,12 @@ mod tests {
         let seen: Vec<_> = list.iter().map(|e| (e.name.as_str(), e.is_dir)).collect();
         assert_eq!(seen, [("d", true), ("y", false)]);
         assert_eq!(list[1].len, 5);
+        // A directory handed over as a descriptor: the one above it can't be synced.
+        let handed = std::fs::File::open(dir.path()).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&handed);
+        let by_fd = PathBuf::from(format!("/proc/self/fd/{fd}/e/f"));
+        media.create_dir_all(&by_fd).unwrap();
+        assert!(dir.path().join("e/f").is_dir());
         let e = media.create_dir_all(&deep.join("y/z")).unwrap_err();
         assert!(matches!(
             e.kind(),

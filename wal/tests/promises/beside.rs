@@ -1,11 +1,12 @@
 //! A log is looked at while it is written: segments come and go between any two reads, which is no damage (V3, SV5).
 
 use crate::ground::{Ground, both};
+use crate::watched::Watched;
 use esker_wal::media::Media;
 use esker_wal::media::sim::CallKind;
 use esker_wal::*;
 use parking_lot::Mutex;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -234,5 +235,61 @@ fn w5_an_epoch_that_begins_while_the_history_is_written_is_in_it() {
             .unwrap();
         held.lock().take();
         assert_eq!(writes.load(Ordering::Relaxed), 2, "the second is not in it");
+    });
+}
+
+/// W5: the preparer, who had no room for it before, waited for a rewind to be done, and wrote the history that the rewind had cut.
+#[test]
+fn w5_a_history_that_waits_to_be_written_does_not_undo_a_rewind() {
+    both(|ground| {
+        let healed: Arc<Mutex<Option<Watched>>> = Arc::default();
+        let hook = {
+            let healed = healed.clone();
+            move |called, _: &Path| {
+                if called == CallKind::CreateDir
+                    && let Some(watched) = healed.lock().take()
+                {
+                    watched.heal();
+                    // Until the preparer, who was rung for, waits for what the rewind holds.
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        };
+        let watched = ground.watched.meanwhile(hook);
+        let options = LogOptions {
+            media: Arc::new(watched.clone()),
+            workers: Workers::Threads,
+            segments_ahead: 2,
+            ..ground.options()
+        };
+        let (log, _) = Log::open(&ground.dir, options.clone()).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while log.stats().rotations < 3 {
+            let end = log.append(&[&[7; 900]]).unwrap().end;
+            log.sync_up_to(end).unwrap();
+        }
+        while log.stats().segments_ready < 2 {
+            assert!(Instant::now() < until, "no segment is prepared");
+            std::thread::yield_now();
+        }
+        let (fork, epoch) = (log.reserved(), log.epoch());
+        watched.fail(&[CallKind::Rename], 28);
+        log.begin_epoch(2).unwrap();
+        watched.calls();
+        log.release(Lsn(fork.0 / 2));
+        // It tries to, and fails.
+        let of_history = |(kind, path): &(CallKind, PathBuf)| {
+            *kind == CallKind::Rename && path.ends_with("EPOCHS")
+        };
+        while !watched.calls().iter().any(of_history) {
+            assert!(Instant::now() < until, "the history is not tried again");
+            std::thread::yield_now();
+        }
+        // Until it waits to be rung for.
+        std::thread::sleep(Duration::from_millis(50));
+        *healed.lock() = Some(watched);
+        let (again, _) = log.rewind(fork, epoch).unwrap();
+        assert!(healed.lock().is_none(), "nothing was copied aside");
+        assert_eq!((again.reserved(), again.epoch()), (fork, epoch));
     });
 }
