@@ -285,7 +285,8 @@ impl<A: Application> LsmMachine<A> {
                 remove_checkpoint(&*media, &dir.join(entry.name)).map_err(failed(DOING))?;
             }
         }
-        let current = dir.join(name);
+        let (current, staging) = (dir.join(name), dir.join(other(name)));
+        snapshot::leave_nothing_of_a_replaced_store(&*media, &current, &staging)?;
         let store = open_store(&current, id, &options)?;
         let mut machine = LsmMachine {
             app,
@@ -296,7 +297,7 @@ impl<A: Application> LsmMachine<A> {
             overlay: Overlay::default(),
             places: Arc::new(Mutex::new(Places {
                 current,
-                staging: dir.join(other(name)),
+                staging,
                 hashes: Hashes::default(),
                 taken: Weak::new(),
             })),
@@ -472,6 +473,7 @@ impl<A: Application> StateMachine for LsmMachine<A> {
             self.doubtful = Some(arrived);
             return Err(MachineError::new(DOING, error));
         }
+        snapshot::is_installed(&*self.options.log.media, &staging);
         let before = self.store.swap(Arc::new(next));
         {
             let mut places = self.places.lock();

@@ -12,6 +12,8 @@
 //! - SN6: what was received before this attempt is written again before it is synced: a sync of then may have failed, and the page cache be right where the
 //!   disk is not (W6). After a sync of this attempt's that failed the file is removed. What was linked is a table of the store, synced when it was made.
 //! - SN7: what takes long, the flush and hashing the tables, is done in the thread that prepares it; what it stands for is read from what it holds.
+//! - SN8: the store that runs has no `FILES`. So a directory beside it that has none either holds a store that a snapshot replaced, and goes at the next
+//!   open, where a crash kept it from going before; what is left of a snapshot that did not arrive stays, to be resumed.
 //!
 //! ```text
 //! FILES  magic "ESKRSNAP", format u32 (1), crc32 of what follows; then of each file: name (length u32, text), length u64, hash u64
@@ -360,6 +362,28 @@ fn remove(media: &dyn Media, path: &Path) -> io::Result<()> {
     match media.remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+/// SN8. Durable or not: an open does it again.
+pub(super) fn is_installed(media: &dyn Media, dir: &Path) {
+    if let Err(error) = remove(media, &dir.join(FILES)) {
+        tracing::debug!(%error, "the list of files of a snapshot that was installed stays");
+    }
+}
+
+/// SN8, at an open.
+pub(super) fn leave_nothing_of_a_replaced_store(
+    media: &dyn Media,
+    current: &Path,
+    other: &Path,
+) -> Result<(), MachineError> {
+    const DOING: &str = "looking for a store that a snapshot replaced";
+    is_installed(media, current);
+    let arrives = media.exists(&other.join(FILES)).map_err(failed(DOING))?;
+    match arrives {
+        true => Ok(()),
+        false => remove_checkpoint(media, other).map_err(failed(DOING)),
     }
 }
 

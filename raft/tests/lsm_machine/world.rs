@@ -7,6 +7,7 @@ use esker_raft::core::{Index, LogId, Membership, NodeId, SnapshotMeta, Term};
 use esker_raft::machine::{Application, Effects, LsmMachine, StateReader};
 use esker_raft::runtime::{Arriving, Command, MachineError, SnapshotSource, StateMachine};
 use esker_wal::Workers;
+use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, Fault, SimMedia, SimRng};
 use std::collections::BTreeMap;
@@ -571,6 +572,12 @@ pub fn arrive(to: &mut World, source: &mut dyn SnapshotSource) -> Box<dyn Arrivi
     arriving
 }
 
+fn tables_of(media: &SimMedia, store: &str) -> usize {
+    let listed = Media::list(media, &Path::new(DIR).join(store).join("tables"));
+    let entries = listed.unwrap_or_default();
+    entries.iter().filter(|e| e.name.ends_with(".tbl")).count()
+}
+
 /// A snapshot has arrived whole; the power goes at the `n`-th call of its installation. Whether the new state is there then; `None` when the
 /// installation was through before.
 pub fn cut_installation(n: u64) -> Option<bool> {
@@ -602,6 +609,11 @@ pub fn cut_installation(n: u64) -> Option<bool> {
     assert!(
         new || done.is_err(),
         "cut at call {n}: it was installed, and is lost"
+    );
+    let stores = ["store-a", "store-b"].map(|name| tables_of(&to.media, name));
+    assert!(
+        !new || stores.contains(&0),
+        "cut at call {n}: the old store stays beside the new: {stores:?} tables"
     );
     // It goes on either way: what arrived is taken up again, or replaced.
     let mut again = to.machine().staging().begin(&files).unwrap();
