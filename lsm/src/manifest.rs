@@ -414,6 +414,8 @@ pub(crate) struct Manifest {
     file: Option<Open>,
     /// Highest number seen or used.
     number: u64,
+    /// Numbers of manifests that CURRENT names, or may name since a call that failed.
+    named: Vec<u64>,
     /// Made by `create`.
     created: bool,
     closed: bool,
@@ -482,6 +484,7 @@ impl Manifest {
             log,
             file: None,
             number,
+            named: vec![number],
             created: false,
             closed: false,
             listed,
@@ -496,6 +499,7 @@ impl Manifest {
             log,
             file: None,
             number: 0,
+            named: Vec::new(),
             created: true,
             closed: false,
             listed: Listed {
@@ -611,7 +615,6 @@ impl Manifest {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        let old = self.number;
         self.number += 1;
         let number = self.number;
         let path = self.dir.join(manifest_name(number));
@@ -646,14 +649,21 @@ impl Manifest {
             return Err(error);
         }
         // The name of the manifest first: of two unsynced changes of a directory the later may survive alone.
-        self.sync_names()?;
+        if let Err(error) = self.sync_names() {
+            let _ = self.media.remove(&tmp);
+            let _ = self.media.remove(&path);
+            return Err(error);
+        }
+        self.named.push(number);
         step("renaming", &current, self.media.rename(&tmp, &current))?;
         self.sync_names()?;
         self.file = Some(open);
-        if old > 0 {
-            // Left behind when it fails; removed at the next open.
-            let _ = self.media.remove(&self.dir.join(manifest_name(old)));
-        }
+        // One that can't be removed is tried again with the next; the next open does it as well.
+        let (media, dir) = (&self.media, &self.dir);
+        self.named.retain(|old| {
+            let remove = || media.remove(&dir.join(manifest_name(*old)));
+            *old == number || matches!(remove(), Err(e) if e.kind() != io::ErrorKind::NotFound)
+        });
         Ok(())
     }
 
@@ -693,7 +703,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use esker_wal::media::sim::SimMedia;
+    use esker_wal::media::sim::{ENOSPC, Fault, SimMedia};
 
     fn meta(file: u64) -> TableMeta {
         TableMeta {
@@ -744,6 +754,33 @@ mod tests {
         Ok(Manifest::read(media, Path::new("tables"), LOG)?
             .expect("CURRENT is there")
             .listed)
+    }
+
+    /// A disk that is full for a while leaves one manifest, whichever call of writing another met it.
+    #[test]
+    fn tries_at_a_new_manifest_that_failed_leave_none_behind() {
+        let calls = |media: &SimMedia, manifest: &mut Manifest| {
+            let before = media.calls();
+            manifest.renew().unwrap();
+            media.calls() - before
+        };
+        let (_, sim, mut manifest, _) = written(2);
+        let all = calls(&sim, &mut manifest);
+        for nth in 1..=all {
+            let (media, sim, mut manifest, _) = written(2);
+            for _ in 0..3 {
+                sim.fail(Fault::nth(nth).errno(ENOSPC).times(1));
+                // What is only tidiness may fail without a word.
+                let _ = manifest.renew();
+            }
+            sim.heal();
+            manifest.renew().unwrap();
+            let names = media.list(Path::new("tables")).unwrap();
+            let manifests = names.iter().filter(|e| e.name.starts_with("MANIFEST-"));
+            assert_eq!(manifests.count(), 1, "call {nth} of {all}: {names:?}");
+            assert!(!names.iter().any(|e| e.name == CURRENT_TMP));
+            assert_eq!(read(&media).unwrap(), manifest.listed);
+        }
     }
 
     #[test]
