@@ -22,7 +22,7 @@
 //!   changes are still pending. Any other failed call did nothing.
 //! - **Write-back** ([`SimMedia::write_back_one_in`]): now and then some dirty sectors and directory changes reach
 //!   the disk without a sync, so a cut may also show bytes that were overwritten later.
-//! - **Full disk** ([`SimMedia::set_capacity`]), **bit rot** ([`SimMedia::flip`]), a count and a trace of calls.
+//! - **Full disk** ([`SimMedia::set_capacity`]); a file that is mapped with a hole, which would be a SIGBUS on one day, panics; **bit rot** ([`SimMedia::flip`]), a count and a trace of calls.
 //!
 //! All of it follows from seeds: with one thread, a run replays exactly.
 //!
@@ -690,13 +690,12 @@ impl MediaFile for SimFile {
                 format!("cannot map {len} bytes of a file of {}", inode.len),
             ));
         }
-        if inode.has_hole(len) {
-            // A store there runs out of space with SIGBUS on a full disk.
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "cannot map a file with a hole: all of it must be allocated",
-            ));
-        }
+        // The system maps it; a store there ends the process with SIGBUS once the disk is full.
+        assert!(
+            !inode.has_hole(len),
+            "{} is mapped with a hole: all of it must be allocated",
+            self.path.display()
+        );
         inode.map();
         Ok(Box::new(SimMap {
             mem: inode.mem.clone(),
