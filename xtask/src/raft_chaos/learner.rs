@@ -39,8 +39,8 @@ pub struct Options {
     /// Puts per second of all of them together; 0: each as fast as it is answered.
     #[arg(long, default_value_t = 1000)]
     rate: u32,
-    /// Seconds of load before the learner joins.
-    #[arg(long, default_value_t = 20)]
+    /// Seconds of load before the learner joins: as long as a transfer takes, or pauses of the disk that come once a minute are not among them.
+    #[arg(long, default_value_t = 60)]
     before: u64,
     /// Seconds from cut to cut; 0: never.
     #[arg(long, default_value_t = 5)]
