@@ -14,6 +14,7 @@
 //! - SN7: what takes long, the flush and hashing the tables, is done in the thread that prepares it; what it stands for is read from what it holds.
 //! - SN8: the store that runs has no `FILES`. So a directory beside it that has none either holds a store that a snapshot replaced, and goes at the next
 //!   open, where a crash kept it from going before; what is left of a snapshot that did not arrive stays, to be resumed.
+//! - SN9: what takes long ends when it is told to, and loses nothing of what is there.
 //!
 //! ```text
 //! FILES  magic "ESKRSNAP", format u32 (1), crc32 of what follows; then of each file: name (length u32, text), length u64, hash u64
@@ -49,6 +50,10 @@ fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
+fn stopped() -> io::Error {
+    io::Error::other("it was stopped")
+}
+
 /// Never 0, which means *not known*.
 fn hash(file: &dyn MediaFile, go_on: &dyn Fn() -> bool) -> io::Result<u64> {
     let len = file.len()?;
@@ -57,7 +62,7 @@ fn hash(file: &dyn MediaFile, go_on: &dyn Fn() -> bool) -> io::Result<u64> {
         hasher.update(piece);
         match go_on() {
             true => Ok(()),
-            false => Err(io::Error::other("it was stopped")),
+            false => Err(stopped()),
         }
     })?;
     Ok(hasher.digest().max(1))
@@ -261,6 +266,7 @@ impl StagingDir {
         hashes: &Hashes,
         to: &Path,
         files: &'a [SnapshotFile],
+        go_on: &dyn Fn() -> bool,
     ) -> io::Result<BTreeSet<&'a str>> {
         let from = current.join(TABLES);
         let listed = self.media.list(&from)?;
@@ -274,12 +280,13 @@ impl StagingDir {
             let known = hashes.lock().get(&file.name).copied();
             let found = match known {
                 Some(known) => known,
-                None => match self.media.open(&path).and_then(|f| hash(&*f, &|| true)) {
+                None => match self.media.open(&path).and_then(|f| hash(&*f, go_on)) {
                     Ok(found) => {
                         // This may last until the other side gives up: the next attempt goes on from here.
                         hashes.lock().insert(file.name.clone(), found);
                         found
                     }
+                    Err(error) if !go_on() => return Err(error),
                     // Compacted away meanwhile.
                     Err(_) => continue,
                 },
@@ -388,7 +395,11 @@ pub(super) fn leave_nothing_of_a_replaced_store(
 }
 
 impl Staging for StagingDir {
-    fn begin(&self, files: &[SnapshotFile]) -> io::Result<Box<dyn Arriving>> {
+    fn begin(
+        &self,
+        files: &[SnapshotFile],
+        go_on: &dyn Fn() -> bool,
+    ) -> io::Result<Box<dyn Arriving>> {
         // SN4.
         let mut names = BTreeSet::new();
         for file in files {
@@ -427,7 +438,7 @@ impl Staging for StagingDir {
         // Before a byte of a new one: what is there is of this one, or gone.
         self.media.sync_dir(&tables)?;
         self.note(&dir, files)?;
-        let linked = self.link_equal(&current, &hashes, &tables, files)?;
+        let linked = self.link_equal(&current, &hashes, &tables, files, go_on)?;
         let (mut held, mut before) = (Vec::new(), Vec::new());
         for file in files {
             let path = tables.join(&file.name);
@@ -483,17 +494,28 @@ impl Incoming {
     }
 
     /// SN2.
-    fn check(&mut self, at: usize) -> io::Result<()> {
+    fn check(&mut self, at: usize, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let (file, path) = (&self.files[at], self.path(at));
         if file.len == 0 && !self.media.exists(&path)? {
             self.media.create(&path, 0)?;
         }
         let open = self.media.open_rw(&path)?;
         let unchecked = file.check == 0 || sabotage::on(Sabotage::HashNotChecked);
-        if open.len()? != file.len || !(unchecked || hash(&*open, &|| true)? == file.check) {
-            let why = format!("{} did not arrive as it was sent", file.name);
+        let found = match unchecked {
+            true => Ok(file.check),
+            false => hash(&*open, go_on),
+        };
+        let wrong = match found {
+            Ok(found) if found == file.check && open.len()? == file.len => None,
+            Ok(_) => Some(invalid(format!(
+                "{} did not arrive as it was sent",
+                file.name
+            ))),
+            Err(error) => return Err(error),
+        };
+        if let Some(wrong) = wrong {
             self.forget(at)?;
-            return Err(invalid(why));
+            return Err(wrong);
         }
         let before = match sabotage::on(Sabotage::ArrivedNotRewritten) {
             true => 0,
@@ -546,17 +568,20 @@ impl Arriving for Incoming {
         if self.held[file] == self.files[file].len {
             // Now, and not all at the end: the other side waits for a sign.
             self.open = None;
-            self.check(file)?;
+            self.check(file, &|| true)?;
         }
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         self.open = None;
         let mut first = Ok(());
         for file in 0..self.files.len() {
+            if !go_on() {
+                return Err(stopped());
+            }
             if !self.checked[file] {
-                first = first.and(self.check(file));
+                first = first.and(self.check(file, go_on));
             }
         }
         first?;

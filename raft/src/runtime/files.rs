@@ -7,6 +7,7 @@
 //! - FI2: nothing is waited for without an end: what is not answered is asked for again, and given up after [`IDLE_MAX`].
 //! - FI3: what is sent keeps to `snapshot_rate_max`, over all peers; what is asked for meanwhile waits, once each, and does not hold up the entries that
 //!   other peers are sent from here.
+//! - FI5: who takes a snapshot in says so while it looks through files that it has, however long that lasts; and the end of the node ends that.
 //! - FI4 (C1): an offer bears the term whose leader ordered it, however much later it is made: a follower obeys it as that leader's.
 
 use super::machine::{Arriving, SnapshotSource, Staging};
@@ -18,6 +19,7 @@ use crate::transport::{Content, Packet, SnapshotFile};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use esker_sync::stop::StopToken;
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +34,8 @@ const AHEAD: u64 = 16;
 const AGAIN: Duration = Duration::from_millis(500);
 /// Given up after this without a sign of the other side.
 const IDLE_MAX: Duration = Duration::from_secs(20);
+/// A piece of this file is never asked for: what asks for one says that the receiver is at work (FI5).
+const AT_WORK: u32 = u32::MAX;
 /// Files of a snapshot, at most.
 pub(crate) const FILES_MAX: usize = 65_536;
 
@@ -134,6 +138,7 @@ pub(super) struct Files {
     done: Option<(NodeId, u64)>,
     next_id: u64,
     pace: Pace,
+    stop: StopToken,
 }
 
 impl Files {
@@ -142,6 +147,7 @@ impl Files {
         reader: Arc<dyn LogReader>,
         staging: Arc<dyn Staging>,
         bytes_per_second: u64,
+        stop: StopToken,
     ) -> Files {
         let next_id = shared.me.epoch;
         Files {
@@ -157,11 +163,12 @@ impl Files {
                 waiting: VecDeque::new(),
                 next: Instant::now(),
             },
+            stop,
         }
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, stop: &StopToken) {
-        while !stop.is_stopped() {
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        while !self.stop.is_stopped() {
             match jobs.recv_timeout(self.pace.rest(Instant::now())) {
                 Ok(Job::Fetch(fetch, last)) => {
                     let entries = self.reader.entries(fetch.from, last, fetch.bytes);
@@ -256,7 +263,7 @@ impl Files {
         }
         // What was begun is resumed by the machine where files are the same.
         self.incoming = None;
-        let arriving = match self.staging.begin(&files) {
+        let arriving = match self.staging.begin(&files, &self.at_work(from, id)) {
             Ok(arriving) => arriving,
             Err(error) => {
                 tracing::warn!(%error, "a snapshot can't be taken in");
@@ -313,7 +320,7 @@ impl Files {
         }
         let mut incoming = self.incoming.take().expect("just seen");
         let (from, id) = (incoming.from, incoming.id);
-        if let Err(error) = incoming.arriving.finish() {
+        if let Err(error) = incoming.arriving.finish(&self.at_work(from, id)) {
             tracing::warn!(%error, "a snapshot arrived and is not whole");
             return self.shared.send(from, Content::End { id, whole: false });
         }
@@ -325,6 +332,24 @@ impl Files {
             arrived: incoming.arriving,
         });
         self.shared.send(from, Content::End { id, whole: true });
+    }
+
+    /// FI5. Whether to go on.
+    fn at_work(&self, from: NodeId, id: u64) -> impl Fn() -> bool {
+        let said = Cell::new(Instant::now());
+        move || {
+            if said.get().elapsed() > AGAIN / 2 {
+                said.set(Instant::now());
+                let want = Content::Want {
+                    id,
+                    file: AT_WORK,
+                    offset: 0,
+                    len: 0,
+                };
+                self.shared.send(from, want);
+            }
+            !self.stop.is_stopped()
+        }
     }
 
     fn on_want(&mut self, want: Want) {
@@ -480,19 +505,25 @@ mod tests {
         fn close(&self) {}
     }
 
-    /// Taking it lasts; meanwhile another leads.
-    #[test]
-    fn fi4_an_offer_bears_the_term_of_who_ordered_it() {
+    fn files(staging: Arc<dyn Staging>, stop: &StopToken) -> (Files, Arc<Sent>) {
         let (log, _) = VolatileLog::new(0);
-        let (events, _seen) = unbounded();
-        let (requests, _asked) = unbounded();
+        let (events, _) = unbounded();
+        let (requests, _) = unbounded();
         let shared = Arc::new(Shared::new(Me::default(), events, requests, log.reader()));
         let sent = Arc::new(Sent::default());
         let transport: Arc<dyn Transport> = sent.clone();
         assert!(shared.transport.set(transport).is_ok());
+        let files = Files::new(shared, log.reader(), staging, 1 << 20, stop.clone());
+        (files, sent)
+    }
+
+    /// Taking it lasts; meanwhile another leads.
+    #[test]
+    fn fi4_an_offer_bears_the_term_of_who_ordered_it() {
         let mut machine = MemoryMachine::new();
-        let staging = machine.staging();
-        let mut files = Files::new(shared.clone(), log.reader(), staging, 1 << 20);
+        let stop = StopToken::new();
+        let (mut files, sent) = files(machine.staging(), &stop);
+        let shared = files.shared.clone();
         let (jobs, orders) = unbounded();
         let (offers, ordered) = unbounded();
         shared.changed(Term(3), Some(NodeId(1)), &Membership::default());
@@ -507,12 +538,78 @@ mod tests {
         jobs.send(order).unwrap();
         drop(jobs);
         shared.changed(Term(5), Some(NodeId(3)), &Membership::default());
-        prepare::run(&orders, &offers, &shared, &StopToken::new());
+        prepare::run(&orders, &offers, &shared, &stop);
         let Ok(Job::Offer { to, term, taken }) = ordered.try_recv() else {
             panic!("a snapshot is taken");
         };
         files.offer(to, term, taken);
         let sent = sent.0.lock();
         assert!(matches!(sent[..], [Content::Offer { term: Term(3), .. }]));
+    }
+
+    /// Looks through what it has until it is told not to go on.
+    struct Endless;
+
+    impl Staging for Endless {
+        fn begin(
+            &self,
+            _: &[SnapshotFile],
+            go_on: &dyn Fn() -> bool,
+        ) -> std::io::Result<Box<dyn Arriving>> {
+            while go_on() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(std::io::Error::other("stopped"))
+        }
+    }
+
+    /// Who hears nothing for long gives a transfer up.
+    #[test]
+    fn fi5_who_looks_through_its_files_says_so_and_stops_when_told() {
+        let stop = StopToken::new();
+        let (mut receiver, said) = files(Arc::new(Endless), &stop);
+        let offered = std::thread::scope(|scope| {
+            let work = scope.spawn(|| {
+                receiver.on_offer(NodeId(1), Term(3), 7, SnapshotMeta::default(), Vec::new());
+            });
+            while said.0.lock().len() < 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.stop();
+            work.join()
+        });
+        offered.expect("it ends");
+        let mut said = said.0.lock();
+        assert!(matches!(
+            said.pop(),
+            Some(Content::End {
+                id: 7,
+                whole: false
+            })
+        ));
+        // The sender takes each for a sign of life, and sends nothing for it.
+        let mut machine = MemoryMachine::new();
+        let (mut sender, sent) = files(machine.staging(), &StopToken::new());
+        sender.next_id = 6;
+        let source = machine.snapshot().unwrap();
+        let meta = SnapshotMeta::default();
+        sender.offer(NodeId(2), Term(3), Some((source, meta)));
+        let long_ago = Instant::now() - IDLE_MAX - AGAIN;
+        for content in said.drain(..) {
+            sender.outgoing.get_mut(&NodeId(2)).unwrap().heard = long_ago;
+            let from = Me {
+                node: NodeId(2),
+                ..Me::default()
+            };
+            sender.packet(Packet {
+                from,
+                to: NodeId(1),
+                content,
+            });
+            sender.tick();
+            assert!(sender.outgoing[&NodeId(2)].heard > long_ago);
+        }
+        assert!(sender.pace.waiting.is_empty());
+        assert!(matches!(sent.0.lock()[..], [Content::Offer { id: 7, .. }]));
     }
 }

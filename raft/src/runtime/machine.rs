@@ -155,8 +155,12 @@ pub trait SnapshotSource: Send {
 /// Takes snapshots in.
 pub trait Staging: Send + Sync {
     /// A snapshot with these files begins to arrive. What was begun before and not installed is resumed where it serves, and dropped
-    /// where it doesn't.
-    fn begin(&self, files: &[SnapshotFile]) -> io::Result<Box<dyn Arriving>>;
+    /// where it doesn't. `go_on` is asked time and again while this lasts: it ends early, with an error, when that says no.
+    fn begin(
+        &self,
+        files: &[SnapshotFile],
+        go_on: &dyn Fn() -> bool,
+    ) -> io::Result<Box<dyn Arriving>>;
 }
 
 /// A snapshot on its way in.
@@ -167,8 +171,8 @@ pub trait Arriving: Send {
     /// The next piece of a file, at [`Arriving::held`].
     fn write(&mut self, file: usize, bytes: &[u8]) -> io::Result<()>;
 
-    /// All files are whole. Checks what can be checked.
-    fn finish(&mut self) -> io::Result<()>;
+    /// All files are whole. Checks what can be checked. `go_on` as for [`Staging::begin`].
+    fn finish(&mut self, go_on: &dyn Fn() -> bool) -> io::Result<()>;
 
     /// For the machine that made it.
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any>;
@@ -357,7 +361,7 @@ impl SnapshotSource for MemorySnapshot {
 struct MemoryStaging;
 
 impl Staging for MemoryStaging {
-    fn begin(&self, files: &[SnapshotFile]) -> io::Result<Box<dyn Arriving>> {
+    fn begin(&self, files: &[SnapshotFile], _: &dyn Fn() -> bool) -> io::Result<Box<dyn Arriving>> {
         let files = files.iter().map(|f| (Vec::new(), f.len)).collect();
         Ok(Box::new(MemoryArriving(files)))
     }
@@ -375,7 +379,7 @@ impl Arriving for MemoryArriving {
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, _: &dyn Fn() -> bool) -> io::Result<()> {
         match self.0.iter().all(|(b, len)| b.len() as u64 == *len) {
             true => Ok(()),
             false => Err(io::ErrorKind::UnexpectedEof.into()),

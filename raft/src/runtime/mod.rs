@@ -222,7 +222,8 @@ impl Node {
 
         let staging = applier.machine().staging();
         let rate = config.options.snapshot_rate_max;
-        let files_work = Files::new(shared.clone(), reader, staging, rate);
+        let stop = StopToken::new();
+        let files_work = Files::new(shared.clone(), reader, staging, rate, stop.clone());
         let inbound = inbound(
             &shared,
             packets,
@@ -258,7 +259,7 @@ impl Node {
             durable,
             readmits,
         );
-        let workers = Workers::new(StopToken::new());
+        let workers = Workers::new(stop);
         let node = Node {
             handle: NodeHandle::new(shared.clone(), timeout),
             workers,
@@ -287,7 +288,7 @@ impl Node {
         )?;
         spawn(
             "esker-rf-files",
-            Box::new(move |stop| files_work.run(&files_in, &stop)),
+            Box::new(move |_| files_work.run(&files_in)),
         )?;
         let driving = shared.clone();
         spawn(

@@ -290,7 +290,7 @@ impl Machines {
         let list: Vec<SnapshotFile> = files.iter().map(|(file, _)| file.clone()).collect();
         let mut stops = rng.one_in(3);
         let arrived = 'again: loop {
-            let mut arriving = staging.begin(&list).map_err(wrong)?;
+            let mut arriving = staging.begin(&list, &|| true).map_err(wrong)?;
             for (at, (_, bytes)) in files.iter().enumerate() {
                 while let Some(rest) = bytes.get(arriving.held(at) as usize..)
                     && !rest.is_empty()
@@ -303,7 +303,7 @@ impl Machines {
                     (arriving.write(at, &rest[..piece.min(rest.len())])).map_err(wrong)?;
                 }
             }
-            arriving.finish().map_err(wrong)?;
+            arriving.finish(&|| true).map_err(wrong)?;
             break arriving;
         };
         held.machine.install(arrived, meta).map_err(failed(id))?;

@@ -58,7 +58,11 @@ fn lm4_the_state_that_an_open_found_is_the_state_after_the_power() {
             let (state, durable) = (found(&mut next), next.machine().durable());
             installed += u32::from(state == from.state(60));
             // Another snapshot begins to gather where the other store was.
-            let begun = next.machine().staging().begin(&files[..1]).unwrap();
+            let begun = next
+                .machine()
+                .staging()
+                .begin(&files[..1], &|| true)
+                .unwrap();
             next.media.power_cut(seed);
             drop(begun);
             let how = format!("killed at call {at}, seed {seed}");
@@ -87,7 +91,7 @@ fn lm4_nothing_gathers_while_it_is_not_known_which_store_is_the_state() {
             break;
         }
         to.media.heal();
-        let begun = to.machine().staging().begin(&files[..1]);
+        let begun = to.machine().staging().begin(&files[..1], &|| true);
         doubtful += u32::from(begun.is_err());
         drop(begun);
         to.media.kill();
@@ -112,7 +116,7 @@ fn sn6_what_a_failed_sync_left_in_the_page_cache_is_written_again() {
     for killed in [false, true] {
         for nth in 1.. {
             let mut to = receiver();
-            let begun = to.machine().staging().begin(&files);
+            let begun = to.machine().staging().begin(&files, &|| true);
             let mut arriving = begun.unwrap();
             to.media
                 .fail(Fault::nth(nth).of(CallKind::SyncFile).on("tables"));

@@ -11,6 +11,7 @@ mod killed;
 mod nodes;
 #[path = "../support/seeds.rs"]
 mod seeds;
+mod staging;
 mod world;
 
 use bytes::Bytes;
@@ -144,16 +145,16 @@ fn a_snapshot_with_files_of_other_names_is_refused() {
         "MANIFEST-",
         "a/0000000000000001.tbl",
     ] {
-        assert!(staging.begin(&[file(name)]).is_err(), "{name:?}");
+        assert!(staging.begin(&[file(name)], &|| true).is_err(), "{name:?}");
     }
     let twice = [file("CURRENT"), file("CURRENT")];
-    assert!(staging.begin(&twice).is_err());
+    assert!(staging.begin(&twice, &|| true).is_err());
     assert!(world.media.image() == before);
     // More than a file has is refused, too.
-    let mut arriving = staging.begin(&[file("CURRENT")]).unwrap();
+    let mut arriving = staging.begin(&[file("CURRENT")], &|| true).unwrap();
     assert!(arriving.write(0, &[0; 11]).is_err());
     assert!(arriving.write(1, &[0; 1]).is_err());
-    assert!(arriving.finish().is_err());
+    assert!(arriving.finish(&|| true).is_err());
     let refused = world.machine().install(arriving, &meta(1));
     assert!(refused.is_err(), "not whole");
     assert_eq!(world.judge(), 0);
@@ -175,7 +176,7 @@ fn what_an_attempt_has_hashed_the_next_does_not_hash_again() {
     let staging = to.machine().staging();
     let begin = || {
         to.media.start_trace();
-        let arriving = staging.begin(&files).unwrap();
+        let arriving = staging.begin(&files, &|| true).unwrap();
         let held: u64 = (0..files.len()).map(|file| arriving.held(file)).sum();
         let mut reads = to.media.trace();
         reads
@@ -190,7 +191,7 @@ fn what_an_attempt_has_hashed_the_next_does_not_hash_again() {
     assert_eq!((again, reads), (held, Vec::new()));
     // SN2: one that is not what it was any more is hashed again, and not taken.
     to.media.flip(&hashed[0].path, 100, 1).unwrap();
-    assert!(second.finish().is_err());
+    assert!(second.finish(&|| true).is_err());
     drop(second);
     let (_, left, reads) = begin();
     assert!(left < held && !reads.is_empty(), "{left} of {held} bytes");
@@ -232,13 +233,13 @@ fn a_snapshot_that_waits_to_be_installed_is_not_cleared_for_the_next() {
     let mut source = from.snapshot().unwrap();
     let arrived = arrive(&mut to, &mut *source);
     let staging = to.machine().staging();
-    let error = staging.begin(&source.files()).err().unwrap();
+    let error = staging.begin(&source.files(), &|| true).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
     to.machine().install(arrived, &meta(100)).unwrap();
     assert_eq!(content(&to.machine().reader()).unwrap(), from.state(100));
-    assert!(staging.begin(&source.files()).is_ok());
+    assert!(staging.begin(&source.files(), &|| true).is_ok());
     // One that nobody installs gives its place up.
-    assert!(staging.begin(&source.files()).is_ok());
+    assert!(staging.begin(&source.files(), &|| true).is_ok());
 }
 
 #[test]
@@ -413,13 +414,13 @@ fn a_node_s_log_and_state_live_in_real_files() {
     source.prepare(b"a").unwrap();
     source.look_through(&|| true).unwrap();
     let files = source.files();
-    let mut arriving = two.staging().begin(&files).unwrap();
+    let mut arriving = two.staging().begin(&files, &|| true).unwrap();
     for (at, file) in files.iter().enumerate() {
         let mut bytes = vec![0; file.len as usize];
         source.read(at, 0, &mut bytes).unwrap();
         arriving.write(at, &bytes).unwrap();
     }
-    arriving.finish().unwrap();
+    arriving.finish(&|| true).unwrap();
     two.install(arriving, &meta(20)).unwrap();
     assert_eq!(content(&two.reader()).unwrap(), model);
     two.close().unwrap();

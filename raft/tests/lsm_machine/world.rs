@@ -442,7 +442,7 @@ pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
             }
         };
         let staging = to.machine().staging();
-        let mut arriving: Box<dyn Arriving> = match staging.begin(&files) {
+        let mut arriving: Box<dyn Arriving> = match staging.begin(&files, &|| true) {
             Ok(arriving) => arriving,
             Err(_) if failing => {
                 failed(to);
@@ -487,7 +487,7 @@ pub fn transfer(from: &mut World, to: &mut World, rough: bool) -> Sent {
                 }
             }
         }
-        if let Err(error) = arriving.finish() {
+        if let Err(error) = arriving.finish(&|| true) {
             if to.media.is_down() {
                 assert!(down(to) == old);
             } else if !error.to_string().contains("as it was sent") {
@@ -559,7 +559,7 @@ pub fn run_transfers(seed: u64) -> Seen {
 /// All of a snapshot's files, at once.
 pub fn arrive(to: &mut World, source: &mut dyn SnapshotSource) -> Box<dyn Arriving> {
     let files = source.files();
-    let mut arriving = to.machine().staging().begin(&files).unwrap();
+    let mut arriving = to.machine().staging().begin(&files, &|| true).unwrap();
     for (at, file) in files.iter().enumerate() {
         let held = arriving.held(at);
         let mut bytes = vec![0; (file.len - held) as usize];
@@ -568,7 +568,7 @@ pub fn arrive(to: &mut World, source: &mut dyn SnapshotSource) -> Box<dyn Arrivi
             arriving.write(at, &bytes).unwrap();
         }
     }
-    arriving.finish().unwrap();
+    arriving.finish(&|| true).unwrap();
     arriving
 }
 
@@ -616,7 +616,7 @@ pub fn cut_installation(n: u64) -> Option<bool> {
         "cut at call {n}: the old store stays beside the new: {stores:?} tables"
     );
     // It goes on either way: what arrived is taken up again, or replaced.
-    let mut again = to.machine().staging().begin(&files).unwrap();
+    let mut again = to.machine().staging().begin(&files, &|| true).unwrap();
     for (at, file) in files.iter().enumerate() {
         let held = again.held(at);
         let mut bytes = vec![0; (file.len - held) as usize];

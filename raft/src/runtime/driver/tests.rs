@@ -93,7 +93,7 @@ fn a_proposal_that_a_snapshot_covers_is_unknown() {
     let behind = appended(&mut driver, id(1, 11));
     let mut machine = MemoryMachine::new();
     let files = machine.snapshot().unwrap().files();
-    driver.arrived = Some(machine.staging().begin(&files).unwrap());
+    driver.arrived = Some(machine.staging().begin(&files, &|| true).unwrap());
     let meta = SnapshotMeta {
         last: id(2, 10),
         membership: Membership::default(),
