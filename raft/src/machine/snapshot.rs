@@ -511,7 +511,9 @@ impl Incoming {
                 "{} did not arrive as it was sent",
                 file.name
             ))),
-            Err(error) => return Err(error),
+            // Nothing is wrong with it.
+            Err(error) if !go_on() => return Err(error),
+            Err(error) => Some(error),
         };
         if let Some(wrong) = wrong {
             self.forget(at)?;

@@ -19,7 +19,7 @@ fn on(media: SimMedia) -> World {
 }
 
 /// One with so many commands, and its snapshot.
-fn sender(commands: u64) -> (World, Box<dyn SnapshotSource>) {
+pub fn sender(commands: u64) -> (World, Box<dyn SnapshotSource>) {
     let mut from = World::new(1);
     from.try_open().unwrap();
     from.propose(commands);
@@ -29,7 +29,7 @@ fn sender(commands: u64) -> (World, Box<dyn SnapshotSource>) {
 }
 
 /// One with 30 commands in tables.
-fn receiver() -> World {
+pub fn receiver() -> World {
     let mut to = World::new(2);
     to.try_open().unwrap();
     to.propose(30);

@@ -1,7 +1,9 @@
-//! Files of a snapshot on their way in: what is looked through ends when it is told to.
+//! Files of a snapshot on their way in: what is looked through ends when it is told to, and what can't be read is fetched again.
 
-use super::world::{World, meta, transfer};
+use super::killed::{receiver, sender};
+use super::world::{World, arrive, meta, transfer};
 use esker_raft::runtime::StateMachine;
+use esker_wal::media::sim::{CallKind, Fault};
 use std::cell::Cell;
 
 /// The node ends. Nothing that is there is lost by that.
@@ -55,4 +57,27 @@ fn sn9_looking_through_files_ends_when_it_is_told_to() {
     }
     assert!(ended > 0, "it asks nobody whether to go on");
     to.machine().install(arriving, &meta(410)).unwrap();
+}
+
+/// A sector of it is gone: written again, it goes to another.
+#[test]
+fn sn2_what_arrived_and_cannot_be_read_is_fetched_again() {
+    let (_, mut source) = sender(400);
+    let mut to = receiver();
+    let files = source.files();
+    let table = files.iter().position(|f| f.name.ends_with(".tbl"));
+    let table = table.expect("a table");
+    let begun = to.machine().staging().begin(&files, &|| true);
+    let mut arriving = begun.unwrap();
+    let mut bytes = vec![0; files[table].len as usize];
+    source.read(table, 0, &mut bytes).unwrap();
+    let read = Fault::nth(1).of(CallKind::Read).on(&files[table].name);
+    to.media.fail(read.times(u64::MAX));
+    assert!(arriving.write(table, &bytes).is_err());
+    drop(arriving);
+    to.media.heal();
+    let begun = to.machine().staging().begin(&files, &|| true);
+    assert_eq!(begun.unwrap().held(table), 0);
+    let arriving = arrive(&mut to, &mut *source);
+    to.machine().install(arriving, &meta(400)).unwrap();
 }
