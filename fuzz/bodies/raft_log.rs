@@ -96,7 +96,8 @@ fn base() -> &'static [Vec<u8>] {
             let all = (from..=to).map(|n| entry(term, n, command(10 * n as usize)));
             Write::Append(all.collect())
         };
-        let grown = EntryKind::Membership(Membership::of([NodeId(1), NodeId(3)]));
+        let grown = Membership::of([NodeId(1), NodeId(3)]);
+        let grown = EntryKind::Membership(Box::new(grown));
         for writes in [
             vec![Write::Snapshot(at(id(0, 0)))],
             vec![

@@ -45,7 +45,7 @@ pub(crate) fn start() -> Vec<(String, Vec<u8>)> {
         },
         Entry {
             id: id(3, 9),
-            kind: EntryKind::Membership(membership.clone()),
+            kind: EntryKind::Membership(Box::new(membership.clone())),
         },
         Entry {
             id: id(3, 10),

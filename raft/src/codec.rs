@@ -14,7 +14,7 @@
 use crate::core::{
     Entry, EntryKind, HardState, Index, LogId, Membership, NodeId, SnapshotMeta, Term,
 };
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::collections::{BTreeMap, BTreeSet};
 
 const COMMAND: u8 = 1;
@@ -86,6 +86,14 @@ impl Decoder {
             }
             None => Err(self.malformed(what)),
         }
+    }
+
+    /// Everything that is left.
+    #[must_use]
+    pub fn rest(self) -> Bytes {
+        let mut bytes = self.bytes;
+        bytes.advance(self.at);
+        bytes
     }
 
     /// One byte.
@@ -186,7 +194,7 @@ impl Decoder {
                 let mut inner = Decoder::new(payload);
                 let membership = inner.membership()?;
                 inner.end()?;
-                EntryKind::Membership(membership)
+                EntryKind::Membership(Box::new(membership))
             }
             _ => return Err(self.malformed("a known kind of entry")),
         };
@@ -298,7 +306,7 @@ mod tests {
             EntryKind::Command(Bytes::from_static(b"set a")),
             EntryKind::Command(Bytes::new()),
             EntryKind::Noop,
-            EntryKind::Membership(membership()),
+            EntryKind::Membership(Box::new(membership())),
         ];
         (1u64..)
             .zip(kinds)

@@ -266,7 +266,7 @@ impl Core {
         let members = membership.members();
         let known = |n: &NodeId| *n == NodeId::CLUSTER || members.contains(n);
         membership.about.retain(|n, _| known(n));
-        let id = self.append([EntryKind::Membership(membership)]);
+        let id = self.append([EntryKind::Membership(Box::new(membership))]);
         let members = self.membership().members();
         let me = self.id;
         if let Some(leader) = self.role.leading() {

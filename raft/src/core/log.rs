@@ -124,7 +124,8 @@ impl LogView {
             self.runs.push((entry.id.index, entry.id.term));
         }
         if let EntryKind::Membership(membership) = &entry.kind {
-            self.memberships.push((entry.id.index, membership.clone()));
+            self.memberships
+                .push((entry.id.index, (**membership).clone()));
         }
         self.last = entry.id;
         self.tail_bytes += entry.weight();
@@ -210,16 +211,15 @@ impl LogView {
         if from < first {
             return None;
         }
-        let mut out = Vec::new();
+        let from = ((from.0 - first.0) as usize).min(self.tail.len());
         let mut sum = 0;
-        for entry in self.tail.iter().skip((from.0 - first.0) as usize) {
+        let fits = |entry: &&Entry| {
             sum += entry.weight();
-            if sum > bytes && !out.is_empty() {
-                break;
-            }
-            out.push(entry.clone());
-        }
-        Some(out)
+            sum <= bytes
+        };
+        let count = self.tail.range(from..).take_while(fits).count();
+        let to = (from + count.max(1)).min(self.tail.len());
+        Some(self.tail.range(from..to).cloned().collect())
     }
 
     /// The membership in force, and where it stands.
@@ -307,7 +307,7 @@ mod tests {
             push(
                 &mut log,
                 n,
-                EntryKind::Membership(Membership::of([NodeId(n)])),
+                EntryKind::Membership(Box::new(Membership::of([NodeId(n)]))),
             );
         }
         let voters = |log: &LogView| log.membership().1.voters.clone();

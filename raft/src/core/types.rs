@@ -76,7 +76,7 @@ pub enum EntryKind {
     /// Begins a leader's term (section 8 of the paper); takes no effect.
     Noop,
     /// A membership, in force from the moment it is in a log (section 6).
-    Membership(Membership),
+    Membership(Box<Membership>),
 }
 
 /// An entry of the log.
@@ -87,6 +87,9 @@ pub struct Entry {
     /// What it is for.
     pub kind: EntryKind,
 }
+
+// Each is moved and copied a few times on each node.
+const _: () = assert!(size_of::<Entry>() <= 56);
 
 /// Bytes that an entry counts with beside its payload.
 const ENTRY_OVERHEAD: usize = 64;

@@ -329,12 +329,12 @@ impl Applier {
         let payload = match entry.kind {
             EntryKind::Noop => return Ok(Ok(empty)),
             EntryKind::Membership(membership) => {
-                self.applied.membership = membership;
+                self.applied.membership = *membership;
                 return Ok(Ok(empty));
             }
             EntryKind::Command(payload) => payload,
         };
-        let request = Request::decode(payload)
+        let mut request = Request::decode(payload)
             .map_err(|e| MachineError::new("decoding a command of the log", e))?;
         if request.time > self.time {
             self.time = request.time;
@@ -353,7 +353,7 @@ impl Applier {
                         index,
                         term,
                         time: self.time,
-                        payload: request.payload.clone(),
+                        payload: std::mem::take(&mut request.payload),
                     })?;
                     (self.sessions).after(index, &request, &payload, records);
                     Ok(Reply {

@@ -161,7 +161,7 @@ impl Recovery {
         };
         let entry = Entry {
             id,
-            kind: EntryKind::Membership(to),
+            kind: EntryKind::Membership(Box::new(to)),
         };
         log.write(&[Write::HardState(hard), Write::Append(vec![entry])])?;
         log.sync()?;

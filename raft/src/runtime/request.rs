@@ -88,7 +88,7 @@ impl Request {
             session: d.u64("a session")?,
             serial: d.u64("a serial")?,
             floor: d.u64("a floor")?,
-            payload: d.bytes(d.left(), "a payload")?,
+            payload: d.rest(),
         })
     }
 }

@@ -175,7 +175,7 @@ impl Machines {
             let reply = match &entry.kind {
                 EntryKind::Noop => None,
                 EntryKind::Membership(membership) => {
-                    held.applied.membership = membership.clone();
+                    held.applied.membership = (**membership).clone();
                     None
                 }
                 EntryKind::Command(payload) => {

@@ -454,7 +454,7 @@ mod tests {
             },
             Entry {
                 id: id(3, 9),
-                kind: EntryKind::Membership(Membership::of([NodeId(1)])),
+                kind: EntryKind::Membership(Box::new(Membership::of([NodeId(1)]))),
             },
         ];
         let bodies = [

@@ -237,7 +237,7 @@ impl World {
             .map(|index| {
                 let kind = match self.rng.below(12) {
                     0 => EntryKind::Noop,
-                    1 => EntryKind::Membership(meta(id(term, index)).membership),
+                    1 => EntryKind::Membership(Box::new(meta(id(term, index)).membership)),
                     _ => EntryKind::Command(self.payload()),
                 };
                 Entry {
