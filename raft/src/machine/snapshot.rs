@@ -544,7 +544,7 @@ impl Arriving for Incoming {
         self.held.get(file).copied().unwrap_or(0)
     }
 
-    fn write(&mut self, file: usize, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, file: usize, bytes: &[u8], go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let Some(held) = self.held.get(file).copied() else {
             return Err(invalid("no such file"));
         };
@@ -570,7 +570,7 @@ impl Arriving for Incoming {
         if self.held[file] == self.files[file].len {
             // Now, and not all at the end: the other side waits for a sign.
             self.open = None;
-            self.check(file, &|| true)?;
+            self.check(file, go_on)?;
         }
         Ok(())
     }

@@ -263,7 +263,8 @@ impl Files {
         }
         // What was begun is resumed by the machine where files are the same.
         self.incoming = None;
-        let arriving = match self.staging.begin(&files, &self.at_work(from, id)) {
+        let begun = (self.staging).begin(&files, &at_work(&self.shared, &self.stop, (from, id)));
+        let arriving = match begun {
             Ok(arriving) => arriving,
             Err(error) => {
                 tracing::warn!(%error, "a snapshot can't be taken in");
@@ -320,7 +321,8 @@ impl Files {
         }
         let mut incoming = self.incoming.take().expect("just seen");
         let (from, id) = (incoming.from, incoming.id);
-        if let Err(error) = incoming.arriving.finish(&self.at_work(from, id)) {
+        let go_on = at_work(&self.shared, &self.stop, (from, id));
+        if let Err(error) = incoming.arriving.finish(&go_on) {
             tracing::warn!(%error, "a snapshot arrived and is not whole");
             return self.shared.send(from, Content::End { id, whole: false });
         }
@@ -332,24 +334,6 @@ impl Files {
             arrived: incoming.arriving,
         });
         self.shared.send(from, Content::End { id, whole: true });
-    }
-
-    /// FI5. Whether to go on.
-    fn at_work(&self, from: NodeId, id: u64) -> impl Fn() -> bool {
-        let said = Cell::new(Instant::now());
-        move || {
-            if said.get().elapsed() > AGAIN / 2 {
-                said.set(Instant::now());
-                let want = Content::Want {
-                    id,
-                    file: AT_WORK,
-                    offset: 0,
-                    len: 0,
-                };
-                self.shared.send(from, want);
-            }
-            !self.stop.is_stopped()
-        }
     }
 
     fn on_want(&mut self, want: Want) {
@@ -425,7 +409,10 @@ impl Files {
         if offset != held || bytes.len() as u64 > room || crc32fast::hash(bytes) != crc {
             return;
         }
-        if let Err(error) = incoming.arriving.write(incoming.file, bytes) {
+        let go_on = at_work(&self.shared, &self.stop, (from, id));
+        let written = (incoming.arriving).write(incoming.file, bytes, &go_on);
+        drop(go_on);
+        if let Err(error) = written {
             tracing::warn!(%error, "a snapshot can't be written; it is given up");
             self.incoming = None;
             return self.shared.send(from, Content::End { id, whole: false });
@@ -469,6 +456,28 @@ impl Files {
                 self.shared.send(*to, outgoing.offer());
             }
         }
+    }
+}
+
+/// FI5. Whether to go on with what is taken in from there.
+fn at_work<'a>(
+    shared: &'a Shared,
+    stop: &'a StopToken,
+    (from, id): (NodeId, u64),
+) -> impl Fn() -> bool + 'a {
+    let said = Cell::new(Instant::now());
+    move || {
+        if said.get().elapsed() > AGAIN / 2 {
+            said.set(Instant::now());
+            let want = Content::Want {
+                id,
+                file: AT_WORK,
+                offset: 0,
+                len: 0,
+            };
+            shared.send(from, want);
+        }
+        !stop.is_stopped()
     }
 }
 

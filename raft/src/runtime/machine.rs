@@ -168,8 +168,8 @@ pub trait Arriving: Send {
     /// How much of a file is here already; all of it where an equal file was found.
     fn held(&self, file: usize) -> u64;
 
-    /// The next piece of a file, at [`Arriving::held`].
-    fn write(&mut self, file: usize, bytes: &[u8]) -> io::Result<()>;
+    /// The next piece of a file, at [`Arriving::held`]. `go_on` as for [`Staging::begin`]: the last piece may have the file looked through.
+    fn write(&mut self, file: usize, bytes: &[u8], go_on: &dyn Fn() -> bool) -> io::Result<()>;
 
     /// All files are whole. Checks what can be checked. `go_on` as for [`Staging::begin`].
     fn finish(&mut self, go_on: &dyn Fn() -> bool) -> io::Result<()>;
@@ -374,7 +374,7 @@ impl Arriving for MemoryArriving {
         self.0[file].0.len() as u64
     }
 
-    fn write(&mut self, file: usize, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, file: usize, bytes: &[u8], _: &dyn Fn() -> bool) -> io::Result<()> {
         self.0[file].0.extend_from_slice(bytes);
         Ok(())
     }

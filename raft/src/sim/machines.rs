@@ -300,7 +300,8 @@ impl Machines {
                         continue 'again;
                     }
                     let piece = 1 + rng.below(600) as usize;
-                    (arriving.write(at, &rest[..piece.min(rest.len())])).map_err(wrong)?;
+                    (arriving.write(at, &rest[..piece.min(rest.len())], &|| true))
+                        .map_err(wrong)?;
                 }
             }
             arriving.finish(&|| true).map_err(wrong)?;

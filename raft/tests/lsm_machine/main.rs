@@ -152,8 +152,8 @@ fn a_snapshot_with_files_of_other_names_is_refused() {
     assert!(world.media.image() == before);
     // More than a file has is refused, too.
     let mut arriving = staging.begin(&[file("CURRENT")], &|| true).unwrap();
-    assert!(arriving.write(0, &[0; 11]).is_err());
-    assert!(arriving.write(1, &[0; 1]).is_err());
+    assert!(arriving.write(0, &[0; 11], &|| true).is_err());
+    assert!(arriving.write(1, &[0; 1], &|| true).is_err());
     assert!(arriving.finish(&|| true).is_err());
     let refused = world.machine().install(arriving, &meta(1));
     assert!(refused.is_err(), "not whole");
@@ -418,7 +418,7 @@ fn a_node_s_log_and_state_live_in_real_files() {
     for (at, file) in files.iter().enumerate() {
         let mut bytes = vec![0; file.len as usize];
         source.read(at, 0, &mut bytes).unwrap();
-        arriving.write(at, &bytes).unwrap();
+        arriving.write(at, &bytes, &|| true).unwrap();
     }
     arriving.finish(&|| true).unwrap();
     two.install(arriving, &meta(20)).unwrap();

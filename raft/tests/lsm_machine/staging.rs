@@ -44,7 +44,7 @@ fn sn9_looking_through_files_ends_when_it_is_told_to() {
         let mut bytes = vec![0; (file.len - held) as usize];
         source.read(at, held, &mut bytes).unwrap();
         if !bytes.is_empty() {
-            arriving.write(at, &bytes).unwrap();
+            arriving.write(at, &bytes, &|| true).unwrap();
         }
     }
     let held: Vec<u64> = (0..files.len()).map(|at| arriving.held(at)).collect();
@@ -73,7 +73,7 @@ fn sn2_what_arrived_and_cannot_be_read_is_fetched_again() {
     source.read(table, 0, &mut bytes).unwrap();
     let read = Fault::nth(1).of(CallKind::Read).on(&files[table].name);
     to.media.fail(read.times(u64::MAX));
-    assert!(arriving.write(table, &bytes).is_err());
+    assert!(arriving.write(table, &bytes, &|| true).is_err());
     drop(arriving);
     to.media.heal();
     let begun = to.machine().staging().begin(&files, &|| true);
