@@ -306,6 +306,7 @@ impl Applier {
             done = self.machine.commit_again();
         }
         self.shared.state_full.store(false, Ordering::Relaxed);
+        self.shared.commit_ended();
         done
     }
 

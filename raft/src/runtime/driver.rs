@@ -9,8 +9,8 @@
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
 //!   after this node stopped leading, or where a snapshot covers its place, or at the end. One that was forwarded, when another node is known to lead, too: an
 //!   election timeout after that, or at once where nothing was heard of a leader for as long before.
-//! - DR5: a leader whose disk has not answered within `disk_hang_max`, or whose state machine has waited for room as long (AP4), steps down, and does not
-//!   campaign until that is over.
+//! - DR5: a leader whose disk has not answered within `disk_hang_max`, or whose state machine has waited for room as long (AP4), or has finished nothing within
+//!   `apply_hang_max` of what it was given, steps down, and does not campaign until that is over.
 //! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
 //!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
 //!   turns of the clock, and goes on where others have brought more meanwhile than they should deal with.
@@ -722,7 +722,7 @@ impl Driver {
     fn tick(&mut self, now: Instant) {
         let hangs = self.disk_hangs(now);
         if hangs && self.core.role() == RoleName::Leader {
-            tracing::warn!(node = %self.core.id(), "its disk does not answer: it gives up leading");
+            tracing::warn!(node = %self.core.id(), "its disk, or its state machine, does not answer: it gives up leading");
             self.step(Input::StepDown);
         }
         // DR5: without ticks nobody campaigns.
@@ -739,8 +739,13 @@ impl Driver {
     fn disk_hangs(&self, now: Instant) -> bool {
         let long = |since: Instant| now.duration_since(since) > self.options.disk_hang_max;
         let full = self.shared.state_full.load(Ordering::Relaxed);
+        let state_hangs = |group: &Applying| {
+            // One group may be a long part of the log.
+            let stands = now.duration_since(group.since.max(self.shared.committed_at()));
+            full && long(group.since) || stands > self.options.apply_hang_max
+        };
         (self.unsynced.front()).is_some_and(|(_, since)| long(*since))
-            || full && (self.applying.front()).is_some_and(|group| long(group.since))
+            || self.applying.front().is_some_and(state_hangs)
     }
 
     /// DR4.

@@ -52,6 +52,9 @@ pub struct NodeOptions {
     pub command_bytes_max: usize,
     /// A leader whose disk has not finished a sync for so long gives up leading. Default 2 s.
     pub disk_hang_max: Duration,
+    /// A leader whose state machine has finished nothing for so long, of what it was given, gives up leading: its disk may be another than the log's. As
+    /// long as a healthy machine may take for 32 MiB of commands, or one command, with its waits for a compaction. Default 10 s.
+    pub apply_hang_max: Duration,
     /// Entries that stay in the log though the state machine has them durably, for peers that are a little behind; no more than `core.tail_bytes_max`
     /// of them. Default 10,000.
     pub log_entries_kept: u64,
@@ -77,6 +80,7 @@ impl Default for NodeOptions {
             apply_bytes_max: 16 << 20,
             command_bytes_max: 16 << 20,
             disk_hang_max: Duration::from_secs(2),
+            apply_hang_max: Duration::from_secs(10),
             log_entries_kept: 10_000,
             log_bytes_held_max: 1 << 30,
             compact_entries_min: 1_000,
@@ -115,6 +119,9 @@ impl NodeOptions {
         }
         if self.disk_hang_max < self.tick {
             return bad("disk_hang_max", "must be at least a tick");
+        }
+        if self.apply_hang_max < self.tick {
+            return bad("apply_hang_max", "must be at least a tick");
         }
         if self.snapshot_rate_max < 1 << 20 {
             return bad("snapshot_rate_max", "must be at least 1 MiB");
@@ -161,7 +168,7 @@ mod tests {
     fn impossible_options_are_refused_by_name() {
         assert_eq!(NodeOptions::default().check(), Ok(()));
         type Spoil = fn(&mut NodeOptions);
-        let spoilers: [(&str, Spoil); 14] = [
+        let spoilers: [(&str, Spoil); 15] = [
             ("client", |o| o.client = "x".repeat(256)),
             ("tick", |o| o.tick = Duration::ZERO),
             ("lease", |o| {
@@ -186,6 +193,7 @@ mod tests {
             }),
             ("compact_entries_min", |o| o.compact_entries_min = 0),
             ("disk_hang_max", |o| o.disk_hang_max = Duration::ZERO),
+            ("apply_hang_max", |o| o.apply_hang_max = Duration::ZERO),
             ("snapshot_rate_max", |o| o.snapshot_rate_max = 1 << 19),
         ];
         for (name, spoil) in spoilers {

@@ -19,7 +19,7 @@ use esker_sync::wanted::Wanted;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What clients ask for.
 pub(super) enum Request {
@@ -110,6 +110,8 @@ pub(super) struct Shared {
     pub(super) disk_full: AtomicBool,
     /// The same of the state machine's (AP4).
     pub(super) state_full: AtomicBool,
+    /// When the state machine's last commit ended, as `nanos` has it (DR5).
+    committed: AtomicU64,
     /// Groups of writes that the log was synced for (DK1).
     pub(super) groups: AtomicU64,
     pub(super) log: Arc<dyn LogReader>,
@@ -140,6 +142,7 @@ impl Shared {
             packet_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
             state_full: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
             groups: AtomicU64::new(0),
             log,
             term: AtomicU64::new(0),
@@ -159,6 +162,16 @@ impl Shared {
     /// Time as `wanted` has it.
     pub(super) fn nanos(&self, at: Instant) -> u64 {
         at.duration_since(self.started).as_nanos() as u64
+    }
+
+    /// The state machine has ended a commit.
+    pub(super) fn commit_ended(&self) {
+        // Relaxed, here and below: a time that says nothing of anything else.
+        (self.committed).store(self.nanos(Instant::now()), Ordering::Relaxed);
+    }
+
+    pub(super) fn committed_at(&self) -> Instant {
+        self.started + Duration::from_nanos(self.committed.load(Ordering::Relaxed))
     }
 
     /// Requests were put in line just before `now`: they are taken, unless the driver takes them later with those that come until then (DR2).

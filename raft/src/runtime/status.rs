@@ -71,7 +71,8 @@ pub struct Status {
     pub abstains: bool,
     /// Writes wait for room on its disk: the log's, or the state machine's.
     pub disk_full: bool,
-    /// Its disk has not answered within the bound, or its state machine has waited for room as long.
+    /// Its disk has not answered within the bound, or its state machine has waited for room as long, or finished nothing within its own
+    /// ([`super::NodeOptions::apply_hang_max`]).
     pub disk_hangs: bool,
     /// On a leader what it knows of each peer.
     pub peers: Vec<PeerStatus>,

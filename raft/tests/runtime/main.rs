@@ -10,6 +10,7 @@ use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};
 use esker_raft::core::{Abstain, Index, NodeId, RoleName};
 use esker_raft::runtime::*;
+use slow_snapshot::{Gate, Gated};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -401,6 +402,41 @@ fn a_leader_whose_disk_hangs_gives_up_and_the_others_go_on() {
         Ok(_) | Err(ProposeError::Unknown { .. } | ProposeError::NotAppended { .. }) => {}
         other => panic!("{other:?}"),
     }
+    cluster.agree();
+}
+
+/// DR5: its state stands on another disk than its log, and that disk hangs: no call of the machine returns, nor says why.
+#[test]
+fn a_leader_whose_state_machine_hangs_gives_up_and_the_others_go_on() {
+    let mut options = options();
+    options.apply_hang_max = Duration::from_millis(300);
+    let mut cluster = Cluster::new(3, options);
+    let gates: Vec<Gate> = (1..=3)
+        .map(|id| {
+            cluster.stop(id);
+            let machine = Gated::new(cluster.members[&id].machine.clone());
+            let gate = machine.commit.clone();
+            cluster.start_with(id, Box::new(machine));
+            gate
+        })
+        .collect();
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    gates[leader as usize - 1].shut();
+    let handle = cluster.handle(leader);
+    let stuck = handle.submit(Proposal::new("b=2"));
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let next = cluster.leader_of(&others);
+    put(&cluster, next, "c=3");
+    let status = handle.status().unwrap();
+    assert!(status.role != RoleName::Leader && status.disk_hangs);
+    // It does not campaign before that is over.
+    assert!(handle.leads().is_none());
+    gates[leader as usize - 1].open();
+    assert!(stuck.wait().is_ok(), "it was committed");
+    eventually("it is over", || {
+        (!handle.status()?.disk_hangs).then_some(())
+    });
     cluster.agree();
 }
 

@@ -20,9 +20,9 @@ struct State {
     taken: usize,
 }
 
-/// Nothing of a snapshot is read, or installed, while it is shut.
+/// Nothing goes through while it is shut.
 #[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<State>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<State>, Condvar)>);
 
 impl Gate {
     fn pass(&self) {
@@ -40,15 +40,20 @@ impl Gate {
         }
     }
 
-    fn open(&self) {
+    pub(crate) fn shut(&self) {
+        self.0.0.lock().open = false;
+    }
+
+    pub(crate) fn open(&self) {
         self.0.0.lock().open = true;
         self.0.1.notify_all();
     }
 }
 
-/// With gates before its snapshots are prepared, what is read of them, and what it installs.
-struct Gated {
+/// With gates before its commits, its snapshots' being prepared, what is read of them, and what it installs.
+pub(crate) struct Gated {
     machine: MemoryMachine,
+    pub(crate) commit: Gate,
     prepare: Gate,
     read: Gate,
     install: Gate,
@@ -56,9 +61,10 @@ struct Gated {
 
 impl Gated {
     /// All are open.
-    fn new(machine: MemoryMachine) -> Gated {
+    pub(crate) fn new(machine: MemoryMachine) -> Gated {
         Gated {
             machine,
+            commit: Gate::opened(),
             prepare: Gate::opened(),
             read: Gate::opened(),
             install: Gate::opened(),
@@ -67,7 +73,7 @@ impl Gated {
 }
 
 impl Gate {
-    fn opened() -> Gate {
+    pub(crate) fn opened() -> Gate {
         let gate = Gate::default();
         gate.open();
         gate
@@ -105,6 +111,7 @@ impl StateMachine for Gated {
         self.machine.apply(command)
     }
     fn commit(&mut self, applied: Index, records: Vec<Record>) -> Result<(), MachineError> {
+        self.commit.pass();
         self.machine.commit(applied, records)
     }
     fn durable(&self) -> Index {

@@ -80,6 +80,7 @@ fn what_gathers_is_taken_without_the_clock() {
     let mut still = options();
     still.tick = Duration::from_secs(3600);
     still.disk_hang_max = still.tick;
+    still.apply_hang_max = still.tick;
     let cluster = Cluster::of(1, still, true);
     let handle = cluster.handle(1);
     handle.campaign().expect("asked for");

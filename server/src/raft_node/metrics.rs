@@ -212,7 +212,7 @@ impl Source for Shared {
             ),
             (
                 "esker_raft_disk_hangs",
-                "1 while its disk has not answered within the bound",
+                "1 while its disk, or its state machine, has not answered within the bound",
                 u64::from(status.disk_hangs),
             ),
         ] {
