@@ -2,8 +2,9 @@
 
 use super::LeaderHint;
 use super::about::About;
-use super::error::{Outcome, ProposeError, ReadError};
+use super::error::{Outcome, ProposeError, ReadError, SessionError};
 use super::request::{self, Kind};
+use super::session::WINDOW;
 use super::shared::{Request, Shared};
 use super::status::{StageCounts, Status};
 use crate::core::{Change, Index, NodeId, Term};
@@ -227,6 +228,7 @@ impl NodeHandle {
             handle: self.clone(),
             id: SessionId(id),
             serial: 0,
+            executed: 0,
             unsure: false,
         })
     }
@@ -369,6 +371,8 @@ pub struct Session {
     handle: NodeHandle,
     id: SessionId,
     serial: u64,
+    /// The last serial that was executed, as far as this knows.
+    executed: u64,
     /// A try of the last command may have been executed.
     unsure: bool,
 }
@@ -401,6 +405,8 @@ impl Session {
     /// *not executed* (RT1).
     pub fn retry(&mut self, payload: impl Into<Bytes>, timeout: Duration) -> Outcome {
         let payload = payload.into();
+        // The state moves the session's floor on by a window with each command that is too far ahead of it (SE4), as after many that got nowhere.
+        let mut too_far = (self.serial - self.executed) / WINDOW;
         let end = Instant::now() + timeout;
         let mut pause = Duration::from_millis(2);
         loop {
@@ -415,6 +421,7 @@ impl Session {
                 Err(error) => error,
                 Ok(reply) => {
                     self.unsure = true;
+                    self.executed = self.serial;
                     return Ok(reply);
                 }
             };
@@ -422,6 +429,13 @@ impl Session {
                 error,
                 ProposeError::Unknown { .. } | ProposeError::Committed { .. }
             );
+            if too_far > 0
+                && Instant::now() < end
+                && matches!(error, ProposeError::Session(SessionError::Serial))
+            {
+                too_far -= 1;
+                continue;
+            }
             let again = matches!(
                 error,
                 ProposeError::NotAppended { .. } | ProposeError::Unknown { .. }

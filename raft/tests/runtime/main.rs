@@ -288,6 +288,29 @@ fn c5_a_retry_does_not_deny_what_an_earlier_call_may_have_done() {
     assert_eq!(count, Some("1".into()));
 }
 
+/// C5: serials that got nowhere, in an outage, are no reason to refuse what comes behind them.
+#[test]
+fn c5_a_session_outlives_an_outage_in_which_many_commands_got_nowhere() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    let handle = cluster.handle(leader);
+    let mut session = handle.open_session(Duration::from_secs(3600)).unwrap();
+    session.execute("+n", LONG).unwrap();
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| cluster.stop(*id));
+    eventually("it gives up leading", || {
+        handle.leader().is_none().then_some(())
+    });
+    // Three times as many as may be under way.
+    for _ in 0..3 * 256 {
+        assert!(session.execute("+n", Duration::ZERO).is_err());
+    }
+    others.iter().for_each(|id| cluster.start(*id));
+    let reply = session.execute("+n", LONG).unwrap();
+    assert_eq!(reply.payload, "1");
+    cluster.agree();
+}
+
 /// RT1: nor does one after its session has expired.
 #[test]
 fn c5_a_retry_in_an_expired_session_does_not_deny_what_was_done() {
