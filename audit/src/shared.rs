@@ -24,6 +24,7 @@ use crate::stats::Counters;
 use crate::trail::{Receipt, Written};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use esker_sync::attended::Attended;
+use esker_sync::deadline::after;
 use esker_sync::group::{CommitGroup, Entered};
 use esker_wal::media::LockGuard;
 use esker_wal::{Log, LogError, Lsn, Workers};
@@ -380,7 +381,7 @@ impl Shared {
         let body = self.body(record);
         let draft = Draft::of(record, &body, times);
         let (deadline, retries) = match on_failure {
-            OnFailure::Block(most) if self.threaded() => (Instant::now() + most, true),
+            OnFailure::Block(most) if self.threaded() => (after(most), true),
             _ => (Instant::now(), false),
         };
         let mut pause = Duration::from_millis(1);

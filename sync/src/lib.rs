@@ -15,6 +15,7 @@
 //! | [`attended`] | a thing behind a mutex with a mark that is raised without waiting | `HEAD` of an audit trail |
 //! | [`baton`] | work of one owner, done by whoever brings some | the core of a Raft node |
 //! | [`bell`] | wakes a worker, remembers that it rang | flusher and preparer |
+//! | [`deadline`] | when a wait ends, however long it may be | every wait with a time |
 //! | [`events`] | subscriptions with filters and bounds, misses counted | the log's events |
 //! | [`sequencer`] | work done out of order becomes visible in order | the store's writers |
 //! | [`skiplist`] | sorted keys and their versions, added to and read by many, in an arena | the store's memtable |
@@ -31,6 +32,7 @@
 pub mod attended;
 pub mod baton;
 pub mod bell;
+pub mod deadline;
 pub mod events;
 pub mod group;
 pub mod histogram;

@@ -6,6 +6,7 @@
 //!
 //! All state is under one mutex; the waker is called outside it.
 
+use crate::deadline::after;
 use crate::shim::{Arc, Condvar, Mutex, wait_until};
 use std::future::Future;
 use std::pin::Pin;
@@ -107,7 +108,7 @@ impl<T> Drop for Promise<T> {
 impl<T> Pending<T> {
     /// Blocks until the promise is kept or broken, or `timeout` has passed.
     pub fn wait(self, timeout: Option<Duration>) -> Result<T, NoValue> {
-        let deadline = timeout.map(|t| Instant::now() + t);
+        let deadline = timeout.map(after);
         let mut state = self.0.state.lock();
         loop {
             if let Some(end) = state.take() {

@@ -6,6 +6,7 @@
 //! The list of children and callbacks is taken out under the mutex and run without it, so a callback may use
 //! the token.
 
+use crate::deadline::after;
 use crate::shim::atomic::{AtomicBool, Ordering};
 use crate::shim::{Arc, Condvar, Mutex, wait_until};
 use std::time::{Duration, Instant};
@@ -104,7 +105,7 @@ impl StopToken {
 
     /// Sleeps for `timeout` or until stopped; true if stopped.
     pub fn sleep(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         let mut state = self.0.state.lock();
         while !self.is_stopped() && Instant::now() < deadline {
             wait_until(&self.0.wake, &mut state, Some(deadline));

@@ -16,6 +16,7 @@ use crate::options::SyncPolicy;
 use crate::sabotage::{self, Sabotage};
 use crate::segment::{SectorMark, Segment};
 use crate::shared::{Append, Shared};
+use esker_sync::deadline;
 use esker_sync::group::Entered;
 use esker_sync::stop::StopToken;
 use esker_sync::watermark::WaitEnd;
@@ -423,7 +424,7 @@ impl Shared {
             let left = if left.is_zero() { interval } else { left };
             after = Some(after.map_or(left, |a| a.min(left)));
         }
-        after.map(|d| Instant::now() + d.max(Duration::from_millis(1)))
+        after.map(|d| deadline::after(d.max(Duration::from_millis(1))))
     }
 
     /// The flusher thread.

@@ -19,6 +19,7 @@ use crate::shared::{Append, Chores, Marks, Retention, Shared, Watchers};
 use crate::slots;
 use crate::stats::{Counters, Sample};
 use esker_sync::bell::Bell;
+use esker_sync::deadline::after;
 use esker_sync::events::{EventBus, Subscription};
 use esker_sync::group::CommitGroup;
 use esker_sync::line::Line;
@@ -255,8 +256,7 @@ impl Log {
 
     /// As `sync_up_to`, giving up after `timeout`.
     pub fn sync_up_to_timeout(&self, end: Lsn, timeout: Duration) -> Result<(), LogError> {
-        self.shared()
-            .sync_up_to(end, Some(Instant::now() + timeout))
+        self.shared().sync_up_to(end, Some(after(timeout)))
     }
 
     /// For how long who waits for a sync, by a wait of his own, does well to look for its end before he sleeps: see

@@ -13,12 +13,13 @@ use crate::log::{Appended, Log};
 use crate::options::SyncPolicy;
 use crate::reader::{Frame, ReadLimit, Reader};
 use crate::shared::Shared;
+use esker_sync::deadline::after;
 use esker_sync::watermark::{Place, WaitEnd, Watermark};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What an append waits for before it returns; see [`Log::append_with`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Ticket {
 
     /// Blocks until it is synced; may itself do the sync for the group.
     pub fn wait_synced(&self, timeout: Option<Duration>) -> Result<(), LogError> {
-        let deadline = timeout.map(|t| Instant::now() + t);
+        let deadline = timeout.map(after);
         self.shared.sync_up_to(self.appended.end, deadline)
     }
 
@@ -145,7 +146,7 @@ impl Shared {
         if self.published() >= end {
             return Ok(());
         }
-        let deadline = timeout.map(|t| Instant::now() + t);
+        let deadline = timeout.map(after);
         let of = ReadLimit::Published;
         match self.position(of).wait(end.0, deadline, || self.look(of)) {
             WaitEnd::Reached => Ok(()),

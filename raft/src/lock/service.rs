@@ -21,6 +21,7 @@ use crate::runtime::{
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use esker_sync::deadline::after;
 use esker_sync::events::{Received, Subscription};
 use esker_sync::stop::StopToken;
 use esker_sync::workers::Workers;
@@ -257,7 +258,7 @@ impl LockService {
 
     /// Carries out a command of locks; it is tried again until `timeout` (SV2).
     pub fn ask(&self, command: &LockCommand, timeout: Duration) -> Result<LockAnswer, LockError> {
-        let end = Instant::now() + timeout;
+        let end = after(timeout);
         self.inner.ask(command, end, &|| false).map(|(a, _)| a)
     }
 
@@ -689,7 +690,7 @@ impl Held {
 
     /// Gives it back and waits for that. False: it was lost before. *Unknown*: it is not held any more, and which of the two is not known.
     pub fn release(self, timeout: Duration) -> Result<bool, LockError> {
-        let end = Instant::now() + timeout;
+        let end = after(timeout);
         self.forget();
         let (answer, _) = self.inner.ask(&self.returning(), end, &|| false)?;
         match answer {

@@ -40,6 +40,7 @@ use crate::core::{
 use crate::transport::{Content, Packet};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
+use esker_sync::deadline::after;
 use esker_sync::oneshot::Promise;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -438,7 +439,7 @@ impl Driver {
                 if !is_request(&request) || !self.heard.is_first(name) {
                     return;
                 }
-                let deadline = Instant::now() + self.options.request_timeout;
+                let deadline = after(self.options.request_timeout);
                 self.propose(vec![(request.into(), replier, deadline)]);
             }
             Content::Forwarded { id, outcome: bytes } => {

@@ -9,6 +9,7 @@ use super::shared::{Request, Shared};
 use super::status::{StageCounts, Status};
 use crate::core::{Change, Index, NodeId, Term};
 use bytes::Bytes;
+use esker_sync::deadline::{after, behind};
 use esker_sync::oneshot::{NoValue, Pending, oneshot};
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -159,7 +160,7 @@ impl NodeHandle {
             return PendingReply { pending };
         }
         let timeout = timeout.unwrap_or(self.timeout);
-        let deadline = now + timeout;
+        let deadline = behind(now, timeout);
         let request = Request::Propose {
             request: request.encode(),
             promise,
@@ -237,7 +238,7 @@ impl NodeHandle {
     /// linearizable (C3).
     pub fn read_barrier(&self, timeout: Duration) -> Result<Index, ReadError> {
         let (promise, pending) = oneshot();
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         let request = Request::Read { promise, deadline };
         if self
             .shared
@@ -285,7 +286,7 @@ impl NodeHandle {
 
     fn change(&self, change: Change) -> Outcome {
         let (promise, pending) = oneshot();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = after(self.timeout);
         self.ask(Request::Change {
             change,
             promise,
@@ -310,7 +311,7 @@ impl NodeHandle {
     /// node leads.
     pub fn add_voter(&self, node: NodeId, about: &About) -> Outcome {
         let (promise, pending) = oneshot();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = after(self.timeout);
         self.ask(Request::AddVoter {
             node,
             about: about.clone(),
@@ -407,7 +408,7 @@ impl Session {
         let payload = payload.into();
         // The state moves the session's floor on by a window with each command that is too far ahead of it (SE4), as after many that got nowhere.
         let mut too_far = (self.serial - self.executed) / WINDOW;
-        let end = Instant::now() + timeout;
+        let end = after(timeout);
         let mut pause = Duration::from_millis(2);
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -463,6 +463,21 @@ fn a_leader_whose_state_machine_hangs_gives_up_and_the_others_go_on() {
     cluster.agree();
 }
 
+#[test]
+fn a_time_without_an_end_is_a_time_like_others() {
+    let mut endless = options();
+    endless.request_timeout = Duration::MAX;
+    let cluster = Cluster::new(3, endless);
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    let other = cluster.handle(leader % 3 + 1);
+    other.propose_anywhere("b=2").unwrap();
+    other.read_barrier(Duration::MAX).unwrap();
+    let mut session = other.open_session(Duration::MAX).unwrap();
+    session.execute("c=3", Duration::MAX).unwrap();
+    cluster.agree();
+}
+
 /// W8 under Raft: disk full and healed.
 #[test]
 fn a_full_disk_is_waited_out() {

@@ -17,6 +17,7 @@ use crate::node::{Node, Peers};
 use crate::resp::{Limits, Parsed, Parser};
 use crate::session::{Ctx, Session};
 use crate::{ServerControl, engine::Engine};
+use esker_sync::deadline::behind;
 use esker_wal::Lsn;
 use mio::net::TcpStream;
 use smallvec::SmallVec;
@@ -551,7 +552,7 @@ impl Conn {
         if touched > turn.safe {
             turn.wanted = turn.wanted.max(touched);
             turn.tally.held += 1;
-            let deadline = turn.now + turn.limits.ack_timeout;
+            let deadline = behind(turn.now, turn.limits.ack_timeout);
             self.outbox.hold(start, touched, wrote, deadline);
         }
     }

@@ -14,6 +14,7 @@ use crate::node::Durability;
 use crate::server::Shared;
 use crate::session::{Ctx, Session};
 use crossbeam_channel::{Receiver, Sender};
+use esker_sync::deadline::behind;
 use esker_wal::Lsn;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -370,7 +371,7 @@ impl EventLoop {
                 } else {
                     turn.limits.drain_timeout
                 };
-                let deadline = turn.now + wait;
+                let deadline = behind(turn.now, wait);
                 self.stopping = Some(self.stopping.map_or(deadline, |old| old.min(deadline)));
                 for (at, conn) in &mut self.conns {
                     conn.finish();

@@ -28,6 +28,7 @@ use esker_raft::core::NodeId;
 use esker_raft::lock::{Guard, GuardAnswer, LockService, guarded};
 use esker_raft::machine::StateReader;
 use esker_raft::runtime::{NodeHandle, Outcome, ProposeError, ReadError};
+use esker_sync::deadline::after;
 use mio::{Interest, Poll, Waker};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -799,7 +800,7 @@ fn is_gone(stream: &TcpStream) -> bool {
 
 /// RF2.
 fn barrier(shared: &Shared) -> Result<(), ReadError> {
-    let end = Instant::now() + shared.timeout;
+    let end = after(shared.timeout);
     let mut pause = Duration::from_millis(5);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -814,7 +815,7 @@ fn barrier(shared: &Shared) -> Result<(), ReadError> {
 
 /// RF3.
 pub(super) fn propose(shared: &Shared, batch: &Bytes) -> Outcome {
-    let end = Instant::now() + shared.timeout;
+    let end = after(shared.timeout);
     let mut pause = Duration::from_millis(5);
     loop {
         match shared.handle.propose_anywhere(batch.clone()) {
