@@ -368,9 +368,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a node");
         let mut last = 0;
         for (seq, writes) in std::mem::take(&mut node.pending) {
-            for write in &writes {
-                node.disk.write(write);
-            }
+            node.disk.sync(&writes);
             last = seq;
         }
         match last {
@@ -500,7 +498,7 @@ impl Cluster {
         }
         let node = self.nodes.get_mut(&id).expect("a node");
         let core = node.core.as_ref().expect("it has just stepped");
-        if !core.abstains() {
+        if node.disk.abstain == Abstain::Always && !core.abstains() {
             node.disk.abstain = Abstain::No;
         }
         self.check_leader(id)?;

@@ -63,6 +63,19 @@ impl Disk {
         }
     }
 
+    /// These are on it, synced. With the end of what was lost the abstention ends, here and not before.
+    pub(super) fn sync(&mut self, writes: &[Write]) {
+        for write in writes {
+            self.write(write);
+        }
+        let last = (self.entries.last()).map_or(self.snapshot.last, |e| e.id);
+        if let Abstain::Until(index) = self.abstain
+            && last.index >= index
+        {
+            self.abstain = Abstain::No;
+        }
+    }
+
     /// The newest frames are lost: those of the newest term, as far as no snapshot stands for them.
     pub(super) fn lose_vote(&mut self) {
         self.abstain = Abstain::Always;

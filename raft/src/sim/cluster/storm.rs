@@ -160,9 +160,7 @@ impl Cluster {
                 // One sync covers all that is written.
                 let mut seq = 0;
                 for (number, writes) in std::mem::take(&mut n.pending) {
-                    for write in &writes {
-                        n.disk.write(write);
-                    }
+                    n.disk.sync(&writes);
                     seq = number;
                 }
                 match seq {

@@ -515,8 +515,44 @@ fn what_was_superseded_stands_there_again() -> Outcome {
     claim(!play.cluster.core(2).abstains(), "it abstains for ever")
 }
 
+/// C2: a snapshot stands for what was lost once it is synced: the power goes before that.
+fn a_snapshot_that_is_not_synced_makes_up_for_nothing() -> Outcome {
+    let mut play = Play::led(3, Options::default())?;
+    play.propose(1, 3)?;
+    play.run(6, |_, _| true)?;
+    play.cluster.lose_entries(2, Index(1));
+    play.cluster.start(2);
+    let leader = play.cluster.core(1);
+    let (term, last) = (leader.term(), leader.last());
+    claim(
+        leader.committed() == last.index,
+        &format!("{SET_UP} not all is committed"),
+    )?;
+    let membership = leader.membership_at(last.index).clone();
+    let body = Body::Snapshot(SnapshotMeta { last, membership });
+    let message = Message { term, body };
+    let from = NodeId(1);
+    play.step(2, Input::Message { from, message })?;
+    claim(
+        play.cluster.core(2).base() == last,
+        &format!("{SET_UP} it took no snapshot"),
+    )?;
+    play.cluster.power_cut(2);
+    play.cluster.start(2);
+    claim(
+        play.cluster.core(2).abstains(),
+        "it votes, and its entries are lost",
+    )?;
+    play.run(20, |_, _| true)?;
+    claim(!play.cluster.core(2).abstains(), "it abstains for ever")
+}
+
 /// All, by name.
 pub(super) const ALL: &[(&str, Scenario)] = &[
+    (
+        "a snapshot that is not synced makes up for nothing",
+        a_snapshot_that_is_not_synced_makes_up_for_nothing,
+    ),
     (
         "a lone voter leads before its vote is synced",
         a_lone_voter_leads_before_its_vote_is_synced,
