@@ -6,6 +6,7 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 const CURSORS_MAX: usize = 16_384;
 const BYTES_MAX: usize = 16 << 20;
@@ -18,11 +19,24 @@ struct Place {
     came_from: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    /// Tables begin far apart, at random: a cursor of another node, or of this one's process before, is no cursor of this table.
     next: u64,
     bytes: usize,
     places: BTreeMap<u64, Place>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        // Below 2^63: some clients read it as a signed number.
+        let random = RandomState::new().build_hasher().finish() >> 33;
+        Table {
+            next: random << 32,
+            bytes: 0,
+            places: BTreeMap::new(),
+        }
+    }
 }
 
 impl Table {
@@ -93,6 +107,12 @@ mod tests {
         assert_eq!(cursors.place(cursor), cursors.place(cursor));
         assert!(cursors.place(cursor).is_some());
         assert!(cursors.place(1).is_none());
+        // Another node's, or those of the process before.
+        let others = Cursors::default();
+        for n in 0..2000_u32 {
+            let _ = others.add(&n.to_be_bytes(), 0);
+        }
+        assert!(others.place(cursor).is_none());
     }
 
     #[test]
