@@ -21,15 +21,23 @@ pub(super) fn dbsize(txn: &mut Txn<'_>, _: &[&[u8]], out: &mut Reply) -> Outcome
 
 pub(super) fn keys(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcome {
     let mut found: Vec<Box<[u8]>> = Vec::new();
+    let (mut bytes, mut fits) = (0, true);
+    // To the end in any case: a transaction is told first that it walks too far.
     txn.scan(None, |stored, value| {
-        if value.is_some()
+        if fits
+            && value.is_some()
             && let Some(key) = user_key(stored)
             && glob::matches(argv[1], &key)
         {
+            bytes += key.len();
+            fits = out.has_room(bytes);
             found.push((*key).into());
         }
         ControlFlow::Continue(())
     })?;
+    if !fits {
+        return Err(out.no_room().into());
+    }
     out.array(found.len());
     for key in &found {
         out.bulk(key);

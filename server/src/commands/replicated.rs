@@ -431,6 +431,8 @@ mod tests {
         /// Counts what was applied.
         pub(super) index: u64,
         pub(super) now: i64,
+        /// Keys that were looked at.
+        pub(super) reads: u64,
     }
 
     impl State for Map {
@@ -438,6 +440,7 @@ mod tests {
             Ok(self.now)
         }
         fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.reads += 1;
             Ok(self
                 .keys
                 .get(key)

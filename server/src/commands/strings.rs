@@ -137,6 +137,7 @@ pub(super) fn mget(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcom
     out.array(argv.len() - 1);
     for key in &argv[1..] {
         match txn.get(key)? {
+            Some(value) if !out.has_room(value.data().len()) => return Err(out.no_room().into()),
             Some(value) => out.bulk(value.data()),
             None => out.null(),
         }

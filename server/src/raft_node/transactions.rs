@@ -233,8 +233,11 @@ impl Serving<'_> {
                 let (reply, behind) = rest.split_at(len);
                 self.out.raw(reply);
                 rest = behind;
-            } else {
+            } else if self.out.has_room(0) {
                 self.here(&queued.argv());
+            } else {
+                let why = self.out.no_room();
+                self.out.error(&why);
             }
         }
         // AUTH may have been among them.

@@ -25,11 +25,17 @@ impl Protocol {
     }
 }
 
+/// A reply, and what stands before it in its buffer, has no more bytes of values: the longest value of Redis.
+const BYTES_MAX: usize = 512 << 20;
+
 /// An encoder of replies.
 #[derive(Debug, Default)]
 pub struct Reply {
     buf: Vec<u8>,
     protocol: Protocol,
+    /// What is to hold no more says so by [`Reply::has_room`].
+    bytes_max: usize,
+    over: bool,
 }
 
 impl Reply {
@@ -39,7 +45,37 @@ impl Reply {
         Reply {
             buf: Vec::new(),
             protocol,
+            bytes_max: BYTES_MAX,
+            over: false,
         }
+    }
+
+    /// The same, of so many bytes at most for those who ask [`Reply::has_room`].
+    #[must_use]
+    pub fn at_most(self, bytes_max: usize) -> Self {
+        Reply { bytes_max, ..self }
+    }
+
+    /// Asked by what may be of any length before it goes on: whether so many bytes of values have room. If not, the reply is an error.
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.bytes_max.saturating_sub(self.buf.len());
+        self.over |= !fits;
+        fits
+    }
+
+    /// Whether something had no room.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The error reply of what has no room.
+    #[must_use]
+    pub fn no_room(&self) -> String {
+        format!(
+            "ERR the reply would be longer than {} bytes; ask for less at once",
+            self.bytes_max
+        )
     }
 
     /// The protocol that is encoded.

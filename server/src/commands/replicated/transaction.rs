@@ -4,7 +4,7 @@
 //!   so whoever wrote it meanwhile is seen, also if the value is the same again, and on every node alike. A key that is not there has no
 //!   place: one that was set and deleted meanwhile is as it was.
 //! - RT2: either all commands take effect or none. A command's own error is its reply, and the others take effect, as in Redis.
-//! - RT3: what it does and answers is bounded; what would be more is not executed.
+//! - RT3: what it does and answers is bounded, a single command's reply too; what would be more is not executed.
 //! - RT4 (RC2): what version 2 does must stay as it is.
 //!
 //! Little-endian.
@@ -198,7 +198,7 @@ fn run<'a>(
         }
     }
     txn = txn.with_overlay();
-    let mut out = Reply::new(protocol);
+    let mut out = Reply::new(protocol).at_most(REPLIES_MAX);
     let mut lens = Vec::new();
     for argv in commands {
         let mark = out.len();
@@ -223,7 +223,8 @@ fn run<'a>(
             return Ok((Answer::Refused(why), Vec::new()));
         }
         let (count, bytes) = txn.changed();
-        if count > room || bytes > WRITES_MAX || out.len() > REPLIES_MAX {
+        let answered = out.is_over() || out.len() > REPLIES_MAX;
+        if count > room || bytes > WRITES_MAX || answered {
             let why = format!(
                 "EXECABORT Transaction discarded because of: it would write more than {WRITES_MAX} bytes or too many keys, or be answered more than \
                  {REPLIES_MAX} bytes; send it in parts"
@@ -341,6 +342,36 @@ mod tests {
         let refused = applied(&mut map, &[], &["SET a 1", "GET long", "GET long"]);
         assert!(matches!(refused, Answer::Refused(_)));
         assert!(!map.keys.contains_key(&b"a"[..]));
+    }
+
+    /// RT3: one command's reply could be larger than memory, on every node, and again behind each of its restarts.
+    #[test]
+    fn a_command_in_a_transaction_stops_where_its_reply_has_no_room() {
+        let mut map = Map::default();
+        let long = format!("SET long {}", "x".repeat(REPLIES_MAX / 4));
+        said(&mut map, &[&long]);
+        let many = format!("MGET{}", " long".repeat(1000));
+        map.reads = 0;
+        let refused = applied(&mut map, &[], &["SET a 1", &many]);
+        assert!(matches!(refused, Answer::Refused(why) if why.contains("be answered more than")));
+        assert!(!map.keys.contains_key(&b"a"[..]));
+        assert!(map.reads < 10, "{} keys were read", map.reads);
+        let stored = map.keys[&b"long"[..]].clone();
+        for n in 0..5 {
+            let key = n.to_string().repeat(REPLIES_MAX / 4);
+            map.keys.insert(key.into(), stored.clone());
+        }
+        let refused = applied(&mut map, &[], &["SET a 1", "KEYS *"]);
+        assert!(matches!(refused, Answer::Refused(why) if why.contains("be answered more than")));
+        // Elsewhere, an error.
+        let mut out = Reply::new(Protocol::Resp2).at_most(REPLIES_MAX);
+        let argv = vec![&b"MGET"[..], b"long", b"long", b"long", b"long"];
+        let ran = super::super::read(&argv, &mut map, &Cursors::default(), &mut out);
+        ran.expect("it is read");
+        assert!(
+            out.as_bytes()
+                .starts_with(b"-ERR the reply would be longer")
+        );
     }
 
     /// RT3: KEYS and DBSIZE walk over all there is, on every node, and again behind each of its restarts.
