@@ -71,8 +71,11 @@ pub fn classify(argv: &[&[u8]], out: &mut Reply) -> Class {
             }
             None => {
                 let alone = match spec.name {
+                    // Each writes, or answers, a whole value that is there: together they could be more than is applied at once.
                     "append" | "setrange" | "getset" | "getdel" | "getex" | "copy" | "rename"
-                    | "renamenx" => true,
+                    | "renamenx" | "expire" | "pexpire" | "expireat" | "pexpireat" | "persist" => {
+                        true
+                    }
                     // GET among the options.
                     "set" => argv[3..].iter().any(|arg| args::is(arg, "get")),
                     _ => false,

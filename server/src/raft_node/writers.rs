@@ -573,7 +573,8 @@ impl Writer {
         std::mem::swap(&mut serving.out, &mut self.out);
         let mut at = 0;
         let mut pace = Pace::Goes;
-        self.parser.reset();
+        // It goes on in the request of which not all was there.
+        let mut resumes = false;
         while matches!(pace, Pace::Goes) && !serving.batch.is_full() {
             let limits = limits(&serving.session.login);
             match self.parser.parse(&self.input[at..], &limits) {
@@ -582,6 +583,7 @@ impl Writer {
                     if len > limits.request_bytes_max {
                         pace = Pace::Ends;
                     }
+                    resumes = true;
                     break;
                 }
                 Ok(Parsed::Nothing { len }) => at += len,
@@ -621,6 +623,9 @@ impl Writer {
             if serving.out.len() >= OUTPUT_BYTES {
                 break;
             }
+        }
+        if !resumes {
+            self.parser.reset();
         }
         self.input.drain(..at);
         if self.input.is_empty() && self.input.capacity() > 4 * READ_BYTES {
