@@ -154,6 +154,10 @@ pub trait ServerControl: Send + Sync {
     fn queue_bytes_max(&self) -> usize {
         64 << 20
     }
+    /// What clients are to take it for: `standalone` or `cluster`.
+    fn mode(&self) -> &'static str {
+        "standalone"
+    }
     /// This node's synced position.
     fn synced(&self) -> Lsn;
     /// The text of INFO: the sections asked for (none is the default set), lower case.

@@ -484,7 +484,7 @@ impl LockService {
         name: &[u8],
         timeout: Duration,
     ) -> Result<Option<(LockInfo, Vec<WaiterInfo>)>, LockError> {
-        self.inner.handle.read_barrier(timeout)?;
+        self.barrier(timeout)?;
         Ok(self.inner.view.inspect(name))
     }
 
@@ -495,8 +495,28 @@ impl LockService {
         limit: usize,
         timeout: Duration,
     ) -> Result<Vec<LockInfo>, LockError> {
-        self.inner.handle.read_barrier(timeout)?;
+        self.barrier(timeout)?;
         Ok(self.inner.view.list(after, limit))
+    }
+
+    /// What is read behind it is linearizable. Tried again until `timeout`: there may be no leader just now, or one that is gone was asked.
+    fn barrier(&self, timeout: Duration) -> Result<(), ReadError> {
+        let handle = &self.inner.handle;
+        let end = after(timeout);
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let error = match handle.read_barrier(left.min(TRY)) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let over = Instant::now() + pause >= end;
+            if over || matches!(error, ReadError::Down(_)) {
+                return Err(error);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
     }
 }
 

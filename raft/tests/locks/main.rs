@@ -423,6 +423,21 @@ fn k9_names_and_waits_beyond_their_bounds_are_refused_by_the_node_that_is_asked(
     drop(held);
 }
 
+/// SV2: as long as its time lasts, for reads too.
+#[test]
+fn locks_are_looked_at_while_the_leader_changes() {
+    let cluster = three(1000);
+    for _ in 0..3 {
+        let leader = cluster.leader();
+        let locks = cluster.up((leader + 1) % 3).unwrap().beside.clone();
+        locks.inspect(b"a", LONG).expect("nobody holds it");
+        cluster.network.isolate(NodeId(leader as u64 + 1));
+        locks.inspect(b"a", LONG).expect("nobody holds it");
+        locks.list(b"", 1, LONG).expect("there are none");
+        cluster.network.heal();
+    }
+}
+
 /// K7: nobody would renew it, nor stop its signal.
 #[test]
 fn k7_a_service_that_is_closed_acquires_nothing() {

@@ -144,7 +144,7 @@ pub(super) fn hello(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contr
     out.bulk(b"id");
     out.integer(ctx.session.id as i64);
     out.bulk(b"mode");
-    out.bulk(b"standalone");
+    out.bulk(ctx.server.mode().as_bytes());
     out.bulk(b"role");
     out.bulk(if ctx.server.is_replica() {
         b"replica"

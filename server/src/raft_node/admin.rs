@@ -291,6 +291,13 @@ impl ServerControl for Shared {
         Lsn::ZERO
     }
 
+    fn mode(&self) -> &'static str {
+        match self.on_follower {
+            OnFollower::Redirect => "cluster",
+            _ => "standalone",
+        }
+    }
+
     fn info(&self, sections: &[&[u8]]) -> String {
         let wanted = |name: &str| {
             let all = ["default", "all", "everything"];
@@ -301,7 +308,7 @@ impl ServerControl for Shared {
         };
         let mut parts = Vec::new();
         let clustered = self.on_follower == OnFollower::Redirect;
-        let mode = if clustered { "cluster" } else { "standalone" };
+        let mode = self.mode();
         // Writing to a String does not fail.
         if wanted("server") {
             let mut out = String::from("# Server\r\n");

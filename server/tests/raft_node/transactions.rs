@@ -153,6 +153,11 @@ fn reset_ends_readonly() {
     eventually("where the leader is", || {
         (client.ask("GET foo") == moved).then_some(())
     });
+    let hello = client.ask("HELLO 2");
+    assert!(
+        hello.contains("mode") && hello.contains("cluster"),
+        "{hello}"
+    );
     client.says("READONLY", "+OK");
     client.says("GET foo", "nil");
     client.says("RESET", "+RESET");
