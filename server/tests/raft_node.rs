@@ -2,7 +2,7 @@
 
 use process::{Client, PATIENCE, eventually, free_port};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -420,6 +420,80 @@ fn what_is_sent_at_once_is_answered_in_order_also_to_one_that_hangs_up() {
         client.0.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty(), "{rest:?}");
     }
+}
+
+/// AS2: nobody writes, so replicated time stands still; what is left of a key's time does not.
+#[test]
+fn what_is_left_of_a_keys_time_falls_though_nobody_writes() {
+    let mut cluster = Cluster::new(3);
+    for at in 0..3 {
+        cluster.start(at, 3, &["--bootstrap"]);
+    }
+    let leader = cluster.leader(0);
+    cluster.client(leader).says("SET k v PX 600000", "+OK");
+    for at in 0..3 {
+        let mut client = cluster.client(at);
+        let mut left = |transaction: bool| {
+            let reply = match transaction {
+                false => client.ask("PTTL k"),
+                true => client.exec(&["PTTL k"]),
+            };
+            reply.trim_start_matches(':').parse::<i64>().unwrap()
+        };
+        let first = left(false);
+        assert!((1..=600_000).contains(&first), "{first}");
+        std::thread::sleep(Duration::from_millis(20));
+        for transaction in [false, true] {
+            let now = left(transaction);
+            assert!(now <= first - 20, "{first} ms, and 20 ms later {now}");
+        }
+    }
+}
+
+/// JN1: what writes a whole value anew is not refused for what else is sent with it.
+#[test]
+fn deadlines_of_large_values_are_set_all_at_once() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0, 1, &["--bootstrap"]);
+    let mut client = cluster.client(0);
+    let value = "v".repeat(4 << 20);
+    let keys: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
+    for key in &keys {
+        client.send_words(&["SET", key, &value]);
+        assert_eq!(client.reply(), "+OK");
+    }
+    for command in ["EXPIRE", "PERSIST"] {
+        for key in &keys {
+            match command {
+                "EXPIRE" => client.send_words(&[command, key, "100"]),
+                _ => client.send_words(&[command, key]),
+            }
+        }
+        for _ in &keys {
+            assert_eq!(client.reply(), ":1", "{command}");
+        }
+    }
+}
+
+/// WR1: a request that comes a few bytes at a time is one all the same, and so is what stands behind it.
+#[test]
+fn a_request_that_comes_in_pieces_is_read_on_where_it_was() {
+    let mut cluster = Cluster::new(1);
+    cluster.start(0, 1, &["--bootstrap"]);
+    let mut client = cluster.client(0);
+    client.says("SET warm 1", "+OK");
+    let mut sent = String::from("*6001\r\n$4\r\nMSET\r\n");
+    for n in 0..3000 {
+        sent += &format!("$5\r\nk{n:04}\r\n$2\r\n{:02}\r\n", n % 100);
+    }
+    sent += "*2\r\n$3\r\nGET\r\n$5\r\nk2999\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n";
+    for piece in sent.as_bytes().chunks(97) {
+        client.0.get_mut().write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    assert_eq!(client.reply(), "+OK");
+    assert_eq!(client.reply(), "99");
+    assert_eq!(client.reply(), ":1");
 }
 
 /// WR4: out of descriptors the clients that are there are served, those that go make room, and others come in then.

@@ -130,13 +130,11 @@ fn seconds(millis: i64) -> i64 {
 
 pub(super) fn ttl(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcome {
     show(txn, argv[1], out, |txn, deadline| {
-        Ok(seconds(deadline.saturating_sub(txn.now()?)))
+        Ok(seconds(txn.left(deadline)?))
     })
 }
 pub(super) fn pttl(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcome {
-    show(txn, argv[1], out, |txn, deadline| {
-        Ok(deadline.saturating_sub(txn.now()?))
-    })
+    show(txn, argv[1], out, |txn, deadline| Ok(txn.left(deadline)?))
 }
 pub(super) fn expiretime(txn: &mut Txn<'_>, argv: &[&[u8]], out: &mut Reply) -> Outcome {
     show(txn, argv[1], out, |_, deadline| Ok(seconds(deadline)))

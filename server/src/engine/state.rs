@@ -14,6 +14,10 @@ pub type Visit<'a> = dyn FnMut(&[u8], Bytes) -> Result<ControlFlow<()>, StoreErr
 pub trait State {
     /// The time that deadlines are compared with, in milliseconds since 1970.
     fn now(&mut self) -> Result<i64, StoreError>;
+    /// From when on the time that is left until a deadline is counted: no earlier. Another than [`State::now`] where that stands still while nobody writes.
+    fn clock(&mut self) -> Result<i64, StoreError> {
+        self.now()
+    }
     /// The stored value of a stored key.
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
     /// Where what a stored key holds was written: another place for each write of it, the same on all nodes; 0 where there is nothing.

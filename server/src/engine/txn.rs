@@ -179,6 +179,15 @@ impl<'a> Txn<'a> {
         Ok(now)
     }
 
+    /// How long it is until `deadline`, in milliseconds.
+    pub fn left(&mut self, deadline: i64) -> Result<i64, StoreError> {
+        let clock = match &mut self.base {
+            Base::Engine(_) => self.now()?,
+            Base::State { state, .. } => state.clock()?,
+        };
+        Ok(deadline.saturating_sub(clock).max(0))
+    }
+
     /// Reads a key for the user: counts as a hit or a miss.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Value>, StoreError> {
         let found = self.peek(key)?;

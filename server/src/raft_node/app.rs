@@ -4,6 +4,7 @@
 //!   every node says the same of it.
 //! - AS2: nobody moves replicated time where nobody writes. A read that meets a deadline which this node's clock has passed and
 //!   replicated time has not, says so ([`Reading::is_behind`]); then time is moved, by the leader's clock, and the read is done again.
+//!   What is left of a deadline is counted by this node's clock where that is ahead.
 
 use crate::commands::replicated::{self, Target};
 use crate::engine::cursors::Cursors;
@@ -170,6 +171,11 @@ impl State for Reading {
         let now = millis(self.snapshot.time()?);
         self.now = Some(now);
         Ok(now)
+    }
+
+    /// AS2: replicated time stands still while nobody writes, and what is left of a deadline does not.
+    fn clock(&mut self) -> Result<i64, StoreError> {
+        Ok(self.now()?.max(self.wall))
     }
 
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
