@@ -7,6 +7,7 @@
 //!   smaller ones.
 //! - CN4: of a request that stands in the trail and is not run, as its client goes, the trail is told that.
 
+use super::input::Input;
 use super::outbox::Outbox;
 use super::{NetLimits, registry::Entry};
 use crate::acl::{Acl, NOAUTH, Passes};
@@ -147,8 +148,7 @@ pub(super) struct Conn {
     parser: Parser,
     /// Of the request behind the one that is run: it is read first, so that what it needs comes from memory meanwhile.
     ahead: Parser,
-    input: Vec<u8>,
-    input_at: usize,
+    input: Input,
     outbox: Outbox,
     hold: Option<Hold>,
     decided: Option<Decided>,
@@ -180,8 +180,7 @@ impl Conn {
             entry,
             parser: Parser::default(),
             ahead: Parser::default(),
-            input: Vec::new(),
-            input_at: 0,
+            input: Input::default(),
             outbox: Outbox::default(),
             hold: None,
             decided: None,
@@ -267,10 +266,9 @@ impl Conn {
             }
             if self.runnable {
                 let input = std::mem::take(&mut self.input);
-                let (used, asked) = self.requests(&input[self.input_at..], turn, &mut commands);
+                let (used, asked) = self.requests(input.waiting(), turn, &mut commands);
                 self.input = input;
-                self.input_at += used;
-                self.compact();
+                self.input.done(used);
                 if asked != Asked::Nothing {
                     return asked;
                 }
@@ -312,13 +310,13 @@ impl Conn {
             if self.input.is_empty() {
                 let scratch = std::mem::take(&mut turn.scratch);
                 let (used, asked) = self.requests(&scratch[..n], turn, &mut commands);
-                self.input.extend_from_slice(&scratch[used..n]);
+                self.input.push(&scratch[used..n]);
                 turn.scratch = scratch;
                 if asked != Asked::Nothing {
                     return asked;
                 }
             } else {
-                self.input.extend_from_slice(&turn.scratch[..n]);
+                self.input.push(&turn.scratch[..n]);
                 self.runnable = true;
             }
         }
@@ -754,19 +752,6 @@ impl Conn {
             && self.hold.is_none()
             && !self.is_clogged(limits)
             && (self.runnable || self.readable)
-    }
-
-    fn compact(&mut self) {
-        if self.input_at == self.input.len() {
-            self.input_at = 0;
-            self.input.clear();
-            if self.input.capacity() > 64 << 10 {
-                self.input = Vec::new();
-            }
-        } else if self.input_at > 64 << 10 && self.input_at > self.input.len() / 2 {
-            self.input.drain(..self.input_at);
-            self.input_at = 0;
-        }
     }
 }
 

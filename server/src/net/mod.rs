@@ -8,10 +8,12 @@
 pub mod bell;
 mod conn;
 mod event_loop;
+mod input;
 mod outbox;
 pub(crate) mod registry;
 
 pub(crate) use conn::Tally;
+pub(crate) use input::Input;
 
 use crate::audit::Ticket;
 use crate::resp::Limits;

@@ -15,7 +15,7 @@ use super::joined::{self, Part, Parts};
 use crate::acl::Passes;
 use crate::audit::{Due, InRaft, Ticket, Verdict};
 use crate::commands::replicated::Batch;
-use crate::net::{ACCEPT_TICK, NotAccepted};
+use crate::net::{ACCEPT_TICK, Input, NotAccepted};
 use crate::resp::{Parsed, Parser};
 use crate::{Protocol, Reply, Session};
 use bytes::Bytes;
@@ -109,7 +109,7 @@ struct Writer {
     /// Taken while a command runs.
     session: Option<Box<Session>>,
     parser: Parser,
-    input: Vec<u8>,
+    input: Input,
     /// There may be more to read.
     readable: bool,
     /// The client sends no more: what can be read ends with that.
@@ -305,7 +305,7 @@ impl Writers {
             stream: mio::net::TcpStream::from_std(stream),
             session: Some(Box::new(session)),
             parser: Parser::default(),
-            input: Vec::new(),
+            input: Input::default(),
             readable: true,
             hung_up: false,
             eof: false,
@@ -471,7 +471,7 @@ impl Writer {
             serving.write(&gathered.batch, gathered.commands);
         }
         let ended = match serving.opens(std::mem::take(&mut self.opening)) {
-            true => serving.serve(stream, self.input),
+            true => serving.serve(stream, self.input.into_bytes()),
             false => stream.write_all(serving.out.as_bytes()),
         };
         if let Some(audit) = &shared.audit {
@@ -530,7 +530,7 @@ impl Writer {
                 match self.stream.read(scratch) {
                     Ok(0) => (self.readable, self.eof) = (false, true),
                     Ok(n) => {
-                        self.input.extend_from_slice(&scratch[..n]);
+                        self.input.push(&scratch[..n]);
                         // What did not fill the buffer was all; more is another event.
                         if n < scratch.len() && !self.hung_up {
                             self.readable = false;
@@ -571,15 +571,15 @@ impl Writer {
         let session = self.session.take().expect("no command runs");
         let mut serving = Serving::new(shared, session);
         std::mem::swap(&mut serving.out, &mut self.out);
-        let mut at = 0;
+        let (came, mut at) = (self.input.waiting(), 0);
         let mut pace = Pace::Goes;
         // It goes on in the request of which not all was there.
         let mut resumes = false;
         while matches!(pace, Pace::Goes) && !serving.batch.is_full() {
             let limits = limits(&serving.session.login);
-            match self.parser.parse(&self.input[at..], &limits) {
+            match self.parser.parse(&came[at..], &limits) {
                 Ok(Parsed::Incomplete { missing }) => {
-                    let len = self.input.len() - at + missing.min(1);
+                    let len = came.len() - at + missing.min(1);
                     if len > limits.request_bytes_max {
                         pace = Pace::Ends;
                     }
@@ -588,7 +588,7 @@ impl Writer {
                 }
                 Ok(Parsed::Nothing { len }) => at += len,
                 Ok(Parsed::Request { len }) => {
-                    let input = &self.input[at..at + len];
+                    let input = &came[at..at + len];
                     let argv: SmallVec<[&[u8]; 8]> = self.parser.args(input).collect();
                     let may = serving.passes(&argv) == Passes::Yes;
                     let waits = may && serving.audit_waits(&argv);
@@ -627,10 +627,7 @@ impl Writer {
         if !resumes {
             self.parser.reset();
         }
-        self.input.drain(..at);
-        if self.input.is_empty() && self.input.capacity() > 4 * READ_BYTES {
-            self.input = Vec::new();
-        }
+        self.input.done(at);
         let Serving {
             session,
             out,
