@@ -1,7 +1,8 @@
 //! A stop signal that spreads downwards: stopping a token stops its children, not its parent.
 //!
 //! - ST1: a token that is stopped stays so.
-//! - ST2: a callback given to [`StopToken::on_stop`] runs exactly once: at the stop, or at once where it has been.
+//! - ST2: a callback given to [`StopToken::on_stop`] runs exactly once: at the stop, or at once where it has been. One that panics keeps no other from
+//!   running, nor a child from being stopped; the first panic goes on when all have run.
 //!
 //! The list of children and callbacks is taken out under the mutex and run without it, so a callback may use
 //! the token.
@@ -9,6 +10,7 @@
 use crate::deadline::after;
 use crate::shim::atomic::{AtomicBool, Ordering};
 use crate::shim::{Arc, Condvar, Mutex, wait_until};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 type Callback = Box<dyn FnOnce() + Send>;
@@ -71,6 +73,10 @@ impl StopToken {
     }
 
     /// Stops.
+    ///
+    /// # Panics
+    ///
+    /// When a callback does; the others have run then.
     pub fn stop(&self) {
         let state = {
             let mut state = self.0.state.lock();
@@ -78,11 +84,18 @@ impl StopToken {
             self.0.wake.notify_all();
             std::mem::take(&mut *state)
         };
+        let mut panicked = None;
+        let mut run = |call: Callback| {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+                panicked.get_or_insert(panic);
+            }
+        };
         for child in state.children {
-            child.stop();
+            run(Box::new(move || child.stop()));
         }
-        for callback in state.callbacks {
-            callback();
+        state.callbacks.into_iter().for_each(run);
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 
@@ -142,5 +155,23 @@ mod tests {
         }
         assert_eq!(runs.load(Ordering::Relaxed), 2);
         assert!(token.sleep(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_callback_that_panics_keeps_no_other_from_running() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let root = StopToken::new();
+        let children = [root.child(), root.child()];
+        for token in [&children[0], &children[1], &root] {
+            token.on_stop(|| panic!("one of {}", 3));
+            let runs = runs.clone();
+            token.on_stop(move || {
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert!(catch_unwind(AssertUnwindSafe(|| root.stop())).is_err());
+        assert!(children.iter().all(StopToken::is_stopped));
+        assert_eq!(runs.load(Ordering::Relaxed), 3);
+        root.stop();
     }
 }

@@ -53,9 +53,10 @@ impl LockView {
         self.0.events.subscribe(capacity, filter)
     }
 
-    /// Replicated time.
+    /// Replicated time as it would be if a command came now: for what is shown. Nothing in the log goes by it.
     fn now(&self) -> u64 {
-        self.0.time.lock().0
+        let (time, at) = *self.0.time.lock();
+        time.saturating_add(u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     /// A lock, and the first who wait for it; `None`: nobody holds it.
@@ -86,9 +87,7 @@ impl LockView {
         if due == u64::MAX {
             return false;
         }
-        let (time, at) = *self.0.time.lock();
-        let passed = u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
-        due <= time.saturating_add(passed) || self.0.locks.lock().term() < term
+        due <= self.now() || self.0.locks.lock().term() < term
     }
 }
 

@@ -10,7 +10,10 @@
 //!   [`LEASE`] then, a holder by its time to live. One whose client is gone, or has waited enough, leaves (K4). A fresh id is nobody else's, and
 //!   its claim is cancelled.
 //! - SV6: that a wait is over is said only where the claim is out. Where that has no answer, or another attempt keeps the claim, the outcome is not known.
-//! - SV7: what a command ended is not taken for ended before by its own second try.
+//! - SV7: what a command ended is not taken for ended before by its own second try. Nor is it said that another holds a lock while an earlier try
+//!   may yet acquire it.
+//! - SV8: a callback of one lock that panics ends neither the renewal nor the signals of the others; and where nobody renews any more, for whatever
+//!   reason, all that is held counts as lost and nothing is acquired.
 
 use super::command::{Cancelled, Guard, LockAnswer, LockCommand, Refusal};
 use super::machine::{LockView, TIME_TICK};
@@ -29,6 +32,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,6 +167,15 @@ impl Grip {
         self.until
             .load(Ordering::Relaxed)
             .saturating_sub(boot_micros())
+    }
+
+    /// Gives the signal (SV8). Not under a mutex: callbacks run.
+    fn lose(&self) {
+        let signal = AssertUnwindSafe(|| self.lost.stop());
+        if catch_unwind(signal).is_err() {
+            let name = String::from_utf8_lossy(&self.name);
+            tracing::error!(%name, token = self.token, "what was to be called when a lock is lost panicked");
+        }
     }
 }
 
@@ -353,8 +366,6 @@ impl LockService {
         }
         let waits = !wait.is_zero();
         let end = Instant::now() + wait;
-        // A try without a wait may take a while all the same: there may be no leader just now.
-        let patience = end.max(Instant::now() + 2 * TRY);
         let mut events = waits.then(|| inner.about(name, id));
         let command = LockCommand::Acquire {
             name: name.clone(),
@@ -370,9 +381,16 @@ impl LockService {
         };
         let mut mine = 0;
         loop {
+            // A try takes a while however little of the wait is left: there may be no leader just now.
+            let least = if mine == 0 { 2 * TRY } else { TRY };
+            let patience = end.max(Instant::now() + least);
             let (answer, asked) = match inner.ask(&command, patience, gone) {
                 Ok(answered) => answered,
                 Err(_) if gone() => return Err(AcquireError::Cancelled),
+                // It waits, or did; leaving it says what has become of it.
+                Err(LockError::Cluster(_)) if mine > 0 && inner.handle.down().is_none() => {
+                    return Err(AcquireError::TimedOut);
+                }
                 Err(error) => return Err(error.into()),
             };
             match answer {
@@ -393,7 +411,12 @@ impl LockService {
                     return Err(AcquireError::Busy { token, left });
                 }
                 LockAnswer::Refused(Refusal::Ended { how, .. }) if mine > 0 => {
-                    return Err(AcquireError::Ended(how));
+                    // The cluster's wait may be over before this try comes.
+                    let over = how == How::WaitedTooLong && Instant::now() >= end;
+                    return Err(match over {
+                        true => AcquireError::TimedOut,
+                        false => AcquireError::Ended(how),
+                    });
                 }
                 LockAnswer::Refused(refusal) => {
                     return Err(AcquireError::Lock(refusal.into()));
@@ -596,7 +619,7 @@ impl Inner {
                     let answer = LockAnswer::decode(reply.payload);
                     let answer = answer.map_err(|_| LockError::NoAnswer)?;
                     return match unknown {
-                        Some(error) if says_it_had_ended(command, &answer) => {
+                        Some(error) if overlooks_a_try(command, &answer) => {
                             Err(LockError::Cluster(error))
                         }
                         _ => Ok((answer, asked)),
@@ -625,8 +648,8 @@ impl Inner {
     }
 }
 
-/// SV7.
-fn says_it_had_ended(command: &LockCommand, answer: &LockAnswer) -> bool {
+/// SV7: an answer that may be otherwise because of an earlier try, or be no longer true when that one comes.
+fn overlooks_a_try(command: &LockCommand, answer: &LockAnswer) -> bool {
     matches!(
         (command, answer),
         (LockCommand::Release { .. }, LockAnswer::Released(false))
@@ -634,6 +657,7 @@ fn says_it_had_ended(command: &LockCommand, answer: &LockAnswer) -> bool {
                 LockCommand::Cancel { .. },
                 LockAnswer::Cancelled(Cancelled::Ended)
             )
+            | (LockCommand::Acquire { .. }, LockAnswer::Busy { .. })
     )
 }
 
@@ -702,7 +726,7 @@ impl Held {
     }
 
     /// Stopped when the lock is lost: the work that it protects is to end. Also when it is released. What is called then must not wait: the thread that calls
-    /// it renews all locks of this node.
+    /// it renews all locks of this node. A panic there is logged and goes no further.
     #[must_use]
     pub fn lost(&self) -> &StopToken {
         &self.grip.lost
@@ -730,7 +754,7 @@ impl Held {
     /// It is renewed no more. False the second time.
     fn forget(&self) -> bool {
         let kept = self.inner.kept.lock().grips.remove(&self.grip.token);
-        self.grip.lost.stop();
+        self.grip.lose();
         kept.is_some()
     }
 }
@@ -774,6 +798,7 @@ struct Renewal {
 fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
     let waker = Waker::from(Arc::new(Bell(inner.bell.clone())));
     let mut renewal: Option<Renewal> = None;
+    let _ends = Ends(inner);
     while !stop.is_stopped() {
         if let Some(mut under_way) = renewal.take() {
             match Pin::new(&mut under_way.pending).poll(&mut Context::from_waker(&waker)) {
@@ -805,9 +830,8 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
                 true
             });
         }
-        // Not under the mutex: callbacks run.
         for grip in lost {
-            grip.lost.stop();
+            grip.lose();
         }
         if !due.is_empty() {
             let timeout = Duration::from_micros(shortest / 4).clamp(Duration::from_millis(20), TRY);
@@ -828,13 +852,21 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let kept = {
-        let mut kept = inner.kept.lock();
-        kept.closed = true;
-        std::mem::take(&mut kept.grips)
-    };
-    for (grip, _) in kept.into_values() {
-        grip.lost.stop();
+}
+
+/// SV8: nobody renews behind it.
+struct Ends<'a>(&'a Inner);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let grips = {
+            let mut kept = self.0.kept.lock();
+            kept.closed = true;
+            std::mem::take(&mut kept.grips)
+        };
+        for (grip, _) in grips.into_values() {
+            grip.lose();
+        }
     }
 }
 
@@ -866,6 +898,6 @@ fn renewed(inner: &Inner, renewal: &Renewal, outcome: crate::runtime::Outcome) {
         }
     }
     for grip in lost {
-        grip.lost.stop();
+        grip.lose();
     }
 }

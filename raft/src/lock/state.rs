@@ -127,9 +127,10 @@ pub struct LockInfo {
     pub ticket: u64,
     /// Time to live.
     pub ttl: Duration,
-    /// How much of it is left, as of the last command in the log.
+    /// How much of it is left, about, by the clock of the node that is asked since it applied the last command; zero: it goes as soon as the cluster's
+    /// time has passed.
     pub left: Duration,
-    /// How long it is held already.
+    /// How long it is held already, likewise.
     pub held: Duration,
     /// How many wait for it.
     pub waiters: usize,
@@ -144,7 +145,7 @@ pub struct WaiterInfo {
     pub ticket: u64,
     /// Its priority.
     pub priority: u8,
-    /// How long it is to wait yet.
+    /// How long it is to wait yet, as [`LockInfo::left`].
     pub left: Duration,
 }
 
@@ -879,6 +880,8 @@ impl Locks {
     fn info(&self, name: &Bytes, lock: &Lock, now: u64) -> LockInfo {
         let holder = &lock.holder;
         let left = (self.until(holder.until, holder.ttl, holder.term)).saturating_sub(now);
+        // A snapshot's time may be older than what it holds: renewals do not keep theirs.
+        let left = left.min(holder.ttl);
         LockInfo {
             name: name.clone(),
             id: holder.id.clone(),
@@ -905,7 +908,8 @@ impl Locks {
             priority: u8::MAX - place.0,
             left: Duration::from_micros(
                 self.until(waiter.until, waiter.wait, waiter.term)
-                    .saturating_sub(now),
+                    .saturating_sub(now)
+                    .min(waiter.wait),
             ),
         };
         let waiters = lock.queue.iter().take(limit).map(waiter).collect();

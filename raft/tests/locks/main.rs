@@ -386,6 +386,87 @@ fn a_release_whose_answer_was_lost_is_not_taken_for_a_lock_that_was() {
     );
 }
 
+/// SV7: the try whose answer was lost may come yet.
+#[test]
+fn another_s_lock_is_no_answer_while_an_earlier_try_may_acquire_it() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let far = (leader + 1) % 3;
+    let held = acquire(&cluster, leader, "a", &how(60_000, 0));
+    let locks = cluster.up(far).unwrap().beside.clone();
+    let minute = Duration::from_secs(60);
+    let once = || locks.claim(&b("a"), &b("1"), minute, Duration::ZERO, 0, &|| false);
+    let busy = eventually("an answer", || match once() {
+        Err(AcquireError::Lock(_)) => None,
+        other => Some(other),
+    });
+    assert!(matches!(busy, Err(AcquireError::Busy { .. })), "{busy:?}");
+    let (from, to) = (NodeId(far as u64 + 1), NodeId(leader as u64 + 1));
+    let second = std::thread::scope(|scope| {
+        cluster.network.cut(from, to);
+        let second = scope.spawn(once);
+        // Longer than what the try needs to leave, shorter than it takes.
+        std::thread::sleep(Duration::from_millis(300));
+        cluster.network.heal();
+        second.join().unwrap()
+    });
+    assert!(
+        matches!(
+            second,
+            Err(AcquireError::Lock(LockError::Cluster(
+                ProposeError::Unknown { .. }
+            )))
+        ),
+        "{second:?}"
+    );
+    assert!(held.release(LONG).expect("released"));
+}
+
+/// SV2, SV6: the last of its tries has its time too, and then leaves the queue.
+#[test]
+fn a_wait_that_ends_while_nobody_answers_leaves_the_queue() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let far = (leader + 1) % 3;
+    let held = acquire(&cluster, leader, "a", &how(60_000, 0));
+    let locks = cluster.up(far).unwrap().beside.clone();
+    let waited = std::thread::scope(|scope| {
+        let claimed = scope.spawn(|| {
+            let (minute, wait) = (Duration::from_secs(60), Duration::from_millis(3_010));
+            locks.claim(&b("a"), &b("1"), minute, wait, 0, &|| false)
+        });
+        eventually("a waiter", || {
+            (queue(&cluster, leader, "a").len() == 1).then_some(())
+        });
+        // It asks again 10 ms before its wait is over.
+        std::thread::sleep(Duration::from_millis(2_800));
+        cluster.network.isolate(NodeId(far as u64 + 1));
+        std::thread::sleep(Duration::from_millis(400));
+        cluster.network.heal();
+        claimed.join().unwrap()
+    });
+    assert_eq!(waited, Err(AcquireError::TimedOut));
+    assert_eq!(queue(&cluster, leader, "a"), Vec::<Bytes>::new());
+    assert!(held.release(LONG).expect("released"));
+}
+
+/// What is left of a lock is shown as it is, also where nobody writes.
+#[test]
+fn what_is_left_of_a_lock_falls_though_nobody_writes() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let held = acquire(&cluster, leader, "a", &how(60_000, 0));
+    std::thread::sleep(Duration::from_millis(500));
+    for at in 0..3 {
+        let locks = &cluster.up(at).unwrap().beside;
+        let (shown, _) = eventually("a reading", || locks.inspect(b"a", LONG).ok()).expect("held");
+        // The cluster's time goes a little slower or faster than a node's clock.
+        assert!(shown.left <= Duration::from_millis(59_700), "{shown:?}");
+        assert!(shown.held >= Duration::from_millis(300), "{shown:?}");
+    }
+    drop(held);
+}
+
 /// K9: what is refused is not carried in the log.
 #[test]
 fn k9_names_and_waits_beyond_their_bounds_are_refused_by_the_node_that_is_asked() {
@@ -451,6 +532,38 @@ fn k7_a_service_that_is_closed_acquires_nothing() {
     eventually("a free lock", || {
         other.inspect(b"a", LONG).ok()?.is_none().then_some(())
     });
+}
+
+/// SV8, K7: one client's panic is not the end of the others' locks.
+#[test]
+fn k7_a_callback_that_panics_ends_no_other_s_renewal() {
+    let cluster = three(1000);
+    let leader = cluster.leader();
+    let first = acquire(&cluster, leader, "a", &how(60_000, 0));
+    let second = acquire(&cluster, leader, "b", &how(600, 0));
+    first.lost().on_stop(|| panic!("a client's own"));
+    let forced = LockCommand::Release {
+        name: b("a"),
+        token: first.token(),
+        forced: true,
+    };
+    // It is renewed, and so told, after a third of this.
+    let third = acquire(&cluster, leader, "c", &how(600, 0));
+    third.lost().on_stop(|| panic!("another's"));
+    ask(&cluster, leader, &forced);
+    let forced = LockCommand::Release {
+        name: b("c"),
+        token: third.token(),
+        forced: true,
+    };
+    ask(&cluster, leader, &forced);
+    eventually("the signal", || third.lost().is_stopped().then_some(()));
+    std::thread::sleep(Duration::from_millis(2_000));
+    assert!(second.is_valid(), "three times its time to live");
+    drop(first);
+    let again = acquire(&cluster, leader, "a", &how(60_000, 0));
+    assert!(again.release(LONG).expect("released"));
+    assert!(second.release(LONG).expect("released"));
 }
 
 /// K7: the holder knows before the cluster gives the lock away.

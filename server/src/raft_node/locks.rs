@@ -293,6 +293,21 @@ fn info(found: Option<&(LockInfo, Vec<WaiterInfo>)>, out: &mut Reply) {
     }
 }
 
+/// A lock that nobody holds.
+fn free(name: &[u8]) -> (LockInfo, Vec<WaiterInfo>) {
+    let lock = LockInfo {
+        name: Bytes::copy_from_slice(name),
+        id: Bytes::new(),
+        token: 0,
+        ticket: 0,
+        ttl: Duration::ZERO,
+        left: Duration::ZERO,
+        held: Duration::ZERO,
+        waiters: 0,
+    };
+    (lock, Vec::new())
+}
+
 fn list(shared: &Shared, locks: &LockService, more: &[&[u8]], out: &mut Reply) -> Option<()> {
     let more = options(more, &["AFTER", "COUNT", "MATCH"])?;
     let count = more[1].map_or(Some(LIST_MAX as u64), number)?;
@@ -322,8 +337,8 @@ fn list(shared: &Shared, locks: &LockService, more: &[&[u8]], out: &mut Reply) -
     Some(())
 }
 
-/// Answers what INFO does as soon as the token is another than the one given (0: nobody holds it); nil when the time is over. Without a token:
-/// as soon as it changes.
+/// Answers what INFO does as soon as the token is another than the one given (0: nobody holds it), and of a lock that nobody holds the same map with the
+/// token 0: nil says that the time is over, and nothing else. Without a token: as soon as it changes.
 fn watch(
     shared: &Shared,
     locks: &LockService,
@@ -354,7 +369,7 @@ fn watch(
         };
         let current = found.as_ref().map_or(0, |(lock, _)| lock.token);
         if *seen.get_or_insert(current) != current {
-            info(found.as_ref(), out);
+            info(Some(&found.unwrap_or_else(|| free(name))), out);
             return Some(());
         }
         loop {

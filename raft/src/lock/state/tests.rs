@@ -666,6 +666,24 @@ fn k6_a_new_term_gives_holder_and_waiter_their_whole_time_again() {
     assert_eq!(world.locks.next_due(), u64::MAX);
 }
 
+/// Renewals do not keep the time: a snapshot's is that of the last grant.
+#[test]
+fn no_more_is_left_than_a_whole_time_to_live() {
+    let mut world = World::default();
+    world.step(1, 1_000, &acquire("a", "holds", 50_000, 0));
+    world.step(1, 1_000, &acquire("a", "waits", 50_000, 60_000));
+    for time in 1..1_000 {
+        let renew = LockCommand::Renew(vec![(b("a"), 1, 0)]);
+        world.step(1, time * 40_000, &renew);
+        world.step(1, time * 40_000, &acquire("a", "waits", 50_000, 60_000));
+    }
+    let locks = Locks::load(kept(&world)).expect("records");
+    assert!(locks.time() < 40_000_000, "{}", locks.time());
+    let (info, waiters) = locks.inspect(b"a", locks.time(), 9).expect("held");
+    assert_eq!(info.left, Duration::from_micros(50_000));
+    assert_eq!(waiters[0].left, Duration::from_micros(60_000));
+}
+
 /// K9.
 #[test]
 fn k9_what_is_too_much_is_refused_by_its_bound() {
