@@ -49,6 +49,9 @@ pub struct Options {
     /// is then not in the numbers.
     #[arg(long, value_name = "DIR")]
     learner_dir: Option<PathBuf>,
+    /// Also prints the 99th percentile of each second, to see what happened when.
+    #[arg(long)]
+    each_second: bool,
     /// Given up after so many seconds.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -345,8 +348,8 @@ fn percentiles(what: &str, all: &[(u64, u64)], from: Duration, to: Duration) -> 
     at(0.99)
 }
 
-/// The median of each second's 99th percentile: a few stalls of the disk in a run decide the whole's, and leave this one alone.
-fn median_second(all: &[(u64, u64)], from: Duration, to: Duration) -> u64 {
+/// The 99th percentile of each second, in order.
+fn each_second(all: &[(u64, u64)], from: Duration, to: Duration) -> Vec<u64> {
     let mut seconds: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let within = micros(from)..micros(to);
     for (due, took) in all.iter().filter(|(due, _)| within.contains(due)) {
@@ -356,7 +359,12 @@ fn median_second(all: &[(u64, u64)], from: Duration, to: Duration) -> u64 {
         second.sort_unstable();
         second[second.len() * 99 / 100]
     };
-    let mut seconds: Vec<u64> = seconds.into_values().map(p99).collect();
+    seconds.into_values().map(p99).collect()
+}
+
+/// The median of each second's 99th percentile: a few stalls of the disk in a run decide the whole's, and leave this one alone.
+fn median_second(all: &[(u64, u64)], from: Duration, to: Duration) -> u64 {
+    let mut seconds = each_second(all, from, to);
     seconds.sort_unstable();
     seconds.get(seconds.len() / 2).copied().unwrap_or(0)
 }
@@ -452,6 +460,18 @@ fn join(options: &Options, binary: &Path, dir: &Path) -> Outcome {
     let p99 = phase("before", quiet_from, joins_from);
     let during = phase("joining", joins_from, joins_to);
     phase("after", joins_to, after_to);
+    if options.each_second {
+        for (what, from, to) in [
+            ("before", quiet_from, joins_from),
+            ("joining", joins_from, joins_to),
+        ] {
+            let seconds = each_second(&puts, from, to);
+            let texts = seconds
+                .iter()
+                .map(|p99| format!("{:.1}", *p99 as f64 / 1e3));
+            println!("ms, {what}: {}", texts.collect::<Vec<_>>().join(" "));
+        }
+    }
     let (calm, busy) = (
         median_second(&puts, quiet_from, joins_from),
         median_second(&puts, joins_from, joins_to),
