@@ -25,7 +25,8 @@ use crate::media::Media;
 use crate::meta::{self, Meta};
 use crate::prepare::{self, AT_ONCE};
 use crate::segment::{
-    Activation, FOOTER_LEN, FRAMES_AT, Identity, Segment, SegmentHeader, capacity, file_name,
+    Activation, FOOTER_LEN, FRAMES_AT, Identity, SUFFIX, Segment, SegmentHeader, capacity,
+    file_name,
 };
 use crate::shared::Shared;
 use crate::survey::Found;
@@ -62,6 +63,29 @@ impl Log {
         let mut damaged = shared.damaged.lock();
         damaged.retain(|d| d.range.to > oldest);
         damaged.iter().map(|d| d.range).collect()
+    }
+
+    /// Segments whose files could not be taken for such and were put aside (RP3), by this open or one before it, in order: what was in them may
+    /// be missing without a range that says so. They are known by the files `NAME.damaged`; who is sure of one removes it.
+    pub fn put_aside(&self) -> Result<Vec<SegmentId>, LogError> {
+        let shared = self.shared();
+        let entries = (shared.options.media.list(&shared.dir))
+            .map_err(Shared::io_error("listing", &shared.dir))?;
+        let aside = |name: &str| {
+            let (id, _) = name.split_once(&format!("{SUFFIX}{ASIDE}"))?;
+            u64::from_str_radix(id, 16).ok().map(SegmentId)
+        };
+        let mut ids: Vec<SegmentId> = entries.iter().filter_map(|e| aside(&e.name)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The segment that holds `lsn`, if any does.
+    #[must_use]
+    pub fn segment_at(&self, lsn: Lsn) -> Option<SegmentId> {
+        self.shared()
+            .segment_of(lsn)
+            .map(|segment| segment.identity.id)
     }
 
     /// Everything below is on stable storage and not known to be damaged: what this node may say that it holds. It is

@@ -148,9 +148,10 @@ fn restore(
             recovered.abstain = Abstain::No;
         }
     }
-    let abstain = match recovered.abstain {
-        Abstain::No => members::is_another_disk(view.membership().1, config.node, recovered.disk),
-        damaged => damaged,
+    // The stronger of the two: what comes again of damaged entries is no vote of an earlier disk's.
+    let abstain = match members::is_another_disk(view.membership().1, config.node, recovered.disk) {
+        Abstain::No => recovered.abstain,
+        another => another,
     };
     Ok(Restored {
         hard,
@@ -455,5 +456,37 @@ mod tests {
         assert_eq!(begun(101, None), (until, until));
         // A vote may be lost.
         assert_eq!(begun(100, Some(Abstain::Always)).0, Abstain::Always);
+    }
+
+    /// MB1: entries that come again do not bring back what another disk has voted.
+    #[test]
+    fn who_lost_entries_on_another_disk_abstains_for_ever() {
+        let mut membership = Membership::of([NodeId(1), NodeId(2)]);
+        let mut about = About::at("host:1", "");
+        about.disk = 7;
+        membership.about.insert(NodeId(1), about.encode());
+        let first = SnapshotMeta {
+            last: LogId::default(),
+            membership,
+        };
+        for (disk, lost, expected) in [
+            (7, Abstain::No, Abstain::No),
+            (7, Abstain::Until(Index(5)), Abstain::Until(Index(5))),
+            (8, Abstain::No, Abstain::Always),
+            (8, Abstain::Until(Index(5)), Abstain::Always),
+        ] {
+            let (mut log, mut recovered) = MemoryDisk::new().open(1 << 20);
+            recovered.log = LogView::new(first.clone(), 1 << 20);
+            (recovered.disk, recovered.abstain) = (disk, lost);
+            let config = NodeConfig {
+                cluster: 1,
+                group: 1,
+                node: NodeId(1),
+                first: None,
+                options: NodeOptions::default(),
+            };
+            let restored = restore(&config, &mut log, recovered, &first, Index(0)).unwrap();
+            assert_eq!(restored.abstain, expected, "disk {disk}, {lost:?}");
+        }
     }
 }

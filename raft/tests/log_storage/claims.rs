@@ -4,9 +4,10 @@ use crate::world::{DIR, WHO, content, id, meta, options, read_all};
 use bytes::Bytes;
 use esker_raft::core::{Abstain, Entry, EntryKind, HardState, Index, NodeId, Term, Write};
 use esker_raft::log::{Identity, LogError, LogStore, OpenError, Recovered, WalLog};
+use esker_wal::media::Media;
 use esker_wal::media::clock::ManualClock;
 use esker_wal::media::sim::{CallKind, SimMedia};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -304,4 +305,135 @@ fn closing_twice_is_fine_and_a_closed_log_takes_nothing() {
     let refused = store.write(&[hard(2, 1)]);
     assert!(matches!(refused, Err(LogError::Closed)), "{refused:?}");
     assert_eq!(open(&media).1.hard.term, Term(1));
+}
+
+/// Files that hold frames, by age.
+fn with_frames(media: &SimMedia) -> Vec<PathBuf> {
+    let frames = |bytes: &Vec<u8>| bytes.len() > 4104 && bytes[4096..4104] != [0; 8];
+    (media.image().into_iter())
+        .filter(|(path, bytes)| path.extension().is_some_and(|e| e == "seg") && frames(bytes))
+        .map(|(path, _)| path)
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Shortened,
+    Removed,
+    Zeros,
+    Header,
+}
+
+impl Loss {
+    fn of(self, media: &SimMedia, path: &Path) {
+        let bytes = media.read(path).unwrap();
+        match self {
+            Loss::Shortened => media.put(path, &bytes[..bytes.len() - 1]),
+            Loss::Removed => media.remove(path),
+            Loss::Zeros => media.put(path, &vec![0; bytes.len()]),
+            Loss::Header => media.flip(path, 20, 1),
+        }
+        .unwrap();
+    }
+}
+
+/// What was acknowledged is gone, and the vote may be: nothing but the file's absence says so, and only once.
+fn amnesia_is_noticed(media: &SimMedia, what: &str) {
+    for opening in 1..=3 {
+        let (store, found) = open(media);
+        assert_eq!(found.abstain, Abstain::Always, "{what}, opening {opening}");
+        assert!(!found.empty, "{what}, opening {opening}");
+        media.kill();
+        drop(store);
+    }
+}
+
+/// WL4, C2: of the newest segment's file the log's history knows its first frame alone.
+#[test]
+fn wl4_the_newest_segment_s_file_is_lost() {
+    for epochs in [1, 2] {
+        for loss in [Loss::Shortened, Loss::Removed, Loss::Zeros] {
+            let media = SimMedia::new(1);
+            let clock = Arc::new(ManualClock::default());
+            let opened = || WalLog::open(Path::new(DIR), WHO, options(&media, &clock)).unwrap();
+            let (mut store, _) = opened();
+            store.write(&[hard(4, 0)]).unwrap();
+            fill(&mut store, 4, 1, 3);
+            if epochs == 2 {
+                media.kill();
+                drop(store);
+                store = opened().0;
+            }
+            store.write(&[hard(5, 1)]).unwrap();
+            store.sync().unwrap();
+            clock.advance(Duration::from_millis(500));
+            while store.step() {}
+            media.kill();
+            drop(store);
+            let files = with_frames(&media);
+            assert_eq!(files.len(), epochs);
+            loss.of(&media, files.last().unwrap());
+            amnesia_is_noticed(&media, &format!("{epochs} epochs, {loss:?}"));
+        }
+    }
+}
+
+/// WL4: no range says what a file held that can't be taken for a segment.
+#[test]
+fn wl4_a_segment_s_file_is_none_any_more_and_nothing_stands_behind_it() {
+    for loss in [Loss::Shortened, Loss::Zeros] {
+        let media = SimMedia::new(1);
+        let (mut store, _) = open(&media);
+        store.write(&[hard(4, 1)]).unwrap();
+        fill(&mut store, 4, 1, 100);
+        media.kill();
+        drop(store);
+        let files = with_frames(&media);
+        assert!(files.len() > 1);
+        loss.of(&media, files.last().unwrap());
+        amnesia_is_noticed(&media, &format!("{loss:?}"));
+    }
+}
+
+/// WL4: a header is made up for from the frames, and then nothing is lost.
+#[test]
+fn wl4_a_header_s_damage_alone_loses_nothing() {
+    let media = SimMedia::new(1);
+    let (mut store, _) = open(&media);
+    store.write(&[hard(4, 1)]).unwrap();
+    fill(&mut store, 4, 1, 100);
+    let entries = read_all(&store, 1, 1).unwrap();
+    media.kill();
+    drop(store);
+    for path in with_frames(&media) {
+        Loss::Header.of(&media, &path);
+        let (store, found) = open(&media);
+        assert_eq!(found.abstain, Abstain::No);
+        assert_eq!(found.hard.vote, Some(NodeId(1)));
+        assert_eq!(read_all(&store, 1, 1).unwrap(), entries);
+        media.kill();
+        drop(store);
+    }
+}
+
+/// WL4, WL3: what is released leaves a frame behind that says so.
+#[test]
+fn wl4_all_frames_are_lost_but_the_log_s_own() {
+    for loss in [Loss::Shortened, Loss::Removed, Loss::Zeros] {
+        let media = SimMedia::new(1);
+        let (mut store, _) = open(&media);
+        store.write(&[hard(4, 1)]).unwrap();
+        fill(&mut store, 4, 1, 3);
+        media.kill();
+        drop(store);
+        // Nobody asks this one for anything.
+        let (store, found) = open(&media);
+        assert_eq!(found.abstain, Abstain::No);
+        media.kill();
+        drop(store);
+        let files = with_frames(&media);
+        assert_eq!(files.len(), 2);
+        loss.of(&media, &files[0]);
+        amnesia_is_noticed(&media, &format!("{loss:?}"));
+    }
 }

@@ -36,6 +36,8 @@ fn every_synced_entry_and_vote_is_found_and_no_superseded_one_comes_back() {
 #[test]
 fn damage_is_never_cut_and_heals_when_the_entries_come_again() {
     let paths = [
+        "a file shortened",
+        "a header harmed",
         "entries lost",
         "harmless",
         "healed",

@@ -9,7 +9,8 @@
 //! - WL4 (C2, W3): damaged frames are skipped, never cut. Where the view then ends before the place that a later frame names, or no frame
 //!   stands behind the damage, the node abstains: until the entries are appended again as newer frames, or for ever, as its vote may be lost. Every
 //!   frame says whether the node abstains, so it is not forgotten by being written to. Once the entries are back, what is damaged is given up:
-//!   void frames are written over it.
+//!   void frames are written over it. A segment's file that is missing, or is none any more, may have held frames of which nothing else knows: where no
+//!   frame stands behind it, the node abstains for ever, and a frame says so before anything else is done.
 //! - WL5: memory is bounded by options: the newest entries, and a sparse map from index to LSN; older ones are read from the log.
 //! - WL6 (W8): where there is no room for a later frame of a write, those before it stay, and the write goes on behind them when it comes again. After a
 //!   crash between the two the log ends with those, as after one in the middle of any write.
@@ -24,8 +25,8 @@ use super::{Identity, LogError, LogReader, LogStore, Recovered};
 use crate::core::{Abstain, Entry, Index, LogId, SnapshotMeta, Write};
 use crate::sabotage::{self, Sabotage};
 use esker_wal::{
-    Create, Kind, Log, LogError as WalError, LogId as WalId, LogOptions, Lsn, LsnRange,
-    NodeId as Disk, OnDamage, OpenError as WalOpenError, ReadLimit, Reader,
+    Create, Damage, DamageKind, Kind, Log, LogError as WalError, LogId as WalId, LogOptions, Lsn,
+    LsnRange, NodeId as Disk, OnDamage, OpenError as WalOpenError, ReadLimit, Reader,
 };
 use frame::{Encoder, Head, Unreadable};
 use parking_lot::RwLock;
@@ -182,7 +183,7 @@ impl WalLog {
             other => OpenError::Wal(other),
         })?;
         let mut state = State::new(options.tail_bytes_max, options.anchor_bytes.max(1));
-        let replayed = replay(dir, &log, identity.group, &mut state);
+        let replayed = replay(dir, &log, identity.group, &found.damaged, &mut state);
         let complete = match replayed {
             Ok(complete) => complete,
             Err(error) => {
@@ -201,7 +202,7 @@ impl WalLog {
             hard: state.hard,
             log: state.view().clone(),
             abstain: state.abstain,
-            empty: !state.touched && log.damaged().is_empty(),
+            empty: !state.touched && state.abstain == Abstain::No && log.damaged().is_empty(),
             disk: log.node_id().0 as u64,
         };
         let mut store = WalLog {
@@ -216,9 +217,11 @@ impl WalLog {
                 state: RwLock::new(state),
             }),
         };
-        if recovered.abstain == Abstain::No {
+        match recovered.abstain {
             // Whatever is damaged held nothing that is needed.
-            store.give_up_damaged().map_err(OpenError::Log)?;
+            Abstain::No => store.give_up_damaged().map_err(OpenError::Log)?,
+            Abstain::Always => store.say_so().map_err(OpenError::Log)?,
+            Abstain::Until(_) => {}
         }
         store.let_go();
         Ok((store, recovered))
@@ -301,6 +304,18 @@ impl WalLog {
     fn let_go(&mut self) {
         if let Some(below) = self.release.take() {
             self.shared.log.release(below);
+        }
+    }
+
+    /// Writes a frame that says what the state is, durably: the next open may not find what told this one.
+    fn say_so(&mut self) -> Result<(), LogError> {
+        let head = self.head();
+        let encoder = Encoder::new(std::mem::take(&mut self.buf));
+        let said = self.frame(encoder, &head).map_err(log_error);
+        match said.and_then(|_| self.shared.log.sync_up_to(self.end).map_err(log_error)) {
+            // With the next frame, then.
+            Err(LogError::Full(_)) => Ok(()),
+            other => other,
         }
     }
 
@@ -526,14 +541,21 @@ impl WalLog {
     }
 }
 
-/// Reads all frames into `state`. True if what was written last is all there.
-fn replay(dir: &Path, log: &Log, group: u64, state: &mut State) -> Result<bool, OpenError> {
+/// Reads all frames into `state`. True if what was written last is all there; `found` is what the open found wrong.
+fn replay(
+    dir: &Path,
+    log: &Log,
+    group: u64,
+    found: &[Damage],
+    state: &mut State,
+) -> Result<bool, OpenError> {
     let failed = |error: WalError| OpenError::Log(log_error(error));
     // True while the view ends where the last frame says.
     let mut complete = true;
     // Damage with no frame behind it.
     let mut tail_lost = false;
     let mut highest = Index(0);
+    let mut newest = None;
     let mut reader = log
         .reader(log.oldest(), ReadLimit::Published)
         .map_err(failed)?;
@@ -543,7 +565,7 @@ fn replay(dir: &Path, log: &Log, group: u64, state: &mut State) -> Result<bool, 
             Ok(None) => break,
             Err(error) => {
                 let (behind, range) = behind_damage(log, &reader, error).map_err(OpenError::Log)?;
-                if !is_control(log, &range) && !sabotage::on(Sabotage::DamageCut) {
+                if !is_control(log, found, &range) && !sabotage::on(Sabotage::DamageCut) {
                     tail_lost = true;
                 }
                 reader = behind;
@@ -574,6 +596,7 @@ fn replay(dir: &Path, log: &Log, group: u64, state: &mut State) -> Result<bool, 
             });
         }
         tail_lost = false;
+        newest = Some(lsn);
         highest = match complete {
             true => head.last.index,
             false => highest.max(head.last.index),
@@ -587,6 +610,7 @@ fn replay(dir: &Path, log: &Log, group: u64, state: &mut State) -> Result<bool, 
             Abstain::Always => Abstain::Always,
         };
     }
+    tail_lost |= file_lost(log, newest).map_err(failed)? && !sabotage::on(Sabotage::DamageCut);
     if tail_lost {
         state.abstain = Abstain::Always;
     }
@@ -611,10 +635,26 @@ fn behind_damage(
     }
 }
 
-/// Whether a damaged range is the log's own frame alone, which begins an epoch.
-fn is_control(log: &Log, range: &LsnRange) -> bool {
+/// Whether a damaged range is the log's own frame alone, which begins an epoch, in a file that is there: of one that is not it is
+/// only what the log's history knows to have been in it.
+fn is_control(log: &Log, found: &[Damage], range: &LsnRange) -> bool {
+    let overlaps = |lost: LsnRange| lost.from < range.to && range.from < lost.to;
     range.to.since(range.from) == CONTROL_BYTES
         && log.epochs().iter().any(|e| e.begin == range.from)
+        && (found.iter())
+            .filter(|damage| damage.lost.is_some_and(overlaps))
+            .all(|damage| damage.kind == DamageKind::Frames)
+}
+
+/// Whether a segment's file is gone, or is none any more, that may have held frames behind the newest one that is known.
+fn file_lost(log: &Log, newest: Option<Lsn>) -> Result<bool, WalError> {
+    let aside = log.put_aside()?;
+    let Some(newest) = newest else {
+        // What is released begins with a frame that says what the log begins behind (WL3).
+        return Ok(!aside.is_empty() || log.oldest() > Lsn::ZERO);
+    };
+    let of_newest = log.segment_at(newest);
+    Ok(aside.iter().any(|id| Some(*id) > of_newest))
 }
 
 impl LogReader for Shared {
