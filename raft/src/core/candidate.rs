@@ -56,7 +56,7 @@ impl Core {
     /// Asks whether a campaign would be heard; by order of the leader campaigns at once.
     pub(super) fn campaign(&mut self, transfer: bool) {
         self.reset_timer();
-        if self.is_leader() || !self.may_campaign() {
+        if self.is_leader() || self.holds_back || !self.may_campaign() {
             return;
         }
         if transfer {

@@ -117,6 +117,9 @@ pub enum Input {
     Campaign,
     /// Stop leading (the disk hangs, say).
     StepDown,
+    /// Whether it holds back from leading: it does not campaign, by order neither, and votes and follows as ever. For a node that could not serve
+    /// as a leader just now. At the start it does not.
+    HoldBack(bool),
     /// Entries that [`Outputs::fetches`] asked for.
     Fetched {
         /// For whom.
@@ -248,6 +251,8 @@ pub struct Core {
     abstain: Abstain,
     /// Since a leader was heard from it was asked for its vote for a log that is older than its own (EL7).
     outranks: bool,
+    /// See [`Input::HoldBack`].
+    holds_back: bool,
     /// The number of the latest step that wrote, and of the latest that is stable.
     written: u64,
     stable: u64,
@@ -288,6 +293,7 @@ impl Core {
             now: 0,
             abstain: restored.abstain,
             outranks: false,
+            holds_back: false,
             written: 0,
             stable: 0,
             unstable: VecDeque::new(),
@@ -321,6 +327,7 @@ impl Core {
                     self.follow(self.hard.term, None);
                 }
             }
+            Input::HoldBack(holds) => self.holds_back = holds,
             Input::Fetched { to, entries } => self.fetched(to, entries),
             Input::FetchFailed { to } => self.fetch_failed(to),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),

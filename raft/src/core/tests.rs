@@ -117,6 +117,38 @@ fn led_by_one(log: &[Entry], options: Options) -> Core {
     leader
 }
 
+/// DR5: it could not serve as a leader, and is as good a voter as any.
+#[test]
+fn who_holds_back_votes_and_does_not_campaign() {
+    let options = Options::default();
+    let ticks = 3 * options.election_ticks;
+    let mut core = node(2, &[1, 2, 3], 2, &[], options);
+    let heartbeat = Body::Heartbeat {
+        commit: Index(0),
+        round: 1,
+    };
+    let _ = core.step(0, from(1, 2, heartbeat.clone()));
+    let pre_vote = || from(3, 3, Body::PreVote { last: id(0, 0) });
+    let granted = |out: Outputs| {
+        let mut said = out.messages.into_iter().map(|e| e.message.body);
+        said.any(|body| matches!(body, Body::PreVoted { granted: true }))
+    };
+    assert!(!granted(core.step(0, pre_vote())), "it hears a leader");
+    let _ = core.step(0, Input::HoldBack(true));
+    for _ in 0..ticks {
+        assert_eq!(core.step(0, Input::Tick).messages, []);
+    }
+    assert_eq!(core.role(), RoleName::Follower);
+    assert!(granted(core.step(0, pre_vote())));
+    let _ = core.step(0, from(1, 2, heartbeat));
+    assert_eq!(core.step(0, Input::Campaign).messages, []);
+    assert_eq!(core.step(0, from(1, 2, Body::TimeoutNow)).messages, []);
+    assert_eq!(core.role(), RoleName::Follower);
+    let _ = core.step(0, Input::HoldBack(false));
+    let asked = (0..ticks).any(|_| !core.step(0, Input::Tick).messages.is_empty());
+    assert!(asked, "it campaigns again");
+}
+
 /// What storage does not have, or can't read, was read again at once, without an end.
 #[test]
 fn entries_that_can_not_be_read_are_not_asked_for_in_a_loop() {

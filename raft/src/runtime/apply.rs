@@ -215,7 +215,7 @@ impl Applier {
                 }
                 tracing::error!(%error, "the state machine can't go on");
                 self.shared.report(Event::Failed(error.to_string()));
-                return;
+                break;
             }
         }
         if let Err(error) = self.machine.close() {

@@ -8,9 +8,10 @@
 //!   (L3), and no more than `apply_bytes_max` at a time.
 //! - DR4: each proposal is answered once: applied; refused; superseded; or *unknown*, when its deadline passes, or an election timeout
 //!   after this node stopped leading, or where a snapshot covers its place, or at the end. One that was forwarded, when another node is known to lead, too: an
-//!   election timeout after that, or at once where nothing was heard of a leader for as long before.
+//!   election timeout after that, or at once where nothing was heard of a leader for as long before. What was given to be applied is in the state machine's
+//!   hands: where that stands still, who waits ends the wait itself ([`super::PendingReply`]).
 //! - DR5: a leader whose disk has not answered within `disk_hang_max`, or whose state machine has waited for room as long (AP4), or has finished nothing within
-//!   `apply_hang_max` of what it was given, steps down, and does not campaign until that is over.
+//!   `apply_hang_max` of what it was given, steps down; a node of which that is so does not campaign, votes, and follows.
 //! - DR6: it takes turns in the thread that brings it something, where no other is at it: a client's, the transport's, the disk's. So a request goes
 //!   to the disk and to the peers, and an answer of the disk or a peer on its way, without a thread being woken between. Its own thread takes the
 //!   turns of the clock, and goes on where others have brought more meanwhile than they should deal with.
@@ -107,6 +108,8 @@ pub(super) struct Driver {
     counted_synced: Index,
     counted_committed: Index,
     led: bool,
+    /// DR5.
+    holds_back: bool,
     /// When proposals of a lost leadership become unknown.
     grace: Option<Instant>,
     arrived: Option<Box<dyn super::Arriving>>,
@@ -153,6 +156,7 @@ impl Driver {
             counted_synced: Index(0),
             counted_committed: Index(0),
             led: false,
+            holds_back: false,
             grace: None,
             arrived: None,
             members,
@@ -726,10 +730,12 @@ impl Driver {
             tracing::warn!(node = %self.core.id(), "its disk, or its state machine, does not answer: it gives up leading");
             self.step(Input::StepDown);
         }
-        // DR5: without ticks nobody campaigns.
-        if !hangs {
-            self.step(Input::Tick);
+        // DR5. Time passes all the same: what it has heard of a leader gets old, and its vote may be needed.
+        if hangs != self.holds_back {
+            self.holds_back = hangs;
+            self.step(Input::HoldBack(hangs));
         }
+        self.step(Input::Tick);
         self.follow_membership();
         self.bind(self.core.id(), self.shared.me.disk);
         self.announce(now);

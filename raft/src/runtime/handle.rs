@@ -60,10 +60,23 @@ fn request_of(proposal: Proposal) -> request::Request {
     }
 }
 
+/// How long behind its deadline the answer to a proposal may come, from a node that is busy.
+const LATE_MAX: Duration = Duration::from_millis(500);
+
 /// A proposal on its way: to be waited for, or awaited.
+///
+/// It is answered at its deadline at the latest, unless it was committed and its node's state machine stands still (a full disk, say): then it is
+/// once that goes on. [`Self::wait`] does not wait for that; who awaits looks at [`Self::is_overdue`] now and then.
 #[derive(Debug)]
 pub struct PendingReply {
     pending: Pending<Outcome>,
+    deadline: Instant,
+}
+
+fn wait_until(pending: Pending<Outcome>, deadline: Instant) -> Outcome {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let answer = pending.wait(Some(left.saturating_add(LATE_MAX)));
+    answer.unwrap_or_else(|end| Err(gone(end)))
 }
 
 fn gone(end: NoValue) -> ProposeError {
@@ -77,9 +90,15 @@ fn gone(end: NoValue) -> ProposeError {
 }
 
 impl PendingReply {
-    /// Blocks until it is known. It ends by itself at the proposal's timeout.
+    /// Blocks until it is known, or its deadline has passed: then it is *unknown*.
     pub fn wait(self) -> Outcome {
-        self.pending.wait(None).unwrap_or_else(|end| Err(gone(end)))
+        wait_until(self.pending, self.deadline)
+    }
+
+    /// Whether its deadline has passed for longer than an answer takes: it is *unknown* to whoever does not want to wait for the state machine.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        Instant::now() > behind(self.deadline, LATE_MAX)
     }
 }
 
@@ -155,12 +174,12 @@ impl NodeHandle {
         wait: bool,
     ) -> PendingReply {
         let (promise, pending) = oneshot();
+        let deadline = behind(now, timeout.unwrap_or(self.timeout));
+        let reply = PendingReply { pending, deadline };
         if self.down().is_some() {
             promise.keep(Err(self.not_appended("the node is down")));
-            return PendingReply { pending };
+            return reply;
         }
-        let timeout = timeout.unwrap_or(self.timeout);
-        let deadline = behind(now, timeout);
         let request = Request::Propose {
             request: request.encode(),
             promise,
@@ -177,7 +196,7 @@ impl NodeHandle {
                 "too many requests wait; try again when there are fewer",
             )));
         }
-        PendingReply { pending }
+        reply
     }
 
     /// Proposes, and returns at once; refused where too many requests wait.
@@ -292,7 +311,7 @@ impl NodeHandle {
             promise,
             deadline,
         })?;
-        pending.wait(None).unwrap_or_else(|end| Err(gone(end)))
+        wait_until(pending, deadline)
     }
 
     fn ask(&self, request: Request) -> Result<(), ProposeError> {
@@ -318,7 +337,7 @@ impl NodeHandle {
             promise,
             deadline,
         })?;
-        pending.wait(None).unwrap_or_else(|end| Err(gone(end)))
+        wait_until(pending, deadline)
     }
 
     /// On the leader: makes these the voters. Returns when the joint membership is committed; it is left by itself.

@@ -265,6 +265,8 @@ impl Node {
             handle: NodeHandle::new(shared.clone(), timeout),
             workers,
         };
+        // It goes before the node where a thread can't be started: the others end with its queues, and the node waits for them.
+        let driver = driver;
         let spawn = |name, work: Box<dyn FnOnce(StopToken) + Send>| {
             (node.workers.spawn(name, crate::sabotage::handed_on(work))).map_err(|e| {
                 StartError::System {

@@ -463,6 +463,41 @@ fn a_leader_whose_state_machine_hangs_gives_up_and_the_others_go_on() {
     cluster.agree();
 }
 
+/// DR5, DR4: it can't lead, its vote is as good as ever, and nobody waits for it beyond his time.
+#[test]
+fn a_node_whose_state_machine_hangs_votes_and_keeps_nobody_waiting() {
+    let mut options = options();
+    options.apply_hang_max = Duration::from_millis(300);
+    let mut cluster = Cluster::new(3, options);
+    let leader = cluster.leader();
+    cluster.stop(leader);
+    let machine = Gated::new(cluster.members[&leader].machine.clone());
+    let gate = machine.commit.clone();
+    cluster.start_with(leader, Box::new(machine));
+    let handle = cluster.handle(leader);
+    eventually("it leads again", || {
+        let _ = handle.campaign();
+        handle.leads()
+    });
+    put(&cluster, leader, "a=1");
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    cluster.stop(others[1]);
+    gate.shut();
+    let soon = Proposal {
+        timeout: Some(Duration::from_millis(200)),
+        ..Proposal::new("b=2")
+    };
+    let unknown = handle.submit(soon).wait();
+    let is_unknown = matches!(unknown, Err(ProposeError::Unknown { .. }));
+    assert!(is_unknown, "{unknown:?}");
+    let next = cluster.leader_of(&others[..1]);
+    put(&cluster, next, "c=3");
+    assert!(handle.status().unwrap().disk_hangs);
+    gate.open();
+    cluster.start(others[1]);
+    cluster.agree();
+}
+
 #[test]
 fn a_time_without_an_end_is_a_time_like_others() {
     let mut endless = options();

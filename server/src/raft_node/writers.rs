@@ -6,6 +6,7 @@
 //! - WR3: what came from all clients in one look at the sockets is proposed at once, small writes of several as one entry (`joined`), so that many
 //!   clients share what a proposal costs.
 //! - WR4: out of descriptors it goes on with the clients that it has, and tries to accept further ones now and then.
+//! - WR5: a batch is answered *unknown* when its time is over, whatever the state machine does, so that no client keeps the server from closing.
 
 use super::front::{
     Client, Gone, OUTPUT_BYTES, READ_BYTES, Serving, Shared, WRITE_TIME_MAX, entry_of, error_text,
@@ -19,7 +20,7 @@ use crate::net::{ACCEPT_TICK, Input, NotAccepted};
 use crate::resp::{Parsed, Parser};
 use crate::{Protocol, Reply, Session};
 use bytes::Bytes;
-use esker_raft::runtime::{PendingReply, Proposal, ProposeError};
+use esker_raft::runtime::{Outcome, PendingReply, Proposal, ProposeError};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant};
 
 pub(super) const LISTENER: Token = Token(0);
 pub(super) const WAKE: Token = Token(1);
-/// How often clients that take no replies are looked at.
+/// How often clients that take no replies, and batches that get no answer, are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Which proposals were answered.
@@ -363,14 +364,16 @@ impl Writers {
             return;
         };
         let pending = self.pending.remove(&proposal).expect("just seen");
-        let answer = match &outcome {
+        self.tell(pending.parts, &outcome);
+    }
+
+    /// What became of a proposal goes to those whose batches it was.
+    fn tell(&mut self, parts: Parts, outcome: &Outcome) {
+        let answer = match outcome {
             Err(error) => Err(error),
-            Ok(reply) => Ok((
-                joined::shares(&pending.parts, &reply.payload),
-                entry_of(reply),
-            )),
+            Ok(reply) => Ok((joined::shares(&parts, &reply.payload), entry_of(reply))),
         };
-        for (at, (token, gathered)) in pending.parts.into_iter().enumerate() {
+        for (at, (token, gathered)) in parts.into_iter().enumerate() {
             // Who has gone meanwhile is told nothing.
             let Some(writer) = self.clients.get_mut(&token) else {
                 continue;
@@ -412,7 +415,15 @@ impl Writers {
         }
     }
 
+    /// WR5.
     fn sweep(&mut self) {
+        let overdue = (self.pending.iter()).filter(|(_, pending)| pending.reply.is_overdue());
+        for proposal in overdue.map(|(name, _)| *name).collect::<Vec<_>>() {
+            let pending = self.pending.remove(&proposal).expect("just seen");
+            let why = "it was not answered in time".into();
+            let unknown = Err(ProposeError::Unknown { why, leader: None });
+            self.tell(pending.parts, &unknown);
+        }
         let stuck = (self.clients.iter())
             .filter(|(_, w)| w.stuck.is_some_and(|at| at.elapsed() > WRITE_TIME_MAX))
             .map(|(token, _)| *token);
