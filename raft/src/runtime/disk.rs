@@ -5,6 +5,8 @@
 //! - DK3: a snapshot's write waits until the state machine has installed it: after a crash between the two the machine is ahead of the
 //!   log, never behind it.
 //! - DK4: a log that never waits is written by the driver where it stands, unless writes are in this thread's queue: then behind them, by it.
+//! - DK5: before room is waited for, or an installation, what is whole is synced and told: others may wait for it, and only a sync lets go of what was
+//!   compacted, which may be the room.
 
 use super::shared::{Event, Shared};
 use crate::core::{SnapshotMeta, Write};
@@ -102,28 +104,59 @@ fn with_room(
     }
 }
 
+/// DK5. Not under the log's mutex: who reports may take a turn of the driver's.
+fn sync_whole(shared: &Shared, held: &Held, last: u64) -> Result<(), LogError> {
+    let synced = held.lock().sync();
+    match synced {
+        Ok(()) if last > 0 => shared.report(Event::Synced(last)),
+        Ok(()) | Err(LogError::Full(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Does one job, behind those up to `last`.
+fn carry_out(
+    shared: &Shared,
+    stop: &StopToken,
+    held: &Held,
+    last: u64,
+    job: impl Fn(&mut dyn LogStore) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let once = || job(&mut **held.lock());
+    match once() {
+        Err(LogError::Full(_)) => {
+            sync_whole(shared, held, last)?;
+            with_room(shared, stop, once)
+        }
+        result => result,
+    }
+}
+
 pub(super) fn run(held: &Held, jobs: &Receiver<Job>, shared: &Arc<Shared>, stop: &StopToken) {
     while let Ok(first) = jobs.recv() {
         let mut last = 0;
         let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP_MAX));
         let done = || -> Result<(), LogError> {
-            let mut log = held.lock();
             for job in group {
                 match job {
                     Job::Write { seq, writes, after } => {
-                        // The sender is dropped unsent where the install failed, which ends the node.
-                        if after.is_some_and(|after| after.recv().is_err()) {
-                            return Err(LogError::Closed);
+                        if let Some(after) = after {
+                            sync_whole(shared, held, last)?;
+                            // The sender is dropped unsent where the install failed, which ends the node.
+                            after.recv().map_err(|_| LogError::Closed)?;
                         }
-                        with_room(shared, stop, || log.write(&writes))?;
+                        carry_out(shared, stop, held, last, |log| log.write(&writes))?;
                         last = seq;
                     }
-                    Job::Compact(meta) => with_room(shared, stop, || log.compact(&meta))?,
+                    Job::Compact(meta) => {
+                        carry_out(shared, stop, held, last, |log| log.compact(&meta))?;
+                    }
                 }
             }
             match last {
                 0 => Ok(()),
-                _ => with_room(shared, stop, || log.sync()),
+                _ => with_room(shared, stop, || held.lock().sync()),
             }
         };
         match done() {
@@ -151,6 +184,8 @@ mod tests {
     use crate::core::{Entry, EntryKind, Index, LogId, Term};
     use crate::log::{MemoryDisk, VolatileLog};
     use crossbeam_channel::{bounded, unbounded};
+
+    const LONG: Duration = Duration::from_secs(20);
 
     fn entry(index: u64) -> Vec<Write> {
         let id = LogId {
@@ -186,6 +221,80 @@ mod tests {
             .collect();
         assert_eq!(queued, [2, 3]);
         assert!(!held(2) && !held(3), "nothing goes before them");
+    }
+
+    /// A log that has no room for the second entry before a sync, and notes what it is asked for.
+    struct Narrow(Arc<Mutex<Vec<String>>>, Box<dyn LogStore>);
+
+    impl LogStore for Narrow {
+        fn write(&mut self, writes: &[Write]) -> Result<(), LogError> {
+            let Write::Append(entries) = &writes[0] else {
+                return Ok(());
+            };
+            let index = entries[0].id.index.0;
+            let full = index > 1 && !self.0.lock().iter().any(|did| did == "sync");
+            let did = if full { "full" } else { "write" };
+            self.0.lock().push(format!("{did} {index}"));
+            match full {
+                true => Err(LogError::Full("no room".into())),
+                false => Ok(()),
+            }
+        }
+        fn sync(&mut self) -> Result<(), LogError> {
+            self.0.lock().push("sync".into());
+            Ok(())
+        }
+        fn compact(&mut self, _: &SnapshotMeta) -> Result<(), LogError> {
+            self.0.lock().push("compact".into());
+            Ok(())
+        }
+        fn reader(&self) -> Arc<dyn crate::log::LogReader> {
+            self.1.reader()
+        }
+        fn close(&mut self) -> Result<(), LogError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn dk5_what_is_whole_is_synced_before_room_is_waited_for() {
+        let did: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = Narrow(did.clone(), Box::new(MemoryDisk::new().open(0).0));
+        let (events, told) = unbounded();
+        let (requests, _requests) = bounded(1);
+        let me = crate::transport::Sender::default();
+        let shared = Arc::new(Shared::new(me, events, requests, log.reader()));
+        let (jobs, queue) = unbounded();
+        let write = |seq| Job::Write {
+            seq,
+            writes: entry(seq),
+            after: None,
+        };
+        jobs.send(write(1)).unwrap();
+        jobs.send(Job::Compact(SnapshotMeta::default())).unwrap();
+        jobs.send(write(2)).unwrap();
+        let (_installed, after) = bounded(1);
+        let writes = entry(3);
+        let after = Some(after);
+        jobs.send(Job::Write {
+            seq: 3,
+            writes,
+            after,
+        })
+        .unwrap();
+        let stop = StopToken::new();
+        let held: Held = Arc::new(Mutex::new(Box::new(log)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(&held, &queue, &shared, &stop));
+            let synced = |told: &Receiver<Event>| match told.recv_timeout(LONG) {
+                Ok(Event::Synced(seq)) => seq,
+                _ => panic!("nothing was told"),
+            };
+            assert_eq!((synced(&told), synced(&told)), (1, 2));
+            let done = ["write 1", "compact", "full 2", "sync", "write 2", "sync"];
+            assert_eq!(*did.lock(), done);
+            drop((_installed, jobs));
+        });
     }
 
     #[test]
