@@ -7,7 +7,8 @@
 //!   ends within the range. So what is written is, byte for byte, what every other node holds there (R1), and a range
 //!   closes only at the frame boundary at which it ends.
 //! - RP3: only bytes in damaged ranges are written. A file that could not be taken for a segment is renamed to `NAME.damaged`,
-//!   a header that was made up for is copied to `NAME.header.damaged` before it is written again; nobody removes those.
+//!   a header that was made up for is copied to `NAME.header.damaged` before it is written again; where a file is missing, an empty
+//!   `NAME.damaged` stands before another is made in its place. Nobody removes those.
 //! - RP4: a repair that is cut short leaves the range damaged, or less of it: the next open tells.
 //! - RP5: what is given up is written over by void frames (and the control frame, where an epoch begins), with the same checks.
 //!
@@ -65,8 +66,8 @@ impl Log {
         damaged.iter().map(|d| d.range).collect()
     }
 
-    /// Segments whose files could not be taken for such and were put aside (RP3), by this open or one before it, in order: what was in them may
-    /// be missing without a range that says so. They are known by the files `NAME.damaged`; who is sure of one removes it.
+    /// Segments whose files were missing, or could not be taken for such and were put aside (RP3), by this open or one before it, in order: what was
+    /// in them may be missing without a range that says so. They are known by the files `NAME.damaged`; who is sure of one removes it.
     pub fn put_aside(&self) -> Result<Vec<SegmentId>, LogError> {
         let shared = self.shared();
         let entries = (shared.options.media.list(&shared.dir))
@@ -281,6 +282,17 @@ pub(crate) fn put_aside(media: &dyn Media, path: &Path) -> Result<(), OpenError>
     media.rename(path, &to).map_err(io_error("renaming", path))
 }
 
+/// Says durably that the file which is to be made at `path` stands for one that was missing (RP3): once it is there nothing else does.
+fn note_missing(media: &dyn Media, path: &Path) -> Result<(), OpenError> {
+    let note = free_name(media, path, "")?;
+    let dir = path.parent().unwrap_or(Path::new(""));
+    media
+        .create(&note, 0)
+        .and_then(|file| file.sync())
+        .and_then(|()| meta::sync_dir(media, dir))
+        .map_err(io_error("creating", &note))
+}
+
 fn free_name(media: &dyn Media, path: &Path, part: &str) -> Result<PathBuf, OpenError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut n = 0;
@@ -362,6 +374,7 @@ pub(crate) fn fill_gap(
             active: Some(active),
             chain: None,
         };
+        note_missing(media, &dir.join(file_name(id)))?;
         let prepared = prepare::create(media, dir, identity, AT_ONCE)
             .map_err(io_error("making a segment for what is missing in", dir))?;
         prepared

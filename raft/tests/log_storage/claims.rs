@@ -378,6 +378,48 @@ fn wl4_the_newest_segment_s_file_is_lost() {
     }
 }
 
+/// WL4: what an open has made good, the next does not find. The first ends anywhere, by a kill or with the power.
+#[test]
+fn wl4_a_segment_s_file_is_lost_and_the_first_open_behind_it_ends_early() {
+    for epochs in [1, 2] {
+        let media = SimMedia::new(1);
+        let (mut store, _) = open(&media);
+        store.write(&[hard(4, 0)]).unwrap();
+        fill(&mut store, 4, 1, 3);
+        if epochs == 2 {
+            media.kill();
+            drop(store);
+            store = open(&media).0;
+        }
+        store.write(&[hard(5, 1)]).unwrap();
+        store.sync().unwrap();
+        media.kill();
+        drop(store);
+        let files = with_frames(&media);
+        Loss::Removed.of(&media, files.last().unwrap());
+        media.sync_dir(Path::new(DIR)).unwrap();
+        let mut ended = 0;
+        for call in 1.. {
+            let clock = Arc::new(ManualClock::default());
+            let media = media.fork(call);
+            media.cut_at_call(call);
+            let opened = WalLog::open(Path::new(DIR), WHO, options(&media, &clock));
+            if !media.is_down() {
+                break;
+            }
+            ended += 1;
+            let power = media.fork(call);
+            power.power_cut(call);
+            media.kill();
+            drop(opened);
+            for (media, how) in [(media, "a kill"), (power, "the power")] {
+                amnesia_is_noticed(&media, &format!("{epochs} epochs, {how} at call {call}"));
+            }
+        }
+        assert!(ended > 10, "{ended}");
+    }
+}
+
 /// WL4: no range says what a file held that can't be taken for a segment.
 #[test]
 fn wl4_a_segment_s_file_is_none_any_more_and_nothing_stands_behind_it() {
