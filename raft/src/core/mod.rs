@@ -117,8 +117,8 @@ pub enum Input {
     Campaign,
     /// Stop leading (the disk hangs, say).
     StepDown,
-    /// Whether it holds back from leading: it does not campaign, by order neither, and votes and follows as ever. For a node that could not serve
-    /// as a leader just now. At the start it does not.
+    /// Whether it holds back from leading: it does not campaign, by order neither, gives up a campaign that goes on, and votes and follows as ever.
+    /// For a node that could not serve as a leader just now; one that leads goes on until [`Input::StepDown`]. At the start it does not.
     HoldBack(bool),
     /// Entries that [`Outputs::fetches`] asked for.
     Fetched {
@@ -327,7 +327,13 @@ impl Core {
                     self.follow(self.hard.term, None);
                 }
             }
-            Input::HoldBack(holds) => self.holds_back = holds,
+            Input::HoldBack(holds) => {
+                self.holds_back = holds;
+                let campaigns = matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_));
+                if holds && campaigns {
+                    self.follow(self.hard.term, None);
+                }
+            }
             Input::Fetched { to, entries } => self.fetched(to, entries),
             Input::FetchFailed { to } => self.fetch_failed(to),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),

@@ -144,6 +144,13 @@ fn who_holds_back_votes_and_does_not_campaign() {
     assert_eq!(core.step(0, Input::Campaign).messages, []);
     assert_eq!(core.step(0, from(1, 2, Body::TimeoutNow)).messages, []);
     assert_eq!(core.role(), RoleName::Follower);
+    // Nor does it go on with a campaign.
+    let _ = core.step(0, Input::HoldBack(false));
+    let begun = core.step(0, Input::Campaign);
+    assert!(!begun.messages.is_empty());
+    let _ = core.step(0, Input::HoldBack(true));
+    let late = core.step(0, from(3, 3, Body::PreVoted { granted: true }));
+    assert_eq!((late.messages, core.role()), (vec![], RoleName::Follower));
     let _ = core.step(0, Input::HoldBack(false));
     let asked = (0..ticks).any(|_| !core.step(0, Input::Tick).messages.is_empty());
     assert!(asked, "it campaigns again");

@@ -64,6 +64,11 @@ enum Event {
         node: u64,
         life: u64,
     },
+    /// Its disk answers again.
+    DiskIsBack {
+        node: u64,
+        life: u64,
+    },
     Ask {
         node: u64,
     },
@@ -121,6 +126,7 @@ const PATHS: &[&str] = &[
     "path: a suffix is replaced",
     "path: a transfer is ordered",
     "path: a vote is refused",
+    "path: a vote of who holds back",
     "path: an entry is committed with one of a later term",
     "path: an old leader is told the term",
     "path: compaction",
@@ -247,6 +253,7 @@ impl Cluster {
                 sync_fails: false,
                 paused_until: 0,
                 slow_disk_until: 0,
+                holds_back: false,
                 was_leader_in: None,
             };
             cluster.nodes.insert(id, node);
@@ -282,6 +289,7 @@ impl Cluster {
         let applied = (self.machines.as_ref()).map(|machines| machines.applied(id));
         node.applied = applied.unwrap_or(node.disk.snapshot.last.index);
         node.was_leader_in = None;
+        node.holds_back = false;
         let mut log = LogView::new(node.disk.snapshot.clone(), options.tail_bytes_max);
         for entry in &node.disk.entries {
             log.push(entry.clone());
@@ -419,6 +427,9 @@ impl Cluster {
         };
         let out = core.step(local, input);
         core.check();
+        if node.holds_back && core.role() != RoleName::Follower {
+            return Err(format!("{id} holds back, and is a {:?}", core.role()));
+        }
         let path = match (role, core.role()) {
             (RoleName::Leader, RoleName::Follower) if core.term() == term => {
                 Some("path: a leader gave up")
@@ -495,11 +506,6 @@ impl Cluster {
                 false => 100 + self.rng.below(3_000),
             };
             self.at(takes, Event::Synced { node: id, life });
-        }
-        let node = self.nodes.get_mut(&id).expect("a node");
-        let core = node.core.as_ref().expect("it has just stepped");
-        if node.disk.abstain == Abstain::Always && !core.abstains() {
-            node.disk.abstain = Abstain::No;
         }
         self.check_leader(id)?;
         if let Some(committed) = committed {
@@ -615,6 +621,10 @@ impl Cluster {
         };
         if let Some(path) = path {
             self.saw(path);
+        }
+        let grants = matches!(message.body, Body::Voted { granted: true });
+        if grants && self.nodes[&from].holds_back {
+            self.saw("path: a vote of who holds back");
         }
         let votes = matches!(
             message.body,

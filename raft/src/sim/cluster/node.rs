@@ -136,5 +136,7 @@ pub(super) struct Node {
     pub(super) sync_fails: bool,
     pub(super) paused_until: u64,
     pub(super) slow_disk_until: u64,
+    /// It was told not to lead, as its disk hangs.
+    pub(super) holds_back: bool,
     pub(super) was_leader_in: Option<Term>,
 }

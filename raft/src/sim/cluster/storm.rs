@@ -69,6 +69,8 @@ impl Cluster {
             node.slow_disk_until = 0;
             if node.core.is_none() {
                 self.start(id);
+            } else if node.holds_back {
+                self.hold_back(id, false)?;
             }
         }
         let before = self.truth.len();
@@ -203,10 +205,28 @@ impl Cluster {
             }
             Event::GiveUp { node, life } => {
                 let n = &self.nodes[&node];
-                match n.life == life && n.slow_disk_until > self.now && n.paused_until <= self.now {
-                    true => self.step(node, Input::StepDown),
-                    false => Ok(()),
+                let leads = matches!(&n.core, Some(c) if c.role() == RoleName::Leader);
+                let hangs = n.slow_disk_until.saturating_sub(self.now);
+                if n.life != life || hangs == 0 || n.paused_until > self.now {
+                    return Ok(());
                 }
+                self.at(hangs, Event::DiskIsBack { node, life });
+                if leads {
+                    self.step(node, Input::StepDown)?;
+                }
+                self.hold_back(node, true)
+            }
+            Event::DiskIsBack { node, life } => {
+                let n = &self.nodes[&node];
+                let wait = n.slow_disk_until.max(n.paused_until);
+                if n.life != life {
+                    return Ok(());
+                }
+                if wait > self.now {
+                    self.at(wait - self.now, Event::DiskIsBack { node, life });
+                    return Ok(());
+                }
+                self.hold_back(node, false)
             }
             Event::Ask { node } => {
                 let n = &self.nodes[&node];
@@ -298,10 +318,12 @@ impl Cluster {
             }
             Fault::SlowDisk => self.nodes.get_mut(&node).expect("a node").slow_disk_until = long,
             Fault::HungDisk => {
-                let n = self.nodes.get_mut(&leader).expect("a node");
+                // Who only follows notices too.
+                let id = if self.rng.one_in(3) { node } else { leader };
+                let n = self.nodes.get_mut(&id).expect("a node");
                 n.slow_disk_until = long;
                 let life = n.life;
-                self.at(100_000, Event::GiveUp { node: leader, life });
+                self.at(100_000, Event::GiveUp { node: id, life });
             }
             Fault::Jump => {
                 let by = self.rng.below(1_000_000);
@@ -324,6 +346,11 @@ impl Cluster {
             Fault::Change => self.change()?,
         }
         Ok(())
+    }
+
+    fn hold_back(&mut self, id: u64, holds: bool) -> Result<(), String> {
+        self.nodes.get_mut(&id).expect("a node").holds_back = holds;
+        self.step(id, Input::HoldBack(holds))
     }
 
     /// A voter of who was just elected loses its newest frames, and is back among all the others.

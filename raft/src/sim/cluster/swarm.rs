@@ -69,7 +69,10 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::Pause, "fault: pause"),
     (Fault::PauseLeader, "fault: the leader pauses"),
     (Fault::SlowDisk, "fault: slow disk"),
-    (Fault::HungDisk, "fault: the leader's disk hangs"),
+    (
+        Fault::HungDisk,
+        "fault: a disk hangs, the leader's above all",
+    ),
     (Fault::Jump, "fault: a clock jumps ahead"),
     (Fault::Compact, "fault: compaction"),
     (Fault::Transfer, "fault: transfer"),
