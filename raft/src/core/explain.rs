@@ -111,6 +111,9 @@ impl Core {
                 "; its vote and its term are lost: it votes for nobody and acknowledges nothing. Remove it from the cluster, empty its directory and add it anew",
             ),
         }
+        if self.stranger {
+            out.push_str("; the members know its id by another disk, and it votes for nobody. If it was emptied, remove it from the cluster and add it anew");
+        }
         out
     }
 

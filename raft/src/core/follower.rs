@@ -80,7 +80,7 @@ impl Core {
         }
         // The leader names no more than it knows to agree; a broken one is not followed beyond the end.
         let knows = match self.abstain {
-            Abstain::No => true,
+            Abstain::No => !self.stranger,
             Abstain::Until(_) => sabotage::on(Sabotage::DamagedCommits),
             Abstain::Always => sabotage::on(Sabotage::VotelessAcknowledges),
         };

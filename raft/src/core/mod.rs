@@ -141,9 +141,9 @@ pub enum Input {
     },
     /// The log up to here is in a durable snapshot and can go.
     Compact(Index),
-    /// A node whose disk was wiped was removed and added anew: it has promised nothing as what it is now (C2). Not for one that lost part
-    /// of its log.
-    Readmit,
+    /// Whether the membership in its log knows this node's id by another disk (C2). As that one it has promised what it does not know: it votes for
+    /// nobody before its log says that it was removed and added anew. Entries it takes, and says so, as who it is now. At the start it is none.
+    Stranger(bool),
 }
 
 /// Entries that are to be read from storage for a peer.
@@ -249,6 +249,8 @@ pub struct Core {
     may_ask: bool,
     now: u64,
     abstain: Abstain,
+    /// See [`Input::Stranger`].
+    stranger: bool,
     /// Since a leader was heard from it was asked for its vote for a log that is older than its own (EL7).
     outranks: bool,
     /// See [`Input::HoldBack`].
@@ -292,6 +294,7 @@ impl Core {
             may_ask: true,
             now: 0,
             abstain: restored.abstain,
+            stranger: false,
             outranks: false,
             holds_back: false,
             written: 0,
@@ -337,11 +340,7 @@ impl Core {
             Input::Fetched { to, entries } => self.fetched(to, entries),
             Input::FetchFailed { to } => self.fetch_failed(to),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
-            Input::Readmit => {
-                if self.abstain == Abstain::Always {
-                    self.abstain = Abstain::No;
-                }
-            }
+            Input::Stranger(is) => self.stranger = is,
             Input::Compact(index) => {
                 // What is not committed stays, whatever the caller says.
                 self.log.compact(index.min(self.committed));
@@ -446,10 +445,10 @@ impl Core {
         self.log.membership_at(index)
     }
 
-    /// Whether it votes for nobody because acknowledged entries or its vote are lost (C2).
+    /// Whether it votes for nobody because acknowledged entries or its vote are lost, or were another disk's (C2).
     #[must_use]
     pub fn abstains(&self) -> bool {
-        self.abstain != Abstain::No
+        self.abstain != Abstain::No || self.stranger
     }
 
     fn is_leader(&self) -> bool {

@@ -209,6 +209,57 @@ fn a_peer_that_answers_rounds_and_syncs_nothing_is_not_sent_entries_for_each() {
 }
 
 /// FO4: behind damage there stood what the lost frame had superseded, and the leader of the term knew what it once acknowledged.
+/// C2: what its id has promised before is not known to a node whose disk is another; its log comes back all the same.
+#[test]
+fn a_stranger_votes_for_nobody_and_takes_entries() {
+    let membership = Membership::of([1, 2, 3].map(NodeId));
+    let snapshot = SnapshotMeta {
+        last: LogId::default(),
+        membership,
+    };
+    let restored = Restored {
+        log: LogView::new(snapshot, 1 << 20),
+        ..Restored::default()
+    };
+    let mut core = Core::new(NodeId(2), Options::default(), restored, 7).expect("they can be");
+    let _ = core.step(0, Input::Stranger(true));
+    for _ in 0..100 {
+        let out = core.step(0, Input::Tick);
+        assert_eq!((out.messages, core.role()), (vec![], RoleName::Follower));
+    }
+    let votes = |core: &mut Core, term| {
+        let vote = Body::Vote {
+            last: id(term - 1, 9),
+            transfer: false,
+        };
+        let out = core.step(0, from(3, term, vote));
+        let held = core.step(0, Input::Synced(out.seq)).messages;
+        (out.messages.into_iter().chain(held))
+            .any(|e| matches!(e.message.body, Body::Voted { granted: true }))
+    };
+    assert!(!votes(&mut core, 5));
+    let append = Body::Append {
+        prev: id(0, 0),
+        entries: vec![entry(5, 1)],
+        commit: Index(0),
+    };
+    let out = core.step(0, from(1, 5, append));
+    let said = core.step(0, Input::Synced(out.seq)).messages;
+    let said: Vec<_> = said.iter().map(|e| &e.message.body).collect();
+    assert_eq!(said, [&Body::Appended { matched: Index(1) }]);
+    // The leader may remember what the other disk acknowledged.
+    let beat = Body::Heartbeat {
+        commit: Index(1),
+        round: 1,
+    };
+    assert_eq!(core.step(0, from(1, 5, beat)).committed, None);
+    let ticks = 3 * Options::default().election_ticks;
+    (0..ticks).for_each(|_| drop(core.step(0, Input::Tick)));
+    assert!(!votes(&mut core, 6), "it hears nobody any more");
+    let _ = core.step(0, Input::Stranger(false));
+    assert!(votes(&mut core, 7));
+}
+
 #[test]
 fn behind_damage_nothing_is_committed_by_what_the_leader_remembers() {
     let membership = Membership::of([1, 2, 3].map(NodeId));

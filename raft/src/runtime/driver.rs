@@ -128,10 +128,9 @@ impl Driver {
         queues: Queues,
         applied: Index,
         durable: Index,
-        readmits: bool,
     ) -> Driver {
         let client = options.client.clone();
-        let members = Members::new(core.id(), shared.me.disk, client, readmits);
+        let members = Members::new(core.id(), shared.me.disk, client);
         Driver {
             given: applied,
             applied,
@@ -718,9 +717,7 @@ impl Driver {
         if let Some(transport) = self.shared.transport.get() {
             transport.members(&followed.addresses);
         }
-        if followed.readmits {
-            self.step(Input::Readmit);
-        }
+        self.step(Input::Stranger(followed.stranger));
         self.bind(self.core.id(), self.shared.me.disk);
     }
 

@@ -2,11 +2,12 @@
 //!
 //! - MB1 (C2): a member is known by its disk. Who speaks under its id from another is not heard; one whose disk is not known yet is bound to that
 //!   from which it speaks first, this node by itself where it leads.
-//! - MB2 (C2): a node whose log is whole has promised nothing once it is added anew: then the membership knows its id by no disk, or by its own.
+//! - MB2 (C2): a node whose id the membership knows by another disk has promised what it does not know. It votes for nobody, and takes entries, or it
+//!   would never come to know that it was added anew: then the membership knows its id by no disk, or by its own.
 //! - MB3: where the membership does not say where clients reach this node, it says so to who leads, from time to time until it does (DR7).
 
 use super::about::About;
-use crate::core::{Abstain, Change, Membership, NodeId};
+use crate::core::{Change, Membership, NodeId};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,6 @@ pub(super) struct Members {
     disk: u64,
     /// Where clients reach this node; empty where they do not.
     client: String,
-    /// MB2. Not so where part of the log is lost: the membership knows that disk all along.
-    readmits: bool,
     /// The membership that the rest is of.
     at: Option<Membership>,
     /// The identity of a disk by which a peer is known.
@@ -46,16 +45,15 @@ pub(super) struct Followed {
     /// Where the others are reached.
     pub(super) addresses: BTreeMap<NodeId, String>,
     /// MB2.
-    pub(super) readmits: bool,
+    pub(super) stranger: bool,
 }
 
 impl Members {
-    pub(super) fn new(me: NodeId, disk: u64, client: String, readmits: bool) -> Members {
+    pub(super) fn new(me: NodeId, disk: u64, client: String) -> Members {
         Members {
             me,
             disk,
             client,
-            readmits,
             at: None,
             disks: BTreeMap::new(),
             announce: Instant::now(),
@@ -76,13 +74,13 @@ impl Members {
         let mut abouts: BTreeMap<NodeId, About> = (membership.about.keys())
             .filter_map(|node| Some((*node, about(membership, *node)?)))
             .collect();
-        let mine = abouts.remove(&self.me).map(|about| about.disk);
+        abouts.remove(&self.me);
         self.disks = abouts.iter().map(|(n, about)| (*n, about.disk)).collect();
         Some(Followed {
             addresses: (abouts.into_iter())
                 .map(|(n, about)| (n, about.address))
                 .collect(),
-            readmits: self.readmits && mine.is_some_and(|disk| disk == 0 || disk == self.disk),
+            stranger: is_another_disk(membership, self.me, self.disk),
         })
     }
 
@@ -121,12 +119,9 @@ pub(super) fn described(
     (after != before).then(|| Change::Describe(node, after.encode()))
 }
 
-/// Whether a node that starts knows what it promised. It does not when the membership knows its id by another disk (C2).
-pub(super) fn is_another_disk(membership: &Membership, me: NodeId, disk: u64) -> Abstain {
-    match about(membership, me) {
-        Some(about) if about.disk != 0 && about.disk != disk => Abstain::Always,
-        _ => Abstain::No,
-    }
+/// Whether the membership knows this node's id by another disk than its own (MB2).
+pub(super) fn is_another_disk(membership: &Membership, me: NodeId, disk: u64) -> bool {
+    about(membership, me).is_some_and(|about| about.disk != 0 && about.disk != disk)
 }
 
 #[cfg(test)]
@@ -148,13 +143,13 @@ mod tests {
         membership
     }
 
-    fn members(readmits: bool) -> Members {
-        Members::new(ME, DISK, "client:1".into(), readmits)
+    fn members() -> Members {
+        Members::new(ME, DISK, "client:1".into())
     }
 
     #[test]
     fn mb1_who_speaks_under_an_id_from_another_disk_is_told_from_the_member() {
-        let mut members = members(false);
+        let mut members = members();
         assert_eq!(members.speaker(NodeId(2), 22), Speaker::Itself, "unknown");
         members.follow(&membership([DISK, 22, 0]));
         assert_eq!(members.speaker(NodeId(2), 22), Speaker::Itself);
@@ -168,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_membership_is_followed_once_and_names_the_addresses_of_the_others() {
-        let mut members = members(false);
+        let mut members = members();
         let first = membership([DISK, 22, 33]);
         assert!(!members.is_at(&first));
         let followed = members.follow(&first).expect("it is new");
@@ -180,25 +175,20 @@ mod tests {
     }
 
     #[test]
-    fn mb2_only_a_whole_log_is_readmitted_and_not_under_another_disk() {
-        for (whole, known, readmits) in [
-            (true, 0, true),
-            (true, DISK, true),
-            (true, 12, false),
-            (false, 0, false),
-            (false, DISK, false),
-        ] {
-            let mut members = members(whole);
+    fn mb2_only_who_is_known_by_another_disk_is_a_stranger() {
+        let mut members = members();
+        for (known, stranger) in [(12, true), (0, false), (13, true), (DISK, false)] {
             let followed = members.follow(&membership([known, 22, 33])).unwrap();
-            assert_eq!(followed.readmits, readmits, "whole: {whole}, {known}");
+            assert_eq!(followed.stranger, stranger, "{known}");
         }
+        members.follow(&membership([12, 22, 33]));
         let nobody = Membership::of([NodeId(2)]);
-        assert!(!members(true).follow(&nobody).unwrap().readmits);
+        assert!(!members.follow(&nobody).unwrap().stranger);
     }
 
     #[test]
     fn mb3_a_node_is_announced_now_and_then_until_the_membership_has_its_address() {
-        let mut members = members(false);
+        let mut members = members();
         let mut current = membership([DISK, 22, 33]);
         let start = Instant::now();
         assert!(members.is_to_announce(start, &current));
@@ -224,13 +214,5 @@ mod tests {
         assert!(described(&current, ME, bind).is_some());
         assert!(described(&current, NodeId(2), bind).is_none());
         assert!(described(&current, NodeId(9), bind).is_none(), "no member");
-    }
-
-    #[test]
-    fn c2_only_an_id_that_is_known_by_another_disk_abstains() {
-        for (known, expected) in [(0, Abstain::No), (DISK, Abstain::No), (12, Abstain::Always)] {
-            let membership = membership([known, 22, 33]);
-            assert_eq!(is_another_disk(&membership, ME, DISK), expected, "{known}");
-        }
     }
 }

@@ -148,16 +148,11 @@ fn restore(
             recovered.abstain = Abstain::No;
         }
     }
-    // The stronger of the two: what comes again of damaged entries is no vote of an earlier disk's.
-    let abstain = match members::is_another_disk(view.membership().1, config.node, recovered.disk) {
-        Abstain::No => recovered.abstain,
-        another => another,
-    };
     Ok(Restored {
         hard,
         log: view,
         committed: applied.last.index,
-        abstain,
+        abstain: recovered.abstain,
     })
 }
 
@@ -209,7 +204,6 @@ impl Node {
         };
         let applier = Applier::new(machine, shared.clone(), reader.clone(), &first)?;
         let (applied, durable) = (applier.applied.clone(), applier.durable());
-        let readmits = recovered.abstain != Abstain::Always;
         let restored = restore(&config, &mut *log, recovered, &applied, durable)?;
         // The log may have begun anew, behind a snapshot that was installed.
         if incarnation(&restored.log, me.disk)? != chosen {
@@ -251,15 +245,7 @@ impl Node {
         };
         let index = applied.last.index;
         let timeout = config.options.request_timeout;
-        let driver = Driver::new(
-            core,
-            shared.clone(),
-            config.options,
-            queues,
-            index,
-            durable,
-            readmits,
-        );
+        let driver = Driver::new(core, shared.clone(), config.options, queues, index, durable);
         let workers = Workers::new(stop);
         let node = Node {
             handle: NodeHandle::new(shared.clone(), timeout),
@@ -458,37 +444,5 @@ mod tests {
         assert_eq!(begun(101, None), (until, until));
         // A vote may be lost.
         assert_eq!(begun(100, Some(Abstain::Always)).0, Abstain::Always);
-    }
-
-    /// MB1: entries that come again do not bring back what another disk has voted.
-    #[test]
-    fn who_lost_entries_on_another_disk_abstains_for_ever() {
-        let mut membership = Membership::of([NodeId(1), NodeId(2)]);
-        let mut about = About::at("host:1", "");
-        about.disk = 7;
-        membership.about.insert(NodeId(1), about.encode());
-        let first = SnapshotMeta {
-            last: LogId::default(),
-            membership,
-        };
-        for (disk, lost, expected) in [
-            (7, Abstain::No, Abstain::No),
-            (7, Abstain::Until(Index(5)), Abstain::Until(Index(5))),
-            (8, Abstain::No, Abstain::Always),
-            (8, Abstain::Until(Index(5)), Abstain::Always),
-        ] {
-            let (mut log, mut recovered) = MemoryDisk::new().open(1 << 20);
-            recovered.log = LogView::new(first.clone(), 1 << 20);
-            (recovered.disk, recovered.abstain) = (disk, lost);
-            let config = NodeConfig {
-                cluster: 1,
-                group: 1,
-                node: NodeId(1),
-                first: None,
-                options: NodeOptions::default(),
-            };
-            let restored = restore(&config, &mut log, recovered, &first, Index(0)).unwrap();
-            assert_eq!(restored.abstain, expected, "disk {disk}, {lost:?}");
-        }
     }
 }

@@ -90,7 +90,7 @@ impl Recovery {
         let view = &recovered.log;
         let membership = view.membership().1.clone();
         let other = is_another_disk(&membership, node, recovered.disk);
-        if recovered.abstain != Abstain::No || other != Abstain::No {
+        if recovered.abstain != Abstain::No || other {
             return Err(RecoverError::Abstains);
         }
         let mut applied = SnapshotMeta::default();

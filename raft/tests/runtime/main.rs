@@ -8,7 +8,10 @@ mod volatile;
 
 use bytes::Bytes;
 use common::{Cluster, LONG, eventually, options, put};
-use esker_raft::core::{Abstain, Index, NodeId, RoleName};
+use esker_raft::core::{
+    Abstain, HardState, Index, Membership, NodeId, RoleName, SnapshotMeta, Write,
+};
+use esker_raft::log::{LogReader, LogStore, MemoryDisk};
 use esker_raft::runtime::*;
 use slow_snapshot::{Gate, Gated};
 use std::time::{Duration, Instant};
@@ -673,6 +676,56 @@ fn c2_a_wiped_node_under_its_old_id_has_no_voice() {
     });
     put(&cluster, leader, "c=3");
     cluster.agree();
+}
+
+/// MB2: its log has come back as far as where its id was another disk's, and it starts again there.
+#[test]
+fn c2_a_wiped_node_that_was_added_anew_may_start_again_while_it_catches_up() {
+    let mut cluster = Cluster::new(3, options());
+    let leader = cluster.leader();
+    put(&cluster, leader, "a=1");
+    disks_are_known(&cluster.handle(leader));
+    cluster.agree();
+    let wiped = leader % 3 + 1;
+    cluster.stop(wiped);
+    let handle = cluster.handle(leader);
+    let last = handle.status().expect("it is up").committed;
+    let came = (cluster.members[&leader].disk)
+        .entries(Index(1), last, usize::MAX)
+        .expect("nothing is damaged");
+    let leader = cluster.leader_of(&cluster.up());
+    let handle = cluster.handle(leader);
+    eventually("removed", || handle.remove(NodeId(wiped)).ok());
+    let member = cluster.members.get_mut(&wiped).expect("a member");
+    (member.disk, member.machine) = (MemoryDisk::new(), MemoryMachine::new());
+    let (mut log, recovered) = member.disk.open(1 << 20);
+    let hard = HardState {
+        term: came.last().expect("a few").id.term,
+        vote: None,
+    };
+    let base = SnapshotMeta {
+        last: recovered.log.base(),
+        membership: Membership::default(),
+    };
+    let writes = [
+        Write::Snapshot(base),
+        Write::HardState(hard),
+        Write::Append(came),
+    ];
+    log.write(&writes).expect("there is room");
+    log.sync().expect("nothing fails");
+    drop(log);
+    cluster.start(wiped);
+    let status = eventually("its status", || cluster.handle(wiped).status());
+    assert!(status.abstains, "{status:?}");
+    assert!(status.explanation.contains("another disk"), "{status:?}");
+    eventually("added anew", || {
+        handle.add_voter(NodeId(wiped), &Cluster::about(wiped)).ok()
+    });
+    put(&cluster, leader, "c=3");
+    cluster.agree();
+    let status = cluster.handle(wiped).status().expect("it is up");
+    assert!(!status.abstains, "{status:?}");
 }
 
 /// RT3: every wait ends when the node does.

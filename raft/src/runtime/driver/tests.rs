@@ -52,7 +52,7 @@ fn driver(term: u64) -> (Driver, Receiver<apply::Job>) {
         apply,
         files: unbounded().0,
     };
-    let driver = Driver::new(core, shared, options, queues, Index(0), Index(0), false);
+    let driver = Driver::new(core, shared, options, queues, Index(0), Index(0));
     (driver, given)
 }
 
