@@ -6,7 +6,8 @@
 //!   log, never behind it.
 //! - DK4: a log that never waits is written by the driver where it stands, unless writes are in this thread's queue: then behind them, by it.
 //! - DK5: before room is waited for, or an installation, what is whole is synced and told: others may wait for it, and only a sync lets go of what was
-//!   compacted, which may be the room.
+//!   compacted, which may be the room. While room is waited for, what is to be compacted by now goes first, unless the state machine is to install a
+//!   snapshot before.
 
 use super::shared::{Event, Shared};
 use crate::core::{SnapshotMeta, Write};
@@ -14,6 +15,7 @@ use crate::log::{LogError, LogStore};
 use crossbeam_channel::{Receiver, Sender};
 use esker_sync::stop::StopToken;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -80,90 +82,172 @@ impl Storage {
     }
 }
 
-/// Retries while there is no room.
-fn with_room(
-    shared: &Shared,
-    stop: &StopToken,
-    mut write: impl FnMut() -> Result<(), LogError>,
-) -> Result<(), LogError> {
-    loop {
-        match write() {
-            Err(LogError::Full(why)) => {
-                if !shared.disk_full.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(why, "no room for the Raft log; writes wait");
-                }
-                if stop.sleep(FULL_RETRY) {
-                    return Err(LogError::Closed);
-                }
-            }
-            result => {
-                shared.disk_full.store(false, Ordering::Relaxed);
-                return result;
+fn is_snapshot(write: &Write) -> bool {
+    matches!(write, Write::Snapshot(_))
+}
+
+/// What is to be done, in order.
+struct Line<'a> {
+    jobs: &'a Receiver<Job>,
+    /// Taken out to look behind it.
+    seen: VecDeque<Job>,
+}
+
+impl Line<'_> {
+    /// Waits for one; none at the end.
+    fn first(&mut self) -> Option<Job> {
+        self.seen.pop_front().or_else(|| self.jobs.recv().ok())
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        self.seen.pop_front().or_else(|| self.jobs.try_recv().ok())
+    }
+
+    /// DK5: a compaction that may go before what stands in front of it. What is compacted was synced long before.
+    fn compaction(&mut self) -> Option<SnapshotMeta> {
+        self.seen.extend(self.jobs.try_iter());
+        let ends = |job: &Job| match job {
+            Job::Write { writes, .. } => writes.iter().any(is_snapshot),
+            Job::Compact(_) => true,
+        };
+        let at = self.seen.iter().position(ends)?;
+        match self.seen.remove(at)? {
+            Job::Compact(meta) => Some(meta),
+            snapshot => {
+                self.seen.insert(at, snapshot);
+                None
             }
         }
     }
 }
 
-/// DK5. Not under the log's mutex: who reports may take a turn of the driver's.
-fn sync_whole(shared: &Shared, held: &Held, last: u64) -> Result<(), LogError> {
-    let synced = held.lock().sync();
-    match synced {
-        Ok(()) if last > 0 => shared.report(Event::Synced(last)),
-        Ok(()) | Err(LogError::Full(_)) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(())
-}
-
-/// Does one job, behind those up to `last`.
-fn carry_out(
-    shared: &Shared,
-    stop: &StopToken,
-    held: &Held,
+/// What the thread works with.
+struct Worker<'a> {
+    held: &'a Held,
+    shared: &'a Shared,
+    stop: &'a StopToken,
+    line: Line<'a>,
+    /// Whole up to this number.
     last: u64,
-    job: impl Fn(&mut dyn LogStore) -> Result<(), LogError>,
-) -> Result<(), LogError> {
-    let once = || job(&mut **held.lock());
-    match once() {
-        Err(LogError::Full(_)) => {
-            sync_whole(shared, held, last)?;
-            with_room(shared, stop, once)
+}
+
+impl Worker<'_> {
+    /// Retries while there is no room. Unless it `stays` in its place, with a snapshot in it, a compaction in line may go before it.
+    fn with_room(
+        &mut self,
+        stays: bool,
+        job: &dyn Fn(&mut dyn LogStore) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let mut compaction = None;
+        loop {
+            // Not under the log's mutex: the rest.
+            let done = job(&mut **self.held.lock());
+            let Err(LogError::Full(why)) = done else {
+                self.shared.disk_full.store(false, Ordering::Relaxed);
+                // For later, then.
+                if let Some(meta) = compaction {
+                    self.line.seen.push_front(Job::Compact(meta));
+                }
+                return done;
+            };
+            if !self.shared.disk_full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(why, "no room for the Raft log; writes wait");
+            }
+            if !stays && compaction.is_none() {
+                compaction = self.line.compaction();
+            }
+            if let Some(meta) = &compaction {
+                let compacted = self.held.lock().compact(meta);
+                match compacted {
+                    Ok(()) => {
+                        compaction = None;
+                        self.sync_whole()?;
+                        continue;
+                    }
+                    Err(LogError::Full(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.stop.sleep(FULL_RETRY) {
+                return Err(LogError::Closed);
+            }
         }
-        result => result,
+    }
+
+    /// DK5. Not under the log's mutex: who reports may take a turn of the driver's.
+    fn sync_whole(&self) -> Result<(), LogError> {
+        let synced = self.held.lock().sync();
+        match synced {
+            Ok(()) if self.last > 0 => self.shared.report(Event::Synced(self.last)),
+            Ok(()) | Err(LogError::Full(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &mut self,
+        stays: bool,
+        job: &dyn Fn(&mut dyn LogStore) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let done = job(&mut **self.held.lock());
+        match done {
+            Err(LogError::Full(_)) => {
+                self.sync_whole()?;
+                self.with_room(stays, job)
+            }
+            result => result,
+        }
+    }
+
+    /// One group (DK1).
+    fn group(&mut self, first: Job) -> Result<(), LogError> {
+        self.last = 0;
+        let mut job = Some(first);
+        let mut left = GROUP_MAX;
+        while let Some(one) = job.take() {
+            match one {
+                Job::Write { seq, writes, after } => {
+                    if let Some(after) = after {
+                        self.sync_whole()?;
+                        // The sender is dropped unsent where the install failed, which ends the node.
+                        after.recv().map_err(|_| LogError::Closed)?;
+                    }
+                    let stays = writes.iter().any(is_snapshot);
+                    self.carry_out(stays, &|log| log.write(&writes))?;
+                    self.last = seq;
+                }
+                Job::Compact(meta) => self.carry_out(true, &|log| log.compact(&meta))?,
+            }
+            if left > 0 {
+                left -= 1;
+                job = self.line.next();
+            }
+        }
+        match self.last {
+            0 => Ok(()),
+            _ => self.with_room(false, &|log| log.sync()),
+        }
     }
 }
 
 pub(super) fn run(held: &Held, jobs: &Receiver<Job>, shared: &Arc<Shared>, stop: &StopToken) {
-    while let Ok(first) = jobs.recv() {
-        let mut last = 0;
-        let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP_MAX));
-        let done = || -> Result<(), LogError> {
-            for job in group {
-                match job {
-                    Job::Write { seq, writes, after } => {
-                        if let Some(after) = after {
-                            sync_whole(shared, held, last)?;
-                            // The sender is dropped unsent where the install failed, which ends the node.
-                            after.recv().map_err(|_| LogError::Closed)?;
-                        }
-                        carry_out(shared, stop, held, last, |log| log.write(&writes))?;
-                        last = seq;
-                    }
-                    Job::Compact(meta) => {
-                        carry_out(shared, stop, held, last, |log| log.compact(&meta))?;
-                    }
-                }
-            }
-            match last {
-                0 => Ok(()),
-                _ => with_room(shared, stop, || held.lock().sync()),
-            }
-        };
-        match done() {
-            Ok(()) if last > 0 => {
+    let mut worker = Worker {
+        held,
+        shared,
+        stop,
+        line: Line {
+            jobs,
+            seen: VecDeque::new(),
+        },
+        last: 0,
+    };
+    while let Some(first) = worker.line.first() {
+        match worker.group(first) {
+            Ok(()) if worker.last > 0 => {
                 // Relaxed: a count.
                 shared.groups.fetch_add(1, Ordering::Relaxed);
-                shared.report(Event::Synced(last));
+                shared.report(Event::Synced(worker.last));
             }
             Ok(()) => {}
             Err(LogError::Closed) if stop.is_stopped() => break,
@@ -223,8 +307,12 @@ mod tests {
         assert!(!held(2) && !held(3), "nothing goes before them");
     }
 
-    /// A log that has no room for the second entry before a sync, and notes what it is asked for.
-    struct Narrow(Arc<Mutex<Vec<String>>>, Box<dyn LogStore>);
+    /// A log that has no room for the second entry before it was asked for something else, and notes what it is asked for.
+    struct Narrow(
+        Arc<Mutex<Vec<&'static str>>>,
+        Box<dyn LogStore>,
+        &'static str,
+    );
 
     impl LogStore for Narrow {
         fn write(&mut self, writes: &[Write]) -> Result<(), LogError> {
@@ -232,20 +320,23 @@ mod tests {
                 return Ok(());
             };
             let index = entries[0].id.index.0;
-            let full = index > 1 && !self.0.lock().iter().any(|did| did == "sync");
-            let did = if full { "full" } else { "write" };
-            self.0.lock().push(format!("{did} {index}"));
+            let mut did = self.0.lock();
+            let full = index > 1 && !did.contains(&self.2);
+            let now = if full { "full" } else { "write" };
+            if !full || did.last() != Some(&now) {
+                did.push(now);
+            }
             match full {
                 true => Err(LogError::Full("no room".into())),
                 false => Ok(()),
             }
         }
         fn sync(&mut self) -> Result<(), LogError> {
-            self.0.lock().push("sync".into());
+            self.0.lock().push("sync");
             Ok(())
         }
         fn compact(&mut self, _: &SnapshotMeta) -> Result<(), LogError> {
-            self.0.lock().push("compact".into());
+            self.0.lock().push("compact");
             Ok(())
         }
         fn reader(&self) -> Arc<dyn crate::log::LogReader> {
@@ -256,45 +347,99 @@ mod tests {
         }
     }
 
-    #[test]
-    fn dk5_what_is_whole_is_synced_before_room_is_waited_for() {
-        let did: Arc<Mutex<Vec<String>>> = Arc::default();
-        let log = Narrow(did.clone(), Box::new(MemoryDisk::new().open(0).0));
+    /// Runs the thread on a log that has no room before it did `until`, on these jobs: what the log was asked for until all of them are told. What
+    /// `lines` gives back is dropped then.
+    fn narrow<T>(
+        until: &'static str,
+        lines: impl FnOnce(&Sender<Job>) -> T,
+        tells: &[u64],
+    ) -> Vec<String> {
+        let did: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+        let log = Narrow(did.clone(), Box::new(MemoryDisk::new().open(0).0), until);
         let (events, told) = unbounded();
         let (requests, _requests) = bounded(1);
         let me = crate::transport::Sender::default();
         let shared = Arc::new(Shared::new(me, events, requests, log.reader()));
         let (jobs, queue) = unbounded();
-        let write = |seq| Job::Write {
-            seq,
-            writes: entry(seq),
-            after: None,
-        };
-        jobs.send(write(1)).unwrap();
-        jobs.send(Job::Compact(SnapshotMeta::default())).unwrap();
-        jobs.send(write(2)).unwrap();
-        let (_installed, after) = bounded(1);
-        let writes = entry(3);
-        let after = Some(after);
-        jobs.send(Job::Write {
-            seq: 3,
-            writes,
-            after,
-        })
-        .unwrap();
+        let kept = lines(&jobs);
         let stop = StopToken::new();
         let held: Held = Arc::new(Mutex::new(Box::new(log)));
         std::thread::scope(|scope| {
             scope.spawn(|| run(&held, &queue, &shared, &stop));
-            let synced = |told: &Receiver<Event>| match told.recv_timeout(LONG) {
-                Ok(Event::Synced(seq)) => seq,
-                _ => panic!("nothing was told"),
-            };
-            assert_eq!((synced(&told), synced(&told)), (1, 2));
-            let done = ["write 1", "compact", "full 2", "sync", "write 2", "sync"];
-            assert_eq!(*did.lock(), done);
-            drop((_installed, jobs));
+            let ends = (jobs, kept);
+            for tell in tells {
+                let Ok(Event::Synced(seq)) = told.recv_timeout(LONG) else {
+                    stop.stop();
+                    panic!("{tell} was not told: {:?}", did.lock());
+                };
+                assert_eq!(seq, *tell);
+            }
+            drop(ends);
         });
+        let did = did.lock();
+        did.iter().map(ToString::to_string).collect()
+    }
+
+    fn write(seq: u64) -> Job {
+        let (writes, after) = (entry(seq), None);
+        Job::Write { seq, writes, after }
+    }
+
+    fn install(seq: u64, after: Receiver<()>) -> Job {
+        let writes = vec![Write::Snapshot(SnapshotMeta::default())];
+        let after = Some(after);
+        Job::Write { seq, writes, after }
+    }
+
+    #[test]
+    fn dk5_what_is_whole_is_synced_before_room_is_waited_for() {
+        let lines = |jobs: &Sender<Job>| {
+            let (installed, after) = bounded::<()>(1);
+            let compact = Job::Compact(SnapshotMeta::default());
+            for job in [write(1), compact, write(2), install(3, after)] {
+                jobs.send(job).unwrap();
+            }
+            installed
+        };
+        let did = narrow("sync", lines, &[1, 2]);
+        let done = ["write", "compact", "full", "sync", "write", "sync"];
+        assert_eq!(did[..done.len()], done);
+    }
+
+    /// The room may be that of a compaction that came later; one behind a snapshot speaks of that.
+    #[test]
+    fn dk5_a_compaction_goes_before_the_write_that_waits_for_room() {
+        let did = narrow(
+            "compact",
+            |jobs| {
+                let compact = Job::Compact(SnapshotMeta::default());
+                for job in [write(1), write(2), write(3), compact] {
+                    jobs.send(job).unwrap();
+                }
+            },
+            &[1, 1, 3],
+        );
+        let done = [
+            "write", "full", "sync", "full", "compact", "sync", "write", "write", "sync",
+        ];
+        assert_eq!(did, done);
+        let (_installed, after) = bounded(1);
+        let (jobs, queue) = unbounded();
+        for job in [
+            write(3),
+            install(4, after),
+            Job::Compact(SnapshotMeta::default()),
+        ] {
+            jobs.send(job).unwrap();
+        }
+        let (jobs, seen) = (&queue, VecDeque::new());
+        let mut line = Line { jobs, seen };
+        assert!(line.compaction().is_none());
+        let order = std::iter::from_fn(|| line.next()).map(|job| match job {
+            Job::Write { seq, .. } => seq,
+            Job::Compact(_) => 0,
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [3, 4, 0]);
     }
 
     #[test]
