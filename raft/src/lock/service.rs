@@ -658,6 +658,12 @@ fn overlooks_a_try(command: &LockCommand, answer: &LockAnswer) -> bool {
                 LockAnswer::Cancelled(Cancelled::Ended)
             )
             | (LockCommand::Acquire { .. }, LockAnswer::Busy { .. })
+            | (
+                LockCommand::Acquire { .. },
+                LockAnswer::Refused(
+                    Refusal::TooManyLocks | Refusal::TooManyWaiters | Refusal::TooManyWaiting
+                )
+            )
     )
 }
 
@@ -803,6 +809,12 @@ fn keep(inner: &Arc<Inner>, rung: &Receiver<()>, stop: &StopToken) {
         if let Some(mut under_way) = renewal.take() {
             match Pin::new(&mut under_way.pending).poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(outcome) => renewed(inner, &under_way, outcome),
+                // Given to a state machine that stands still. Another node may lead by now, and answer the next.
+                Poll::Pending if under_way.pending.is_overdue() => {
+                    let why = "it was not answered in time".into();
+                    let unknown = ProposeError::Unknown { why, leader: None };
+                    renewed(inner, &under_way, Err(unknown));
+                }
                 Poll::Pending => renewal = Some(under_way),
             }
         }
