@@ -135,8 +135,8 @@ impl Front {
         })
     }
 
-    /// RF4. `now` waits for no client.
-    pub(super) fn close(&mut self, now: bool) {
+    /// RF4. `now` waits for no client. Those that are not answered in time may wait for the node: then `late` ends it.
+    pub(super) fn close(&mut self, now: bool, late: impl FnOnce()) {
         let Some(thread) = self.thread.take() else {
             return;
         };
@@ -145,8 +145,12 @@ impl Front {
         let _ = self.answered.waker.wake();
         let how = if now { Shutdown::Both } else { Shutdown::Read };
         let end = Instant::now() + DRAIN_TIME_MAX;
+        let mut late = Some(late);
         while !thread.is_finished() {
             let how = if Instant::now() > end {
+                if let Some(late) = late.take() {
+                    late();
+                }
                 Shutdown::Both
             } else {
                 how

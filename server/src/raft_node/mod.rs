@@ -4,7 +4,7 @@
 //!   is a log already and so can't be left in a start script, or joins one (`join`). So a node whose disk was lost never founds its cluster
 //!   again by being restarted.
 //! - RN2 (C4): one log, the Raft log; the store under it keeps none.
-//! - RN3 (E1): [`RaftServer::close`] ends clients, metrics, node and locks, in this order, and joins all threads.
+//! - RN3 (E1): [`RaftServer::close`] ends clients, metrics, node and locks, in this order (the node first where it keeps clients waiting), and joins all threads.
 //!
 //! ```text
 //! DIR/log/     the Raft log (`esker_raft::log::WalLog`): names cluster and node, and has a random identity of its own
@@ -396,7 +396,7 @@ impl RaftServer {
             // What waits for the cluster ends.
             self.node.close();
         }
-        self.front.close(now);
+        self.front.close(now, || self.node.close());
         if let Some(metrics) = &mut self.metrics {
             metrics.close();
         }
