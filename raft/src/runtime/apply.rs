@@ -62,7 +62,7 @@ impl Replier {
         match self {
             Replier::Local(promise) => promise.keep(outcome),
             Replier::Remote(to, id) => {
-                let outcome = put_outcome(&outcome);
+                let outcome = put_outcome(&outcome, shared.reply_bytes_max.get().copied());
                 shared.send(to, Content::Forwarded { id, outcome });
             }
         }

@@ -127,9 +127,18 @@ fn hint(decoder: &mut Decoder) -> Result<Option<LeaderHint>, Malformed> {
     Ok((node.0 != 0).then_some(LeaderHint { node, client }))
 }
 
-pub(super) fn put_outcome(outcome: &Outcome) -> Bytes {
+/// A reply of more than `bytes_max` stays behind.
+pub(super) fn put_outcome(outcome: &Outcome, bytes_max: Option<usize>) -> Bytes {
     let mut out = Vec::new();
     match outcome {
+        Ok(reply) if bytes_max.is_some_and(|max| reply.payload.len() > max) => {
+            let why = format!(
+                "its reply of {} bytes is longer than what the nodes send each other: ask the node that leads",
+                reply.payload.len()
+            );
+            let index = reply.index;
+            return put_outcome(&Err(ProposeError::Committed { index, why }), bytes_max);
+        }
         Ok(reply) => {
             out.push(REPLY);
             out.extend_from_slice(&reply.index.0.to_le_bytes());
@@ -273,12 +282,29 @@ mod tests {
             }),
             Err(ProposeError::Session(SessionError::Serial)),
         ] {
-            let bytes = put_outcome(&one);
+            let bytes = put_outcome(&one, None);
             assert_eq!(outcome(bytes.clone()), Ok(one));
             for len in 0..bytes.len() {
                 assert!(outcome(bytes.slice(..len)).is_err());
             }
         }
+    }
+
+    /// RT1: what no message can carry is not lost on the way again and again, nor breaks the link.
+    #[test]
+    fn a_reply_that_is_too_long_for_a_message_is_told_as_executed() {
+        let reply = |len: usize| Reply {
+            index: Index(9),
+            term: Term(3),
+            payload: vec![b'x'; len].into(),
+        };
+        let told = |len| outcome(put_outcome(&Ok(reply(len)), Some(1000))).unwrap();
+        assert_eq!(told(1000), Ok(reply(1000)));
+        let Err(ProposeError::Committed { index, why }) = told(1001) else {
+            panic!("it was sent");
+        };
+        assert_eq!(index, Index(9));
+        assert!(why.contains("1001"), "{why}");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! - RT1: what a caller is told is certain: *not appended*, *unknown*, or a reply ([`ProposeError`]).
 //! - RT2: every queue has a bound ([`NodeOptions`]); slow apply or a slow disk on one node slows its own replies and nobody else's.
 //! - RT3 (E1): [`Node::close`] stops and joins every thread, and ends every wait. Dropping does the same.
+//! - RT4: a thread that panics stops the node, which says so ([`NodeHandle::down`]): no part of it is missing while the others go on.
 //!
 //! A [`Node`] is made of a log ([`crate::log::LogStore`]), a [`StateMachine`] and a [`Transport`]; a [`NodeHandle`] is for
 //! clients and administration.
@@ -231,6 +232,10 @@ impl Node {
             transport.close();
             return Err(error.into());
         }
+        let most = config
+            .options
+            .reply_bytes_max(transport.message_bytes_max());
+        let _ = shared.reply_bytes_max.set(most);
         let _ = shared.transport.set(transport);
 
         let log = Arc::new(Mutex::new(log));
@@ -253,7 +258,12 @@ impl Node {
         };
         // It goes before the node where a thread can't be started: the others end with its queues, and the node waits for them.
         let driver = driver;
-        let spawn = |name, work: Box<dyn FnOnce(StopToken) + Send>| {
+        let spawn = |name: &'static str, work: Box<dyn FnOnce(StopToken) + Send>| {
+            let ends = EndsIfPanics(shared.clone(), name);
+            let work = move |stop| {
+                let _ends = ends;
+                work(stop);
+            };
             (node.workers.spawn(name, crate::sabotage::handed_on(work))).map_err(|e| {
                 StartError::System {
                     doing: "starting a thread",
@@ -311,6 +321,19 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// RT4.
+struct EndsIfPanics(Arc<Shared>, &'static str);
+
+impl Drop for EndsIfPanics {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = self.1;
+            let why = format!("a defect: its thread {thread} panicked; the panic is in the log");
+            self.0.report(Event::Failed(why));
+        }
     }
 }
 

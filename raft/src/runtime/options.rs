@@ -144,6 +144,11 @@ impl NodeOptions {
     }
 
     /// Refuses what does not go through a transport whose messages have so many bytes at most.
+    /// The longest reply that a node which forwarded the command can be sent: what it has room for, with these options.
+    pub(super) fn reply_bytes_max(&self, message_bytes_max: usize) -> usize {
+        message_bytes_max.min(self.packet_bytes_max) - BESIDE
+    }
+
     pub(super) fn check_messages(&self, bytes_max: usize) -> Result<(), BadOption> {
         let why = "must be 1 KiB below what the transport takes in a message";
         for (option, bytes) in [

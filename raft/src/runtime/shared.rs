@@ -100,6 +100,8 @@ pub(super) struct Shared {
     wheel: Wheel,
     pub(super) me: Sender,
     pub(super) transport: OnceLock<Arc<dyn Transport>>,
+    /// Longer replies are not sent to other nodes.
+    pub(super) reply_bytes_max: OnceLock<usize>,
     pub(super) events: Channel<Event>,
     pub(super) requests: Channel<Request>,
     /// Whether who has put a request in line has it taken (DR2).
@@ -135,6 +137,7 @@ impl Shared {
             wheel: Wheel::default(),
             me,
             transport: OnceLock::new(),
+            reply_bytes_max: OnceLock::new(),
             events,
             requests,
             wanted: Wanted::default(),

@@ -9,6 +9,9 @@ use esker_raft::transport::MemoryNetwork;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// A command that it panics at.
+const PANIC: &[u8] = b"panic=1";
+
 /// Applies nothing while it is told to fail.
 struct Failing(MemoryMachine, Arc<AtomicBool>);
 
@@ -17,6 +20,7 @@ impl StateMachine for Failing {
         self.0.records()
     }
     fn apply(&mut self, command: Command) -> Result<Bytes, MachineError> {
+        assert_ne!(command.payload, PANIC, "it was told to panic");
         match self.1.load(Ordering::Relaxed) {
             true => Err(MachineError::new("applying", "it was told to fail")),
             false => self.0.apply(command),
@@ -86,4 +90,24 @@ fn c1_an_error_of_the_state_machine_stops_the_node_and_the_index_stays() {
     let value = |key: &[u8]| machine.get(key);
     assert_eq!(value(b"b"), Some("2".into()), "it was skipped");
     assert_eq!(value(b"d"), Some("4".into()));
+}
+
+/// RT4: what one thread of a node can't go on with ends the others too, and callers hear of it.
+#[test]
+fn a_state_machine_that_panics_stops_the_node() {
+    let (disk, machine) = (MemoryDisk::new(), MemoryMachine::new());
+    let node = start(&disk, &machine, &Arc::default());
+    let handle = node.handle();
+    eventually("a first command", || handle.propose("a=1").ok());
+    let told = handle.propose(PANIC);
+    assert!(
+        matches!(told, Err(ProposeError::Unknown { .. })),
+        "{told:?}"
+    );
+    let why = eventually("it is down", || handle.down());
+    assert!(why.contains("esker-rf-apply"), "{why}");
+    assert!(matches!(
+        handle.propose("c=3"),
+        Err(ProposeError::NotAppended { .. })
+    ));
 }
