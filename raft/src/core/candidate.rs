@@ -15,6 +15,8 @@
 //!   learner in a term that the power took would stand there under the names of what it appends in that term again.
 //! - EL9: who heard from a leader within an election timeout votes for nobody whom that leader did not order to campaign, in whatever term: a lease
 //!   (RI5) counts on it.
+//! - EL10: of two that ask for pre-votes at once the one with the older log, or with the lower id, gives way: both would get all pre-votes, vote for
+//!   themselves, and wait for another timeout.
 
 use super::leader::Leader;
 use super::types::{LogId, NodeId, Term};
@@ -151,6 +153,11 @@ impl Core {
         let granted =
             term > self.hard.term && !self.is_loyal() && !self.abstains_now() && up_to_date;
         self.outranks |= !self.is_loyal() && !up_to_date;
+        let rivals = granted && matches!(self.role, Role::PreCandidate(_));
+        if rivals && (last, from) > (self.log.last(), self.id) {
+            // EL10. What the others still answer is for a campaign that is over.
+            self.follow(self.hard.term, None);
+        }
         // Granted it answers in the term that was asked about; refused in one's own, so that the asker can catch up.
         let in_term = if granted { term } else { self.hard.term };
         self.send_in(in_term, from, Body::PreVoted { granted });

@@ -211,6 +211,22 @@ fn votes_are_split() -> Outcome {
     claim(leads == 1, "the split was not ended")
 }
 
+/// 5.2: two whose timeouts end at once ask each other first, and do not split the votes.
+fn two_campaign_at_once() -> Outcome {
+    let mut play = Play::new(3, Options::default());
+    play.forget_leader(&[1, 2, 3])?;
+    for one in [1, 3] {
+        play.step(one, Input::Campaign)?;
+    }
+    let term = play.cluster.core(1).term();
+    play.settle(&[1, 3])?;
+    claim(play.leads(3), "neither leads")?;
+    claim(
+        play.cluster.core(3).term() == Term(term.0 + 1),
+        "it took two campaigns",
+    )
+}
+
 /// 5.2, C2: one vote per term, also over a power cut; to be asked again by the same candidate changes nothing.
 fn a_vote_is_given_once_and_remembered() -> Outcome {
     let mut play = Play::new(3, Options::default());
@@ -579,6 +595,7 @@ pub(super) const ALL: &[(&str, Scenario)] = &[
         a_candidate_that_did_not_win_tries_again,
     ),
     ("votes are split", votes_are_split),
+    ("two campaign at once", two_campaign_at_once),
     (
         "a vote is given once, and remembered",
         a_vote_is_given_once_and_remembered,
