@@ -391,6 +391,10 @@ impl LockService {
                 Err(LockError::Cluster(_)) if mine > 0 && inner.handle.down().is_none() => {
                     return Err(AcquireError::TimedOut);
                 }
+                // This node is down: the claim stands in the queue all the same, and may be granted.
+                Err(LockError::Cluster(ProposeError::NotAppended { why, leader })) if mine > 0 => {
+                    return Err(LockError::Cluster(ProposeError::Unknown { why, leader }).into());
+                }
                 Err(error) => return Err(error.into()),
             };
             match answer {
