@@ -325,5 +325,9 @@ fn command_describes_itself() {
         "{info}"
     );
     a.run("HELLO 3");
+    for what in ["DOCS", "INFO"] {
+        let many = format!("COMMAND {what}{}", " get".repeat(4097));
+        assert_eq!(a.run(&many), "-ERR at most 4096 commands at once\r\n");
+    }
     assert!(a.run("COMMAND DOCS").starts_with(&format!("%{count}\r\n")));
 }

@@ -27,6 +27,16 @@ pub(super) fn list(_: &mut Ctx<'_>, _: &[&[u8]], out: &mut Reply) -> Control {
     Ok(Flow::Done)
 }
 
+/// Names that may be asked about at once: a description is a hundred times as long as a name.
+const NAMES_MAX: usize = 4096;
+
+fn named<'a>(argv: &'a [&[u8]]) -> Result<&'a [&'a [u8]], CommandError> {
+    match &argv[2..] {
+        names if names.len() > NAMES_MAX => Err("ERR at most 4096 commands at once".into()),
+        names => Ok(names),
+    }
+}
+
 /// `get`, or `client|list`.
 fn by_name(name: &[u8]) -> Option<&'static CommandSpec> {
     match name.iter().position(|&byte| byte == b'|') {
@@ -39,8 +49,9 @@ pub(super) fn info(ctx: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Contro
     if argv.len() == 2 {
         return command(ctx, argv, out);
     }
-    out.array(argv.len() - 2);
-    for name in &argv[2..] {
+    let names = named(argv)?;
+    out.array(names.len());
+    for name in names {
         match by_name(name) {
             Some(spec) => describe(spec, out),
             None => out.null(),
@@ -105,7 +116,10 @@ fn describe(spec: &CommandSpec, out: &mut Reply) {
 }
 
 pub(super) fn docs(_: &mut Ctx<'_>, argv: &[&[u8]], out: &mut Reply) -> Control {
-    let named: Vec<&CommandSpec> = argv[2..].iter().filter_map(|name| by_name(name)).collect();
+    let named: Vec<&CommandSpec> = named(argv)?
+        .iter()
+        .filter_map(|name| by_name(name))
+        .collect();
     let specs = if argv.len() == 2 {
         COMMANDS.iter().collect()
     } else {
